@@ -1,0 +1,87 @@
+# Every target sets up what it needs first; the second time that takes no time.
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The CUDA bindings are of use only where there is a driver.
+comma := ,
+EXTRAS := dev$(if $(wildcard /dev/nvidiactl),$(comma)cuda)
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(READY) ## two workers, real reads, verified, in a minute
+	@$(BIN)/kvferry demo
+
+.PHONY: test
+test: $(READY) ## run the tests
+	@$(BIN)/pytest
+
+.PHONY: bench
+bench: $(READY) ## measure whole pulls against raw NIXL, and warm pulls against unary calls
+	@$(BIN)/kvferry bench transfer
+	@$(BIN)/kvferry bench latency
+
+.PHONY: check
+check: check-lint check-types check-protos check-imports check-style ## all static checks (make -k check: do not stop at the first)
+
+.PHONY: check-lint
+check-lint: $(READY)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+.PHONY: check-types
+check-types: $(READY)
+	@$(BIN)/mypy
+
+.PHONY: check-protos
+check-protos: $(READY)
+	@$(BIN)/buf lint protos
+	@$(BIN)/buf breaking protos --against protos/baseline.binpb
+	@$(BIN)/python protos/generate.py --check
+
+.PHONY: check-imports
+check-imports: $(READY)
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: check-style
+check-style: $(READY)
+	@$(BIN)/pytest -q tests/style
+
+.PHONY: format
+format: $(READY) ## sort imports, fix what can be fixed, format
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+.PHONY: protos
+protos: $(READY) ## generate the Python side of the wire contract
+	@$(BIN)/python protos/generate.py
+
+.PHONY: protos-baseline
+protos-baseline: $(READY) ## accept the present contract as what later changes must stay compatible with
+	@$(BIN)/buf build protos --as-file-descriptor-set --exclude-source-info -o protos/baseline.binpb
+
+.PHONY: setup
+setup: $(READY) ## create .venv and install into it
+
+.PHONY: clean
+clean: ## remove .venv, caches and build output
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt .ci/system-packages
+	@.ci/system-packages "$(PYTHON)"
+	@echo "kvferry: installing into $(VENV)"
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@

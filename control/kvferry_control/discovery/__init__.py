@@ -1,0 +1,1 @@
+"""Finding workers through etcd: this worker's registration, and the view of all others."""

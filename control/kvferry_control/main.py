@@ -1,0 +1,97 @@
+"""``python -m kvferry_control --config FILE``: run one control process."""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+from prometheus_client import start_http_server
+
+from kvferry.core.errors import AddressInUse, KvferryError
+from kvferry.logs import configure_logs
+from kvferry.rpc.addresses import check_address, with_port
+from kvferry_control.config import ControlConfig, load_config
+from kvferry_control.process import ControlProcess
+
+EXIT_REFUSED = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until a signal. Returns the exit status: 0, or 2 with one line on stderr that names what is wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load_config(options.config)
+        configure_logs(config.log.level, options.log_format or config.log.format, worker=config.worker.name)
+        asyncio.run(_run(config, options.ready_fd))
+    except KvferryError as error:
+        return _refused(error)
+    except BaseExceptionGroup as group:
+        refusal = group.subgroup(KvferryError)
+        if refusal is None:
+            raise
+        return _refused(_first(refusal))
+    return 0
+
+
+def _refused(error: BaseException) -> int:
+    sys.stderr.write(f"kvferry control: {error}\n")
+    return EXIT_REFUSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kvferry control", description="The control plane of one worker.")
+    parser.add_argument("--config", type=Path, required=True, help="TOML file; see deploy/control.example.toml")
+    parser.add_argument("--ready-fd", type=int, help="write one JSON line to this descriptor when serving")
+    parser.add_argument("--log-format", choices=("auto", "json", "console"), help="overrides [log] format")
+    return parser
+
+
+async def _run(config: ControlConfig, ready_fd: int | None) -> None:
+    process = ControlProcess(config)
+    metrics = _serve_metrics(config, process)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, process.stop)
+
+    def serving() -> None:
+        if ready_fd is None:
+            return
+        ready = {
+            "ready": True,
+            "listen": process.listen,
+            "engine_socket": config.worker.engine_socket,
+            "metrics": metrics,
+        }
+        os.write(ready_fd, json.dumps(ready).encode() + b"\n")
+        os.close(ready_fd)
+
+    await process.run(serving)
+
+
+def _serve_metrics(config: ControlConfig, process: ControlProcess) -> str | None:
+    if config.metrics is None:
+        return None
+    host, port = check_address("metrics.listen", config.metrics.listen)
+    try:
+        server, _thread = start_http_server(port, host.strip("[]"), registry=process.metrics.registry)
+    except OSError as error:
+        raise AddressInUse.of_field("metrics.listen", config.metrics.listen, str(error)) from error
+    address = with_port(config.metrics.listen, server.server_port)
+    structlog.get_logger("kvferry.control").info("metrics served", address=address)
+    return address
+
+
+def _first(group: BaseExceptionGroup[KvferryError]) -> BaseException:
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""What control counts, for Prometheus. One observation per transfer or publication, none per block."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+STAGES = ("negotiate", "queue", "read", "verify", "total")
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class ControlMetrics:
+    """The metrics of one control process, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.transfers = Counter(
+            "kvferry_transfers", "Transfers that ended.", ["state", "reason", "path"], registry=registry
+        )
+        self.active_transfers = Gauge("kvferry_active_transfers", "Transfers that have not ended.", registry=registry)
+        self.received_bytes = Counter(
+            "kvferry_transfer_received_bytes", "Bytes that arrived.", ["path"], registry=registry
+        )
+        self.descriptors = Counter(
+            "kvferry_transfer_descriptors", "Pieces that were read.", ["path"], registry=registry
+        )
+        self.stage_seconds = Histogram(
+            "kvferry_transfer_stage_seconds",
+            "Time of succeeded transfers by stage.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.live_publications = Gauge(
+            "kvferry_live_publications", "Publications whose blocks are pinned.", registry=registry
+        )
+        self.publications = Counter("kvferry_publications", "Publications that ended.", ["state"], registry=registry)
+        self.ranks_up = Gauge("kvferry_ranks_up", "Data planes with a session.", registry=registry)
+        self.workers = Gauge("kvferry_workers", "Live workers in the snapshot.", registry=registry)
+        self.etcd_connected = Gauge("kvferry_etcd_connected", "1 while etcd's watch is in place.", registry=registry)
+        self.registered = Gauge(
+            "kvferry_registered", "1 while the worker's key is held under a live lease.", registry=registry
+        )
+        self.incarnation = Gauge("kvferry_incarnation", "The worker's incarnation.", registry=registry)
+        self.negotiations = Counter(
+            "kvferry_negotiations", "Negotiations answered as a source.", ["reason"], registry=registry
+        )

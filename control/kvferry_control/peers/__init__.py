@@ -1,0 +1,1 @@
+"""Other workers' controls, as this worker asks them."""

@@ -1,0 +1,243 @@
+"""The control process: owns all parts, wires them, and runs them in one task group."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from kvferry.core.errors import KvferryError
+from kvferry.core.reasons import Reason
+from kvferry.dataplane.v1 import dataplane_pb2 as dp
+from kvferry.engine.v1.engine_pb2_grpc import add_EngineServiceServicer_to_server
+from kvferry.negotiation.v1.negotiation_pb2_grpc import add_NegotiationServiceServicer_to_server
+from kvferry.publication.v1.publication_pb2_grpc import add_PublicationServiceServicer_to_server
+from kvferry.transfer.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_server
+from kvferry.worker.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
+from kvferry_control.cluster import Cluster
+from kvferry_control.config import ControlConfig
+from kvferry_control.membership import Membership
+from kvferry_control.metrics import ControlMetrics
+from kvferry_control.peers.sources import Sources
+from kvferry_control.publications.manager import Publications
+from kvferry_control.ranks.link import RankLink
+from kvferry_control.servers import Servers
+from kvferry_control.services.engine import EngineService
+from kvferry_control.services.negotiation import NegotiationService
+from kvferry_control.services.publication import PublicationService
+from kvferry_control.services.transfer import TransferService
+from kvferry_control.services.worker import WorkerService
+from kvferry_control.tasks import Spawn, spawner
+from kvferry_control.transfers.machine import Failure
+from kvferry_control.transfers.manager import Transfers
+from kvferry_control.worker import LocalWorker, new_identity
+
+TICK_S = 0.5
+"""How often the worker's state is looked at for what no event tells: an engine gone silent."""
+
+_ROUTER_SERVICES = (
+    "kvferry.worker.v1.WorkerService",
+    "kvferry.transfer.v1.TransferService",
+    "kvferry.publication.v1.PublicationService",
+    "kvferry.negotiation.v1.NegotiationService",
+)
+_ENGINE_SERVICES = (*_ROUTER_SERVICES[:3], "kvferry.engine.v1.EngineService")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts that need the task group to be made."""
+
+    publications: Publications
+    transfers: Transfers
+    sources: Sources
+    engine: EngineService
+    membership: Membership
+
+
+class ControlProcess:
+    """One control. ``run`` returns after ``stop`` was called; a typed error from it ends the process."""
+
+    def __init__(self, config: ControlConfig) -> None:
+        self._config = config
+        self._metrics = ControlMetrics()
+        self._servers = Servers(config.worker.listen, config.worker.engine_socket)
+        self._cluster = Cluster()
+        self._links = [RankLink(rank, section.socket, self) for rank, section in enumerate(config.ranks)]
+        self._worker = LocalWorker(config, config.worker.advertise or self._servers.listen, self._links)
+        self._opened: dict[int, dp.SessionOpened] = {}
+        self._boots: dict[int, bytes] = {}
+        self._established = False
+        self._stopping = asyncio.Event()
+        self._parts: Parts
+        self._shown_state: int | None = None
+        self._log = structlog.get_logger("kvferry.control")
+
+    @property
+    def listen(self) -> str:
+        """host:port that is served."""
+        return self._servers.listen
+
+    @property
+    def metrics(self) -> ControlMetrics:
+        """What is counted."""
+        return self._metrics
+
+    def stop(self) -> None:
+        """Ask ``run`` to return."""
+        self._stopping.set()
+
+    async def run(self, serving: Callable[[], None]) -> None:
+        """Serve until stopped; ``serving`` is called once when both servers answer.
+
+        Raises:
+            KvferryError: the worker's name is taken, a data plane belongs to another worker, or etcd refuses us.
+        """
+        async with asyncio.TaskGroup() as group:
+            self._parts = self._make_parts(spawner(group))
+            self._add_services()
+            running = [group.create_task(link.run()) for link in self._links]
+            running.append(group.create_task(self._parts.membership.run()))
+            running.append(group.create_task(self._tick()))
+            await self._servers.set_serving(False)
+            await self._servers.start(_ROUTER_SERVICES, _ENGINE_SERVICES)
+            self._log.info(
+                "control serves", listen=self.listen, engine_socket=str(self._servers.engine_socket)
+            )
+            serving()
+            await self._stopping.wait()
+            self._log.info("control stops")
+            await self._servers.stop()
+            await self._parts.membership.leave()
+            for task in running:
+                task.cancel()
+            await self._parts.sources.close()
+
+    def _make_parts(self, spawn: Spawn) -> Parts:
+        limits = self._config.limits
+        publications = Publications(self._links, limits, self._metrics, spawn)
+        sources = Sources(self._worker.name, self._links, spawn)
+        transfers = Transfers(
+            self._worker.name, self._links, sources, limits, self._metrics, spawn, self._cluster.find
+        )
+        engine = EngineService(
+            self._worker, publications, limits, self._busy, lambda: self._layout_replaced(spawn)
+        )
+        publications.on_ended = engine.publication_ended
+        membership = Membership(
+            self._config, self._worker, self._cluster, self._metrics, self._registered, spawn
+        )
+        self._cluster.on_replaced = sources.workers_changed
+        self._worker.on_change = self._worker_changed
+        return Parts(publications, transfers, sources, engine, membership)
+
+    def _add_services(self) -> None:
+        parts, limits, tcp, uds = self._parts, self._config.limits, self._servers.tcp, self._servers.uds
+        workers = WorkerService(self._cluster, limits)
+        listed = PublicationService(parts.publications)
+        for server in (tcp, uds):
+            add_WorkerServiceServicer_to_server(workers, server)
+            add_PublicationServiceServicer_to_server(listed, server)
+        for server, for_engine in ((tcp, False), (uds, True)):
+            service = TransferService(self._worker, parts.transfers, limits, for_engine)
+            add_TransferServiceServicer_to_server(service, server)
+        negotiation = NegotiationService(self._worker, parts.publications, self._links, self._metrics)
+        add_NegotiationServiceServicer_to_server(negotiation, tcp)
+        add_EngineServiceServicer_to_server(parts.engine, uds)
+
+    # What the links tell (LinkListener).
+
+    async def link_up(self, link: RankLink, description: dp.DescribeResponse, opened: dp.SessionOpened) -> None:
+        """A session with a data plane is in place."""
+        self._opened[link.rank] = opened
+        known, boot = self._boots.get(link.rank), description.access.boot_id
+        self._boots[link.rank] = boot
+        self._metrics.ranks_up.set(sum(other.up for other in self._links))
+        self._parts.sources.link_up(link)
+        if not self._established:
+            if all(other.up for other in self._links):
+                await self._establish()
+        elif known != boot:
+            await self._new_life(f"the data plane of rank {link.rank} was restarted")
+        else:
+            await link.adopt(self._worker.adoption(link.rank))
+            self._parts.publications.link_up(link, opened.leases)
+            self._parts.transfers.link_up(link, opened.transfers)
+        if self._established:
+            self._parts.engine.pool_restored(link)
+        self._worker_changed()
+
+    def link_down(self, link: RankLink) -> None:
+        """A session broke."""
+        self._metrics.ranks_up.set(sum(other.up for other in self._links))
+        self._parts.transfers.link_down(link.rank)
+        self._parts.engine.pool_lost(link.rank)
+        self._worker_changed()
+
+    def lease_ended(self, link: RankLink, event: dp.LeaseEnded) -> None:
+        """A lease ran out."""
+        self._parts.publications.lease_ended(link.rank, event)
+
+    def read_finished(self, link: RankLink, event: dp.ReadFinished) -> None:
+        """A read is over."""
+        self._parts.transfers.read_finished(link.rank, event)
+
+    def read_refused(self, link: RankLink, transfer: str, error: KvferryError) -> None:
+        """A read was not taken."""
+        self._parts.transfers.read_refused(link.rank, transfer, error)
+
+    # What follows from it.
+
+    async def _establish(self) -> None:
+        """All data planes are there for the first time: go on with the life they remember, or begin one."""
+        adoptions = [link.description.adoption for link in self._links if link.description is not None]
+        resumed = self._worker.take_over(adoptions)
+        await self._worker.adopt_ranks()
+        if resumed:
+            held = {rank: list(opened.leases) for rank, opened in self._opened.items()}
+            count = self._parts.publications.recover(held)
+            self._log.info(
+                "went on where an earlier control ended",
+                incarnation=self._worker.identity.incarnation,
+                publications=count,
+            )
+        for link in self._links:
+            self._parts.publications.link_up(link, self._opened[link.rank].leases)
+            self._parts.transfers.link_up(link, self._opened[link.rank].transfers)
+        self._established = True
+        self._parts.membership.begin()
+
+    async def _new_life(self, why: str) -> None:
+        """Nothing published before can be read any more: take a new incarnation."""
+        self._log.warning("the worker begins a new life", why=why, was=self._worker.identity.incarnation)
+        self._parts.publications.lose_all(why)
+        self._parts.transfers.end_all(Failure(Reason.DATA_PLANE_LOST, why))
+        self._worker.identity = new_identity()
+        await self._worker.adopt_ranks()
+        self._parts.membership.begin()
+
+    def _layout_replaced(self, spawn: Spawn) -> None:
+        spawn(self._new_life("the engine came back with another layout"))
+
+    async def _registered(self, incarnation: int) -> None:
+        self._worker.identity = dataclasses.replace(self._worker.identity, incarnation=incarnation)
+        self._metrics.incarnation.set(incarnation)
+        structlog.contextvars.bind_contextvars(incarnation=incarnation)
+        await self._worker.adopt_quietly()
+        self._worker_changed()
+
+    def _busy(self) -> bool:
+        return bool(self._parts.publications.live_count or self._parts.transfers.table.active_count)
+
+    def _worker_changed(self) -> None:
+        self._parts.membership.update()
+
+    async def _tick(self) -> None:
+        while True:
+            if self._worker.state != self._shown_state:
+                self._shown_state = self._worker.state
+                self._worker_changed()
+            await self._servers.set_serving(self._established and all(link.up for link in self._links))
+            await asyncio.sleep(TICK_S)
+

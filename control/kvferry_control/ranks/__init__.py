@@ -1,0 +1,1 @@
+"""The data planes of this worker, as control sees them."""

@@ -1,0 +1,197 @@
+"""The link to one data plane: one long-lived stream for commands and events, re-made whenever it breaks."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import grpc
+import structlog
+from grpc import aio
+
+from kvferry.core.errors import DataPlaneLost, KvferryError, ResourceExhausted, RetryableError, error_of
+from kvferry.core.reasons import Reason
+from kvferry.dataplane.v1 import dataplane_pb2 as pb
+from kvferry.dataplane.v1.dataplane_pb2_grpc import DataPlaneServiceStub
+from kvferry.rpc.errors import from_rpc
+from kvferry.rpc.options import channel_options
+from kvferry.rpc.reasons import reason_from_wire
+
+OUTGOING_COMMANDS_MAX = 8_192
+UNARY_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 5.0
+RECONNECT_S = 0.1
+
+
+class LinkListener(Protocol):
+    """Who is told what the data planes say. Called in order, from one task per link; must not block."""
+
+    async def link_up(self, link: "RankLink", description: pb.DescribeResponse, opened: pb.SessionOpened) -> None:
+        """A session is in place. May send commands, but not wait for their answers: the next event is read afterwards.
+
+        A RetryableError from here ends the session, and another is made.
+        """
+
+    def link_down(self, link: "RankLink") -> None:
+        """The session broke."""
+
+    def lease_ended(self, link: "RankLink", event: pb.LeaseEnded) -> None:
+        """A lease ended that no command asked to end."""
+
+    def read_finished(self, link: "RankLink", event: pb.ReadFinished) -> None:
+        """A read is over."""
+
+    def read_refused(self, link: "RankLink", transfer: str, error: KvferryError) -> None:
+        """A read was not accepted."""
+
+
+class RankLink:
+    """Commands to and events from the data plane of one rank.
+
+    ``up`` tells whether a session is in place. Commands fail with DataPlaneLost while it is not.
+    """
+
+    def __init__(self, rank: int, socket: str, listener: LinkListener) -> None:
+        self.rank = rank
+        self.socket = socket
+        self.up = False
+        self.description: pb.DescribeResponse | None = None
+        self._listener = listener
+        self._channel = aio.insecure_channel(f"unix:{socket}", options=channel_options())
+        self._stub = DataPlaneServiceStub(self._channel)
+        self._outgoing: asyncio.Queue[pb.SessionRequest] = asyncio.Queue(OUTGOING_COMMANDS_MAX)
+        self._answers: dict[int, asyncio.Future[pb.SessionResponse]] = {}
+        self._reads: dict[int, str] = {}
+        self._last_id = 0
+        self._log = structlog.get_logger("kvferry.control.link").bind(rank=rank, socket=socket)
+
+    async def run(self) -> None:
+        """Keep a session in place until cancelled."""
+        waiting_said = False
+        try:
+            while True:
+                try:
+                    await self._session()
+                except (grpc.RpcError, RetryableError) as error:
+                    if not waiting_said:
+                        failure = from_rpc(error) if isinstance(error, grpc.RpcError) else error
+                        self._log.warning("data plane cannot be reached; trying on", error=str(failure))
+                        waiting_said = True
+                else:
+                    waiting_said = False
+                await asyncio.sleep(RECONNECT_S)
+        finally:
+            await self._channel.close()
+
+    async def adopt(self, adoption: pb.Adoption) -> None:
+        """Tell the data plane whose it is.
+
+        Raises:
+            KvferryError: it refused, or is gone.
+        """
+        try:
+            await self._stub.Adopt(pb.AdoptRequest(adoption=adoption), timeout=UNARY_TIMEOUT_S)
+        except grpc.RpcError as error:
+            failure = from_rpc(error)
+            if failure.reason in (Reason.PEER_UNREACHABLE, Reason.DEADLINE_EXCEEDED):
+                raise self._lost(failure.message) from error
+            raise failure from error
+
+    async def command(self, request: pb.SessionRequest) -> pb.SessionResponse:
+        """Send a command and wait for its answer.
+
+        Raises:
+            DataPlaneLost: the session is not in place, broke, or did not answer in time.
+            KvferryError: the command was refused; the reason is the data plane's.
+        """
+        answer: asyncio.Future[pb.SessionResponse] = asyncio.get_running_loop().create_future()
+        command_id = self._enqueue(request)
+        self._answers[command_id] = answer
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                response = await answer
+        except TimeoutError as error:
+            raise self._lost(f"no answer to {request.WhichOneof('command')} in {COMMAND_TIMEOUT_S} s") from error
+        finally:
+            self._answers.pop(command_id, None)
+        if response.WhichOneof("event") == "command_refused":
+            raise _refusal(response.command_refused)
+        return response
+
+    def post(self, request: pb.SessionRequest) -> None:
+        """Send a command whose answer nobody waits for; a refused read still reaches ``read_refused``.
+
+        Raises:
+            DataPlaneLost: the session is not in place.
+            ResourceExhausted: too many commands are waiting to be sent.
+        """
+        command_id = self._enqueue(request)
+        if request.WhichOneof("command") == "read":
+            self._reads[command_id] = request.read.transfer
+
+    def _enqueue(self, request: pb.SessionRequest) -> int:
+        if not self.up:
+            raise self._lost("no session")
+        self._last_id += 1
+        request.command_id = self._last_id
+        try:
+            self._outgoing.put_nowait(request)
+        except asyncio.QueueFull:
+            raise ResourceExhausted(
+                f"rank {self.rank}: {OUTGOING_COMMANDS_MAX} commands are waiting to be sent"
+            ) from None
+        return self._last_id
+
+    async def _session(self) -> None:
+        """One session, from connecting to its end."""
+        description = await self._stub.Describe(pb.DescribeRequest(), timeout=UNARY_TIMEOUT_S)
+        self._outgoing = asyncio.Queue(OUTGOING_COMMANDS_MAX)
+        call = self._stub.Session(_drain(self._outgoing))
+        try:
+            async for response in call:
+                if response.WhichOneof("event") == "opened":
+                    self.description = description
+                    self.up = True
+                    await self._listener.link_up(self, description, response.opened)
+                else:
+                    self._dispatch(response)
+        finally:
+            call.cancel()
+            self._break()
+
+    def _break(self) -> None:
+        was_up, self.up = self.up, False
+        self._reads.clear()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(self._lost("the session broke"))
+        if was_up:
+            self._log.warning("session with data plane broke")
+            self._listener.link_down(self)
+
+    def _dispatch(self, response: pb.SessionResponse) -> None:
+        kind = response.WhichOneof("event")
+        answer = self._answers.get(response.command_id) if response.command_id else None
+        read = self._reads.pop(response.command_id, None) if response.command_id else None
+        if kind == "read_finished":
+            self._listener.read_finished(self, response.read_finished)
+        elif read is not None and kind == "command_refused":
+            self._listener.read_refused(self, read, _refusal(response.command_refused))
+        elif answer is not None:
+            if not answer.done():
+                answer.set_result(response)
+        elif kind == "lease_ended":
+            self._listener.lease_ended(self, response.lease_ended)
+        elif kind == "command_refused":
+            self._log.warning("command refused", error=str(_refusal(response.command_refused)))
+
+    def _lost(self, why: str) -> DataPlaneLost:
+        return DataPlaneLost(f"rank {self.rank}: {why}", metadata={"rank": str(self.rank), "socket": self.socket})
+
+
+async def _drain(outgoing: "asyncio.Queue[pb.SessionRequest]") -> AsyncIterator[pb.SessionRequest]:
+    while True:
+        yield await outgoing.get()
+
+
+def _refusal(refused: pb.CommandRefused) -> KvferryError:
+    return error_of(reason_from_wire(refused.reason), refused.message, dict(refused.metadata))

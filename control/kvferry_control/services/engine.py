@@ -1,0 +1,172 @@
+"""EngineService: what this worker's engine asks, over its Unix socket."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from grpc import aio
+
+from kvferry.core.errors import InvalidArgument, ResourceExhausted
+from kvferry.engine.v1 import engine_pb2 as pb
+from kvferry.engine.v1.engine_pb2_grpc import EngineServiceServicer
+from kvferry.rpc.errors import stream_method, unary_method
+from kvferry.rpc.layouts import blocks_from_wire, layout_from_wire
+from kvferry.rpc.times import checked_seconds, duration
+from kvferry_control.blocks import check_blocks
+from kvferry_control.config import LimitsSection
+from kvferry_control.handles import make_handle
+from kvferry_control.publications.manager import Publication, Publications
+from kvferry_control.ranks.link import RankLink
+from kvferry_control.requests import check_id, fingerprint, id_of
+from kvferry_control.worker import LocalWorker
+
+ENGINE_EVENTS_MAX = 8_192
+TOKENS_MAX = 1 << 32
+READERS_MAX = 1_000_000
+
+
+class EngineService(EngineServiceServicer):
+    """Serves the engine. ``layout_replaced`` is called when the engine came back with another layout."""
+
+    def __init__(
+        self,
+        worker: LocalWorker,
+        publications: Publications,
+        limits: LimitsSection,
+        busy: Callable[[], bool],
+        layout_replaced: Callable[[], None],
+    ) -> None:
+        self._worker = worker
+        self._publications = publications
+        self._limits = limits
+        self._busy = busy
+        self._layout_replaced = layout_replaced
+        self._watchers: set[asyncio.Queue[pb.WatchEngineResponse | None]] = set()
+
+    @unary_method
+    async def OpenEngine(
+        self, request: pb.OpenEngineRequest, context: aio.ServicerContext[pb.OpenEngineRequest, pb.OpenEngineResponse]
+    ) -> pb.OpenEngineResponse:
+        check_id("engine_id", request.engine_id)
+        if request.HasField("layout"):
+            layout = layout_from_wire(request.layout)
+            if await self._worker.declare_layout(layout, self._busy):
+                self._layout_replaced()
+            self._worker.heard_of_engine()
+        self._worker.access()
+        return pb.OpenEngineResponse(
+            worker=self._worker.name,
+            incarnation=self._worker.identity.incarnation,
+            pools=[rank_pool(link) for link in self._worker.links],
+            heartbeat_interval=duration(self._limits.engine_timeout_s / 3),
+        )
+
+    @unary_method
+    async def Publish(
+        self, request: pb.PublishRequest, context: aio.ServicerContext[pb.PublishRequest, pb.PublishResponse]
+    ) -> pb.PublishResponse:
+        layout = self._worker.require_ready()
+        request_id = check_id("request_id", request.request_id)
+        blocks = blocks_from_wire(request.blocks)
+        check_blocks("blocks", blocks, layout, self._limits.blocks_per_request)
+        ttl_s = checked_seconds("ttl", request.ttl, self._limits.ttl_s)
+        if not 1 <= request.token_count <= TOKENS_MAX:
+            raise InvalidArgument.of_field("token_count", request.token_count, f"must be 1 to {TOKENS_MAX}")
+        if request.expected_reader_count > READERS_MAX:
+            raise InvalidArgument.of_field(
+                "expected_reader_count", request.expected_reader_count, f"at most {READERS_MAX}"
+            )
+        body = pb.PublishRequest(
+            blocks=request.blocks,
+            token_count=request.token_count,
+            expected_reader_count=request.expected_reader_count,
+        )
+        publication = await self._publications.publish(
+            request_id, fingerprint(body), blocks, request.token_count, ttl_s, request.expected_reader_count
+        )
+        identity = self._worker.identity
+        handle = make_handle(
+            self._worker.name, identity.incarnation, publication.id, publication.token_count, identity.handle_key
+        )
+        return pb.PublishResponse(publication=publication.to_wire(), handle=handle)
+
+    @unary_method
+    async def RenewPublication(
+        self,
+        request: pb.RenewPublicationRequest,
+        context: aio.ServicerContext[pb.RenewPublicationRequest, pb.RenewPublicationResponse],
+    ) -> pb.RenewPublicationResponse:
+        publication = self._publications.get(id_of("publications", request.name))
+        await self._publications.renew(publication, checked_seconds("ttl", request.ttl, self._limits.ttl_s))
+        return pb.RenewPublicationResponse(publication=publication.to_wire())
+
+    @unary_method
+    async def ReleasePublication(
+        self,
+        request: pb.ReleasePublicationRequest,
+        context: aio.ServicerContext[pb.ReleasePublicationRequest, pb.ReleasePublicationResponse],
+    ) -> pb.ReleasePublicationResponse:
+        publication = self._publications.get(id_of("publications", request.name))
+        await self._publications.release(publication)
+        return pb.ReleasePublicationResponse(publication=publication.to_wire())
+
+    @unary_method
+    async def Heartbeat(
+        self, request: pb.HeartbeatRequest, context: aio.ServicerContext[pb.HeartbeatRequest, pb.HeartbeatResponse]
+    ) -> pb.HeartbeatResponse:
+        check_id("engine_id", request.engine_id)
+        self._worker.heard_of_engine()
+        return pb.HeartbeatResponse()
+
+    @stream_method
+    async def WatchEngine(
+        self,
+        request: pb.WatchEngineRequest,
+        context: aio.ServicerContext[pb.WatchEngineRequest, pb.WatchEngineResponse],
+    ) -> AsyncIterator[pb.WatchEngineResponse]:
+        check_id("engine_id", request.engine_id)
+        if len(self._watchers) >= self._limits.watchers:
+            raise ResourceExhausted(f"{len(self._watchers)} engines watch, the bound (limits.watchers)")
+        events: asyncio.Queue[pb.WatchEngineResponse | None] = asyncio.Queue(ENGINE_EVENTS_MAX)
+        self._watchers.add(events)
+        try:
+            yield pb.WatchEngineResponse()
+            while (event := await events.get()) is not None:
+                yield event
+            raise ResourceExhausted(f"the engine reads too slowly: {ENGINE_EVENTS_MAX} events were waiting")
+        finally:
+            self._watchers.discard(events)
+
+    def publication_ended(self, publication: Publication) -> None:
+        """Tell the engine that its blocks are its own again."""
+        self._tell(pb.WatchEngineResponse(publication_ended=publication.to_wire()))
+
+    def pool_lost(self, rank: int) -> None:
+        """Tell the engine that a pool is gone."""
+        self._tell(pb.WatchEngineResponse(pool_lost=pb.PoolLost(rank=rank)))
+
+    def pool_restored(self, link: RankLink) -> None:
+        """Tell the engine that a pool is back."""
+        self._tell(pb.WatchEngineResponse(pool_restored=rank_pool(link)))
+
+    def _tell(self, event: pb.WatchEngineResponse) -> None:
+        for events in self._watchers:
+            if events.full():
+                # The stream is ended, not the event dropped: the engine comes back and asks what it missed.
+                events.get_nowait()
+                events.put_nowait(None)
+            else:
+                events.put_nowait(event)
+
+
+def rank_pool(link: RankLink) -> pb.RankPool:
+    """Where the engine attaches a rank's pool."""
+    description = link.description
+    if description is None:
+        return pb.RankPool(rank=link.rank)
+    return pb.RankPool(
+        rank=link.rank,
+        device=description.access.device,
+        pool_bytes=description.access.pool_bytes,
+        pool_socket=description.pool_socket,
+        boot_id=description.access.boot_id,
+    )

@@ -1,0 +1,99 @@
+"""NegotiationService: what the controls of decode workers ask of this worker as a source."""
+
+from collections.abc import Sequence
+
+from grpc import aio
+
+from kvferry.core.errors import KvferryError, LeaseEnded, NotFound, OperatorError
+from kvferry.core.reasons import Reason
+from kvferry.dataplane.v1 import dataplane_pb2 as dp
+from kvferry.negotiation.v1 import negotiation_pb2 as pb
+from kvferry.negotiation.v1.negotiation_pb2_grpc import NegotiationServiceServicer
+from kvferry.rpc.errors import unary_method
+from kvferry.rpc.layouts import blocks_to_wire, layout_to_wire
+from kvferry.rpc.times import duration
+from kvferry_control.handles import open_handle
+from kvferry_control.metrics import ControlMetrics
+from kvferry_control.publications.manager import Publication, Publications
+from kvferry_control.ranks.link import RankLink
+from kvferry_control.records import PROTOCOL_VERSION
+from kvferry_control.requests import check_id
+from kvferry_control.worker import LocalWorker
+
+EXPECT_READERS_S_MAX = 60.0
+
+
+class NegotiationService(NegotiationServiceServicer):
+    """Serves peers."""
+
+    def __init__(
+        self, worker: LocalWorker, publications: Publications, links: Sequence[RankLink], metrics: ControlMetrics
+    ) -> None:
+        self._worker = worker
+        self._publications = publications
+        self._links = links
+        self._metrics = metrics
+
+    @unary_method
+    async def Negotiate(
+        self, request: pb.NegotiateRequest, context: aio.ServicerContext[pb.NegotiateRequest, pb.NegotiateResponse]
+    ) -> pb.NegotiateResponse:
+        try:
+            response = self._negotiate(request, context.time_remaining())
+        except KvferryError as error:
+            self._metrics.negotiations.labels(error.reason.value).inc()
+            raise
+        self._metrics.negotiations.labels("").inc()
+        return response
+
+    @unary_method
+    async def Conclude(
+        self, request: pb.ConcludeRequest, context: aio.ServicerContext[pb.ConcludeRequest, pb.ConcludeResponse]
+    ) -> pb.ConcludeResponse:
+        publication = self._find(request.handle)
+        succeeded = request.conclusion == pb.CONCLUSION_SUCCEEDED
+        self._publications.end_read(publication, check_id("transfer", request.transfer), succeeded)
+        return pb.ConcludeResponse()
+
+    def _negotiate(self, request: pb.NegotiateRequest, time_left: float | None) -> pb.NegotiateResponse:
+        if request.protocol_version != PROTOCOL_VERSION:
+            raise OperatorError.of_field(
+                "protocol_version",
+                request.protocol_version,
+                f"workers/{self._worker.name} speaks {PROTOCOL_VERSION}",
+                reason=Reason.PROTOCOL_MISMATCH,
+            )
+        transfer = check_id("transfer", request.transfer)
+        publication = self._find(request.handle)
+        description = self._describe() if request.want_description else None
+        self._publications.begin_read(publication, transfer)
+        self._expect_readers(min(time_left or EXPECT_READERS_S_MAX, EXPECT_READERS_S_MAX))
+        shown = publication.to_wire()
+        return pb.NegotiateResponse(
+            incarnation=self._worker.identity.incarnation,
+            blocks=blocks_to_wire(publication.blocks),
+            token_count=publication.token_count,
+            leases=[publication.leases[rank] for rank in sorted(publication.leases)],
+            time_left=shown.time_left,
+            description=description,
+        )
+
+    def _find(self, handle: bytes) -> Publication:
+        identity = self._worker.identity
+        payload = open_handle(handle, self._worker.name, identity.incarnation, identity.handle_key)
+        try:
+            return self._publications.get(payload.publication)
+        except NotFound as error:
+            raise LeaseEnded.of_field(
+                "publication", f"publications/{payload.publication}", "has ended"
+            ) from error
+
+    def _describe(self) -> pb.SourceDescription:
+        layout = self._worker.require_layout()
+        return pb.SourceDescription(layout=layout_to_wire(layout), ranks=self._worker.access())
+
+    def _expect_readers(self, seconds: float) -> None:
+        command = dp.ExpectReaders(duration=duration(seconds))
+        for link in self._links:
+            if link.up:
+                link.post(dp.SessionRequest(expect_readers=command))

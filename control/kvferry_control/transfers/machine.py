@@ -1,0 +1,193 @@
+"""The life of a transfer: one table, and everything that affects its state.
+
+::
+
+    NEGOTIATING ──Negotiated──► READING ──last RankSucceeded──► SUCCEEDED
+        │                          │
+        │ Ended                    │ Ended, RankFailed, RankLost
+        ▼                          ▼
+    FAILED / CANCELLED ◄──────  SETTLING   until every rank has confirmed, or SettleTimedOut
+
+``Ended`` is a deadline, a cancellation or a refusal. The first failure decides the outcome. A transfer is *settled*
+once no byte of it can still arrive; only a rank that was lost, or that did not confirm in time, leaves it unsettled.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from kvferry.core.reasons import Reason
+
+
+class State(Enum):
+    """Where a transfer stands; the names are the wire contract's."""
+
+    NEGOTIATING = "NEGOTIATING"
+    READING = "READING"
+    SETTLING = "SETTLING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing changes any more."""
+        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a transfer did not succeed."""
+
+    reason: Reason
+    message: str
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """The source answered; these destination ranks get reads."""
+
+    ranks: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class RankSucceeded:
+    """A rank has all bytes, and the lease still held."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankFailed:
+    """A rank's read is over, and no byte of it can still arrive."""
+
+    rank: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class RankLost:
+    """A rank's data plane is gone: nobody confirms what becomes of its read."""
+
+    rank: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Somebody wants it over: a deadline, a cancellation, a refusal by the source."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class SettleTimedOut:
+    """The bound on waiting for confirmations has passed."""
+
+
+Event = Negotiated | RankSucceeded | RankFailed | RankLost | Ended | SettleTimedOut
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """A transfer's state. ``pending`` are the ranks that have not confirmed the end of their reads."""
+
+    state: State = State.NEGOTIATING
+    pending: frozenset[int] = field(default_factory=frozenset)
+    failure: Failure | None = None
+    settled: bool = True
+
+    @property
+    def ends_cancelled(self) -> bool:
+        """Whether what decided the outcome was a cancellation."""
+        return self.failure is not None and self.failure.reason is Reason.CANCELLED
+
+
+class IllegalEvent(Exception):
+    """The event cannot happen in this state; nothing was changed."""
+
+    def __init__(self, life: Life, event: Event) -> None:
+        super().__init__(f"{type(event).__name__} in state {life.state.name}")
+
+
+def advance(life: Life, event: Event) -> Life:
+    """The life after ``event``. Events that come late, after the terminal state, change nothing.
+
+    Raises:
+        IllegalEvent: the event cannot happen in this state.
+    """
+    if life.state.terminal:
+        return life
+    handler = _TABLE.get((life.state, type(event)))
+    if handler is None:
+        raise IllegalEvent(life, event)
+    return handler(life, event)
+
+
+def _negotiated(life: Life, event: Event) -> Life:
+    assert isinstance(event, Negotiated)
+    return replace(life, state=State.READING, pending=event.ranks)
+
+
+def _refused(life: Life, event: Event) -> Life:
+    assert isinstance(event, Ended)
+    return _finish(replace(life, failure=event.failure))
+
+
+def _rank_succeeded(life: Life, event: Event) -> Life:
+    assert isinstance(event, RankSucceeded)
+    return _without(life, event.rank)
+
+
+def _rank_failed(life: Life, event: Event) -> Life:
+    assert isinstance(event, RankFailed)
+    return _without(replace(life, failure=life.failure or event.failure), event.rank)
+
+
+def _rank_lost(life: Life, event: Event) -> Life:
+    assert isinstance(event, RankLost)
+    if event.rank not in life.pending:
+        return life
+    return _without(replace(life, failure=life.failure or event.failure, settled=False), event.rank)
+
+
+def _ended(life: Life, event: Event) -> Life:
+    assert isinstance(event, Ended)
+    return replace(life, state=State.SETTLING, failure=life.failure or event.failure)
+
+
+def _settle_timed_out(life: Life, _event: Event) -> Life:
+    return _finish(replace(life, settled=False, pending=frozenset()))
+
+
+def _unchanged(life: Life, _event: Event) -> Life:
+    return life
+
+
+def _without(life: Life, rank: int) -> Life:
+    life = replace(life, pending=life.pending - {rank})
+    if not life.pending:
+        return _finish(life)
+    return life if life.failure is None else replace(life, state=State.SETTLING)
+
+
+def _finish(life: Life) -> Life:
+    if life.failure is None:
+        return replace(life, state=State.SUCCEEDED)
+    return replace(life, state=State.CANCELLED if life.ends_cancelled else State.FAILED)
+
+
+_TABLE: dict[tuple[State, type], Callable[[Life, Event], Life]] = {
+    (State.NEGOTIATING, Negotiated): _negotiated,
+    (State.NEGOTIATING, Ended): _refused,
+    (State.READING, RankSucceeded): _rank_succeeded,
+    (State.READING, RankFailed): _rank_failed,
+    (State.READING, RankLost): _rank_lost,
+    (State.READING, Ended): _ended,
+    (State.SETTLING, RankSucceeded): _rank_succeeded,
+    (State.SETTLING, RankFailed): _rank_failed,
+    (State.SETTLING, RankLost): _rank_lost,
+    (State.SETTLING, Ended): _unchanged,
+    (State.SETTLING, SettleTimedOut): _settle_timed_out,
+}

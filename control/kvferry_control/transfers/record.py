@@ -1,0 +1,114 @@
+"""One transfer and all that is known of it."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from google.protobuf.duration_pb2 import Duration
+
+from kvferry.rpc.reasons import reason_to_wire
+from kvferry.rpc.times import duration, seconds_of, timestamp
+from kvferry.transfer.v1 import transfer_pb2 as pb
+from kvferry_control.transfers.machine import Failure, Life
+
+
+@dataclass(slots=True)
+class TransferRecord:
+    """A transfer. ``deadline`` and ``begun`` are monotonic, ``created_at`` and ``ended_at`` since the epoch."""
+
+    id: str
+    request_id: str
+    fingerprint: bytes
+    handle: bytes
+    source_worker: str
+    source_incarnation: int
+    publication: str
+    destination_worker: str
+    destination_incarnation: int
+    blocks: Mapping[str, Sequence[int]]
+    priority: int
+    deadline: float
+    begun: float = field(default_factory=time.monotonic)
+    created_at: float = field(default_factory=time.time)
+    ended_at: float = 0.0
+    life: Life = field(default_factory=Life)
+    revision: int = 0
+    token_count: int = 0
+    negotiate_s: float = 0.0
+    total_s: float = 0.0
+    negotiated: bool = False
+    """The source has answered."""
+    figures: dict[int, pb.RankFigures] = field(default_factory=dict)
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    negotiation: "asyncio.Task[None] | None" = None
+
+    @property
+    def name(self) -> str:
+        """Its resource name."""
+        return f"transfers/{self.id}"
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline; negative after it."""
+        return self.deadline - time.monotonic()
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that arrived, over all ranks."""
+        return sum(figures.received_bytes for figures in self.figures.values())
+
+    @property
+    def descriptor_count(self) -> int:
+        """Pieces read, over all ranks."""
+        return sum(figures.descriptor_count for figures in self.figures.values())
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths taken, without repetitions: for example ``["nixl/UCX"]``."""
+        return sorted(
+            {
+                f"{pb.Path.Name(figures.path).removeprefix('PATH_').lower()}/{figures.backend}"
+                for figures in self.figures.values()
+                if figures.path != pb.PATH_UNSPECIFIED
+            }
+        )
+
+    def slowest(self, stage: str) -> float:
+        """Seconds of the slowest rank in ``queue_time``, ``read_time`` or ``verify_time``."""
+        times: list[Duration] = [getattr(figures, stage) for figures in self.figures.values()]
+        return max(map(seconds_of, times), default=0.0)
+
+    def to_wire(self) -> pb.Transfer:
+        """Its wire form."""
+        life = self.life
+        return pb.Transfer(
+            name=self.name,
+            request_id=self.request_id,
+            state=pb.TransferState.Value(f"TRANSFER_STATE_{life.state.name}"),
+            revision=self.revision,
+            source_worker=f"workers/{self.source_worker}",
+            source_incarnation=self.source_incarnation,
+            publication=f"publications/{self.publication}",
+            destination_worker=f"workers/{self.destination_worker}",
+            destination_incarnation=self.destination_incarnation,
+            token_count=self.token_count,
+            priority=self.priority,
+            create_time=timestamp(self.created_at),
+            end_time=timestamp(self.ended_at) if life.state.terminal else None,
+            failure=failure_to_wire(life.failure) if life.failure is not None else None,
+            received_bytes=self.received_bytes,
+            descriptor_count=self.descriptor_count,
+            negotiate_time=duration(self.negotiate_s),
+            queue_time=duration(self.slowest("queue_time")),
+            read_time=duration(self.slowest("read_time")),
+            verify_time=duration(self.slowest("verify_time")),
+            total_time=duration(self.total_s),
+            ranks=[self.figures[rank] for rank in sorted(self.figures)],
+            destination_settled=life.settled and life.state.terminal,
+        )
+
+
+def failure_to_wire(failure: Failure) -> pb.Failure:
+    """The wire form of a failure."""
+    return pb.Failure(reason=reason_to_wire(failure.reason), message=failure.message, rank=failure.rank)

@@ -1,0 +1,117 @@
+"""The table of transfers: bounded, idempotent by request id, watched by revision."""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+
+from kvferry.core.errors import NotFound, RequestIdReused, ResourceExhausted
+from kvferry_control.config import LimitsSection
+from kvferry_control.transfers.record import TransferRecord
+
+
+class TransferTable:
+    """Transfers in the order of their last change. A watcher reads forward from a revision and never misses a state
+    that lasts, however slow it is; states in between may be skipped."""
+
+    def __init__(self, limits: LimitsSection) -> None:
+        self._limits = limits
+        self._by_change: OrderedDict[str, TransferRecord] = OrderedDict()
+        self._by_request: dict[str, str] = {}
+        self._kept: deque[str] = deque()
+        self._revision = 0
+        self._changed: asyncio.Future[None] | None = None
+
+    @property
+    def revision(self) -> int:
+        """Of the newest change."""
+        return self._revision
+
+    @property
+    def active_count(self) -> int:
+        """Transfers that have not ended."""
+        return len(self._by_change) - len(self._kept)
+
+    def active(self) -> list[TransferRecord]:
+        """Transfers that have not ended."""
+        return [record for record in self._by_change.values() if not record.life.state.terminal]
+
+    def newest_first(self) -> list[TransferRecord]:
+        """All transfers that are kept, the newest first."""
+        return sorted(self._by_change.values(), key=lambda record: record.begun, reverse=True)
+
+    def find(self, transfer_id: str) -> TransferRecord | None:
+        """One transfer, or None."""
+        return self._by_change.get(transfer_id)
+
+    def get(self, transfer_id: str) -> TransferRecord:
+        """One transfer.
+
+        Raises:
+            NotFound: there is none, or it ended long ago.
+        """
+        record = self.find(transfer_id)
+        if record is None:
+            raise NotFound.of_field("name", f"transfers/{transfer_id}", "no such transfer")
+        return record
+
+    def known(self, request_id: str, body: bytes) -> TransferRecord | None:
+        """The transfer that this request made before.
+
+        Raises:
+            RequestIdReused: the id came with another body.
+        """
+        record = self.find(self._by_request.get(request_id, ""))
+        if record is not None and record.fingerprint != body:
+            raise RequestIdReused.of_field("request_id", request_id, "was used with another body")
+        return record
+
+    def add(self, record: TransferRecord) -> None:
+        """Take up a new transfer.
+
+        Raises:
+            ResourceExhausted: as many are active as may be.
+        """
+        if self.active_count >= self._limits.active_transfers:
+            raise ResourceExhausted(
+                f"{self.active_count} transfers are active, the bound (limits.active_transfers)"
+            )
+        self._by_request[record.request_id] = record.id
+        self.changed(record)
+
+    def changed(self, record: TransferRecord) -> None:
+        """Note a change and wake the watchers."""
+        self._revision += 1
+        record.revision = self._revision
+        self._by_change[record.id] = record
+        self._by_change.move_to_end(record.id)
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    def ended(self, record: TransferRecord) -> None:
+        """Note that a transfer is terminal; the oldest such beyond the bound is forgotten."""
+        self._kept.append(record.id)
+        while len(self._kept) > self._limits.kept_transfers:
+            oldest = self._by_change.pop(self._kept.popleft())
+            if self._by_request.get(oldest.request_id) == oldest.id:
+                del self._by_request[oldest.request_id]
+
+    async def changes(self, after_revision: int) -> AsyncIterator[TransferRecord]:
+        """Every transfer as it changes, in the order of changes."""
+        while True:
+            for record in self._since(after_revision):
+                after_revision = record.revision
+                yield record
+            if after_revision < self._revision:
+                continue
+            if self._changed is None or self._changed.done():
+                self._changed = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._changed)
+
+    def _since(self, revision: int) -> list[TransferRecord]:
+        newer: list[TransferRecord] = []
+        for record in reversed(self._by_change.values()):
+            if record.revision <= revision:
+                break
+            newer.append(record)
+        newer.reverse()
+        return newer

@@ -1,0 +1,109 @@
+"""The data plane's configuration: one frozen object, read once, refusing what it does not understand."""
+
+import re
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvferry.core.errors import ConfigInvalid
+
+LEASES_MAX = 1 << 20
+READS_MAX = 1 << 16
+POOL_BYTES_MAX = 1 << 50
+LOG_FORMATS = ("json", "console")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)?")
+_UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_DEVICE = re.compile(r"cpu|cuda:\d{1,3}")
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """A TCP address to listen on; port 0 takes a free one."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How a data plane runs."""
+
+    device: str
+    """`cpu` or `cuda:N`."""
+    pool_bytes: int
+    socket: Path
+    """Control's socket; engines use the same with `.pool` appended."""
+    metrics_listen: Listen | None = None
+    log_format: str = "json"
+    log_level: str = "info"
+    lease_slot_count: int = 16384
+    max_reads: int = 4096
+    """Reads that may be queued or running."""
+    max_outstanding_bytes: int = POOL_BYTES_MAX
+    """Bytes that queued and running reads may come to."""
+    ready_fd: int | None = None
+    """Where the line `ready` is written once the process serves."""
+
+
+def config_from_flags(flags: Namespace) -> Config:
+    """Check the command line's values.
+
+    Raises:
+        ConfigInvalid: names the flag's field and its value.
+    """
+    if not _DEVICE.fullmatch(flags.device):
+        raise ConfigInvalid.of_field("device", flags.device, "must be cpu or cuda:N")
+    pool_bytes = parse_size("pool_bytes", flags.pool_bytes)
+    if not 0 < pool_bytes <= POOL_BYTES_MAX:
+        raise ConfigInvalid.of_field("pool_bytes", pool_bytes, f"must be 1 to {POOL_BYTES_MAX}")
+    return Config(
+        device=flags.device,
+        pool_bytes=pool_bytes,
+        socket=Path(flags.socket),
+        metrics_listen=None if flags.metrics_listen is None else parse_listen("metrics_listen", flags.metrics_listen),
+        log_format=_one_of("log_format", flags.log_format, LOG_FORMATS),
+        log_level=_one_of("log_level", flags.log_level, LOG_LEVELS),
+        lease_slot_count=_count("max_leases", flags.max_leases, LEASES_MAX),
+        max_reads=_count("max_reads", flags.max_reads, READS_MAX),
+        max_outstanding_bytes=parse_size("max_outstanding_bytes", flags.max_outstanding_bytes),
+        ready_fd=None if flags.ready_fd is None else _count("ready_fd", flags.ready_fd, 1 << 20),
+    )
+
+
+def parse_size(field: str, text: str) -> int:
+    """Bytes of a size like `1GiB`, `512 MiB` or `4096`.
+
+    Raises:
+        ConfigInvalid: not such a size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigInvalid.of_field(field, text, "must be bytes, or a number with KiB, MiB, GiB or TiB")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def parse_listen(field: str, text: str) -> Listen:
+    """The address of `host:port`; an IPv6 host stands in brackets.
+
+    Raises:
+        ConfigInvalid: not such an address.
+    """
+    host, separator, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigInvalid.of_field(field, text, "must be host:port")
+    return Listen(host, int(port))
+
+
+def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ConfigInvalid.of_field(field, value, f"must be one of {', '.join(allowed)}")
+    return value
+
+
+def _count(field: str, text: str, bound: int) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= bound:
+        raise ConfigInvalid.of_field(field, text, f"must be 1 to {bound}")
+    return int(text)

@@ -1,0 +1,73 @@
+"""Hands the pool to engines of this user, over a Unix socket."""
+
+import asyncio
+import os
+import socket
+import struct
+from pathlib import Path
+
+import structlog
+
+from kvferry.core.errors import AddressInUse, TransportFailed
+from kvferry.device.descriptors import send_offer
+from kvferry_dataplane.pool import Offer
+
+CONNECTIONS_MAX = 64
+_PEER_CREDENTIALS = struct.Struct("3i")
+_log = structlog.get_logger("kvferry.dataplane.handoff")
+
+
+class PoolSocket:
+    """Sends every process that connects one offer, and keeps the connection so that both see the other's end."""
+
+    def __init__(self, path: Path, offer: Offer) -> None:
+        """Bind ``path``, which was claimed before.
+
+        Raises:
+            AddressInUse: somebody took the path in between.
+        """
+        self._path = path
+        self._offer = offer
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        previous = os.umask(0o177)
+        try:
+            self._socket.bind(str(path))
+        except OSError as error:
+            self._socket.close()
+            raise AddressInUse.of_field("socket", str(path), error.strerror or "cannot be bound") from error
+        finally:
+            os.umask(previous)
+        self._socket.listen(CONNECTIONS_MAX)
+
+    async def serve(self) -> None:
+        """Serve until cancelled."""
+        loop = asyncio.get_running_loop()
+        free = asyncio.Semaphore(CONNECTIONS_MAX)
+        async with asyncio.TaskGroup() as connections:
+            while True:
+                await free.acquire()
+                connection, _ = await loop.sock_accept(self._socket)
+                served = connections.create_task(self._hand_over(connection))
+                served.add_done_callback(lambda _: free.release())
+
+    def close(self) -> None:
+        """Stop listening and remove the socket file."""
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    async def _hand_over(self, connection: socket.socket) -> None:
+        with connection:
+            pid, uid, _ = _PEER_CREDENTIALS.unpack(
+                connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+            )
+            if uid not in (os.getuid(), 0):
+                _log.warning("pool refused to another user", pid=pid, uid=uid)
+                return
+            connection.setblocking(False)
+            try:
+                send_offer(connection, self._offer.message, self._offer.descriptor)
+                _log.info("pool handed over", pid=pid)
+                await asyncio.get_running_loop().sock_recv(connection, 1)
+            except (TransportFailed, OSError) as error:
+                _log.info("engine's connection failed", pid=pid, message=str(error))
+            _log.info("engine detached", pid=pid)

@@ -1,0 +1,61 @@
+"""`python -m kvferry_dataplane`: the command line of the data plane."""
+
+import argparse
+import asyncio
+import sys
+import time
+
+import structlog
+
+from kvferry.core.errors import KvferryError
+from kvferry_dataplane.config import LOG_FORMATS, LOG_LEVELS, config_from_flags
+from kvferry_dataplane.logs import configure_logs
+
+EXIT_DEFECT = 1
+EXIT_REFUSED = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a data plane; returns the exit status."""
+    started_at = time.monotonic()
+    flags = _parser().parse_args(arguments)
+    try:
+        config = config_from_flags(flags)
+        configure_logs(config.log_format, config.log_level)
+        # Only now: the imports of the process take longer than a refused flag should.
+        from kvferry_dataplane.process import DataPlaneProcess  # noqa: PLC0415
+
+        async def run() -> None:
+            await DataPlaneProcess(config, started_at).run()
+
+        asyncio.run(run())
+    except KvferryError as error:
+        sys.stderr.write(f"kvferry dataplane: {error.reason.value}: {error.message}\n")
+        return EXIT_REFUSED
+    except Exception:
+        structlog.get_logger("kvferry.dataplane").exception("defect")
+        return EXIT_DEFECT
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kvferry dataplane", description="Owns a pool of KV memory, lets peers read it, and reads theirs."
+    )
+    add = parser.add_argument
+    add("--device", default="cpu", help="cpu or cuda:N (default: cpu)")
+    add("--pool-bytes", required=True, metavar="SIZE", help="size of the pool, for example 1GiB")
+    add("--socket", required=True, metavar="PATH", help="Unix socket for control; engines use PATH.pool")
+    add("--metrics-listen", metavar="HOST:PORT", help="serve Prometheus metrics here (default: not at all)")
+    add("--log-format", default="json", metavar="FORMAT", help=f"{' or '.join(LOG_FORMATS)} (default: json)")
+    add("--log-level", default="info", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (default: info)")
+    add("--max-leases", default="16384", metavar="N", help="leases that can hold at a time (default: 16384)")
+    add("--max-reads", default="4096", metavar="N", help="reads queued or running at a time (default: 4096)")
+    add(
+        "--max-outstanding-bytes",
+        default="1024TiB",
+        metavar="SIZE",
+        help="bytes of queued and running reads (default: no bound but the pool)",
+    )
+    add("--ready-fd", metavar="N", help="descriptor that gets the line `ready` once the process serves")
+    return parser

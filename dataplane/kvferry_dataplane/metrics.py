@@ -1,0 +1,58 @@
+"""Figures for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from kvferry_dataplane.reads.request import ReadOutcome
+
+_SECONDS = (1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """The data plane's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._reads = self._counter(
+            "reads", "Reads that ended, by state, reason of failure and path.", ("state", "reason", "path")
+        )
+        self._bytes = self._counter("read_bytes", "Bytes that arrived.", ("path",))
+        self._descriptors = self._counter("read_descriptors", "Pieces of the plans of reads.", ("path",))
+        self._seconds = Histogram(
+            "kvferry_dataplane_read_seconds",
+            "Seconds of reads by stage.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.reads_outstanding = self._gauge("reads_outstanding", "Reads queued or running.")
+        self.reads_queued = self._gauge("reads_queued", "Reads that wait for their turn.")
+        self.rollovers = self._gauge("rollovers", "Reader agents given up since the start.")
+        self.leases_live = self._gauge("leases_live", "Leases that hold.")
+        self.leases_granted = self._counter("leases_granted", "Leases granted.")
+        self._leases_ended = self._counter("leases_ended", "Leases that ended, by cause.", ("cause",))
+        self.pool_bytes = self._gauge("pool_bytes", "Size of the pool.")
+        self.blocks_pinned = self._gauge("blocks_pinned", "Blocks that leases pin.")
+        self.session_connected = self._gauge("session_connected", "1 while a control is connected.")
+        self.events_dropped = self._counter("events_dropped", "Events that no control came to fetch.")
+        self.commands_refused = self._counter("commands_refused", "Commands refused, by reason.", ("reason",))
+
+    def read_ended(self, outcome: ReadOutcome, path: str) -> None:
+        """Count a read."""
+        reason = "" if outcome.failure is None else outcome.failure.reason.value
+        self._reads.labels("succeeded" if outcome.failure is None else "failed", reason, path).inc()
+        self._bytes.labels(path).inc(outcome.received_bytes)
+        self._descriptors.labels(path).inc(outcome.descriptor_count)
+        self._seconds.labels("queue").observe(outcome.queue_seconds)
+        self._seconds.labels("read").observe(outcome.read_seconds)
+        self._seconds.labels("verify").observe(outcome.verify_seconds)
+
+    def lease_ended(self, cause: str) -> None:
+        """Count the end of a lease."""
+        self._leases_ended.labels(cause).inc()
+
+    def _counter(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(f"kvferry_dataplane_{name}", help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str) -> Gauge:
+        return Gauge(f"kvferry_dataplane_{name}", help_text, registry=self.registry)

@@ -1,0 +1,229 @@
+"""NIXL agents. The only file that imports NIXL, and the door at which its errors become kvferry's.
+
+NIXL's meta package looks for CUDA through torch, which costs a second and hundreds of megabytes; the wheel for one CUDA
+release, which needs neither, is imported instead.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from kvferry.core.errors import ConfigInvalid, InternalError, KvferryError, PeerError, TransportFailed
+from kvferry.core.reasons import Reason
+
+Segment = Literal["DRAM", "VRAM"]
+Addresses = npt.NDArray[np.int64]
+
+BACKEND = "UCX"
+_OWN_REFERENCES = 2
+"""A local variable and the argument of getrefcount."""
+_WHEELS = ("nixl_cu13", "nixl_cu12")
+# UCX turns zero-copy reads over CUDA IPC off where it finds no NVLink, and falls back to emulation without a word.
+_SETTINGS_CUDA = {"UCX_CUDA_IPC_ENABLE_GET_ZCOPY": "on"}
+# What goes wrong comes back as an error and is logged with its context; the libraries would write lines of their own to
+# both standard streams.
+_SETTINGS = {"UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Memory of one side: the pool or a table of words."""
+
+    segment: Segment
+    address: int
+    size_bytes: int
+    device_index: int = 0
+
+
+class NixlLibrary:
+    """The imported NIXL wheel."""
+
+    def __init__(self, *, for_cuda: bool, cuda_major: int | None) -> None:
+        """Import the wheel for ``cuda_major``, or for host memory the first that can be imported.
+
+        Raises:
+            ConfigInvalid: there is none.
+        """
+        self.settings = _apply_settings(_SETTINGS | (_SETTINGS_CUDA if for_cuda else {}))
+        wheels = (f"nixl_cu{cuda_major}",) if for_cuda and cuda_major is not None else _WHEELS
+        self.api = _first_importable(wheels)
+        self.wheel = self.api.__name__.partition(".")[0]
+        bindings = importlib.import_module(f"{self.wheel}._bindings")
+        self.peer_lost: type[Exception] = bindings.nixlRemoteDisconnectError
+        self.errors: tuple[type[Exception], ...] = tuple(
+            value for value in vars(bindings).values() if isinstance(value, type) and issubclass(value, Exception)
+        )
+        _take_over_logging()
+
+    @contextmanager
+    def translated(self, action: str) -> Iterator[None]:
+        """Turn NIXL's exceptions into kvferry's.
+
+        Raises:
+            PeerError: reason PEER_LOST, when the remote side disconnected.
+            TransportFailed: anything else.
+        """
+        try:
+            yield
+        except self.peer_lost as error:
+            raise PeerError(f"{action}: the peer disconnected", reason=Reason.PEER_LOST) from error
+        except (*self.errors, RuntimeError, ValueError) as error:
+            raise TransportFailed(f"{action}: {type(error).__name__}: {error}") from error
+
+
+class NixlAgent:
+    """One NIXL agent on the UCX backend, without a progress thread: its owner makes progress.
+
+    Used by one thread only, the one that made it.
+    """
+
+    def __init__(self, library: NixlLibrary, name: str) -> None:
+        self.name = name
+        self._library = library
+        self._handles: dict[int, Any] = {}
+        self._next_handle = 0
+        config = library.api.nixl_agent_config(enable_prog_thread=False, backends=[BACKEND])
+        with library.translated(f"making agent {name}"):
+            self._agent = library.api.nixl_agent(name, config)
+        if BACKEND not in self._agent.backends:
+            raise ConfigInvalid.of_field("backend", BACKEND, f"{library.wheel} has no such plugin")
+
+    def register(self, region: Region) -> None:
+        """Make a region readable by peers, and usable as the local side of reads."""
+        row = [(region.address, region.size_bytes, region.device_index, "")]
+        with self._library.translated(f"registering {region.size_bytes} bytes of {region.segment}"):
+            self._agent.register_memory(row, region.segment, backends=[BACKEND])
+
+    def metadata(self) -> bytes:
+        """What a peer needs to read the registered regions."""
+        with self._library.translated("getting agent metadata"):
+            metadata: bytes = self._agent.get_agent_metadata()
+        return metadata
+
+    def add_peer(self, metadata: bytes) -> str:
+        """Learn a peer; returns its agent name."""
+        with self._library.translated("adding a peer"):
+            name = self._agent.add_remote_agent(metadata)
+        return name.decode() if isinstance(name, bytes) else str(name)
+
+    def remove_peer(self, name: str) -> None:
+        """Forget a peer."""
+        with self._library.translated(f"removing peer {name}"):
+            self._agent.remove_remote_agent(name)
+
+    def progress(self) -> None:
+        """Let the backend work once. Never blocks."""
+        with self._library.translated("making progress"):
+            self._agent.get_new_notifs(backends=[BACKEND])
+
+    def post_read(
+        self,
+        peer: str,
+        remote: Region,
+        remote_addresses: Addresses,
+        local: Region,
+        local_addresses: Addresses,
+        lengths: Addresses,
+    ) -> int:
+        """Start reading runs of bytes; returns a handle for :meth:`is_done`. Arrays of one length, absolute addresses.
+
+        Backends that copy in the calling thread may be done when this returns.
+        """
+        agent = self._agent
+        with self._library.translated(f"reading {lengths.size} runs from {peer}"):
+            request = agent.initialize_xfer(
+                "READ",
+                agent.get_xfer_descs(_rows(local_addresses, lengths, local.device_index), local.segment),
+                agent.get_xfer_descs(_rows(remote_addresses, lengths, remote.device_index), remote.segment),
+                peer,
+                backends=[BACKEND],
+            )
+        self._next_handle += 1
+        self._handles[self._next_handle] = request
+        with self._library.translated(f"reading {lengths.size} runs from {peer}"):
+            agent.transfer(request)
+        return self._next_handle
+
+    def is_done(self, handle: int) -> bool:
+        """Make progress and say whether a read is done; a handle that is done is forgotten.
+
+        Raises:
+            PeerError: reason PEER_LOST. Whether bytes may still arrive is not known before :meth:`close`.
+            TransportFailed: likewise.
+        """
+        request = self._handles[handle]
+        with self._library.translated("reading"):
+            state = self._agent.check_xfer_state(request)
+        if state == "PROC":
+            return False
+        if state != "DONE":
+            raise TransportFailed(f"reading: NIXL says {state}")
+        del self._handles[handle]
+        with self._library.translated("releasing a read"):
+            request.release()
+        return True
+
+    def close(self) -> None:
+        """Destroy the agent: after this, none of its reads writes any more.
+
+        Releasing a read's handle does not stop the read; only the end of the agent does.
+        """
+        while self._handles:
+            _, request = self._handles.popitem()
+            try:
+                with self._library.translated("releasing a read"):
+                    request.release()
+            except KvferryError:
+                # Some reads in flight refuse. The end of the agent, checked below, is what counts.
+                request._released = True
+            del request
+        core = self._agent.agent
+        del self._agent
+        gc.collect()
+        holders = sys.getrefcount(core) - _OWN_REFERENCES
+        if holders:
+            raise InternalError(f"agent {self.name} cannot be destroyed: {holders} references remain")
+
+
+def _rows(addresses: Addresses, lengths: Addresses, device_index: int) -> npt.NDArray[np.uint64]:
+    rows = np.empty((lengths.size, 3), dtype=np.uint64)
+    rows[:, 0] = addresses
+    rows[:, 1] = lengths
+    rows[:, 2] = device_index
+    return rows
+
+
+def _apply_settings(settings: dict[str, str]) -> dict[str, str]:
+    """Set what the user has not set; returns what holds now."""
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(("UCX_", "NIXL_"))}
+
+
+def _first_importable(wheels: tuple[str, ...]) -> Any:
+    failures = []
+    for wheel in wheels:
+        try:
+            return importlib.import_module(f"{wheel}._api")
+        except ImportError as error:
+            failures.append(f"{wheel}: {error}")
+    raise ConfigInvalid.of_field("backend", BACKEND, f"no NIXL wheel can be imported ({'; '.join(failures)})")
+
+
+def _take_over_logging() -> None:
+    """NIXL's Python face logs to standard output by itself; its lines belong where this process logs."""
+    logger = logging.getLogger("nixl")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.WARNING)

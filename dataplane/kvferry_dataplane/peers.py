@@ -1,0 +1,118 @@
+"""Source ranks that control has told of."""
+
+from dataclasses import dataclass
+
+from kvferry.core.errors import InvalidArgument, LayoutInvalid, NotFound, ResourceExhausted
+from kvferry.core.layouts import validate_layout
+from kvferry.dataplane.v1 import dataplane_pb2 as pb
+from kvferry.negotiation.v1 import negotiation_pb2
+from kvferry.rpc.layouts import layout_from_wire
+from kvferry_dataplane.nixl_agent import BACKEND, Region
+from kvferry_dataplane.plan import Side
+
+PEERS_MAX = 1024
+AGENT_METADATA_BYTES_MAX = 64 * 1024
+PEER_NAME_CHARS_MAX = 512
+WORD_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One life of one source rank: how to read it and what it holds."""
+
+    name: str
+    agent_name: str
+    agent_metadata: bytes
+    pool: Region
+    lease_table: Region
+    side: Side
+    backend: str
+
+
+class PeerBook:
+    """The peers known, by the names that control gave them."""
+
+    def __init__(self, bound: int = PEERS_MAX) -> None:
+        self._bound = bound
+        self._peers: dict[str, Peer] = {}
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def add(self, peer: Peer) -> None:
+        """Learn a peer; learning the same again changes nothing.
+
+        Raises:
+            InvalidArgument: the name is in use for another life.
+            ResourceExhausted: too many peers.
+        """
+        known = self._peers.get(peer.name)
+        if known is not None:
+            if known != peer:
+                raise InvalidArgument.of_field("peer", peer.name, "is the name of another source rank")
+            return
+        if len(self._peers) >= self._bound:
+            raise ResourceExhausted.of_field("peers_max", self._bound, "too many peers are connected")
+        self._peers[peer.name] = peer
+
+    def get(self, name: str) -> Peer:
+        """The peer of that name.
+
+        Raises:
+            NotFound: no ConnectPeer came before.
+        """
+        peer = self._peers.get(name)
+        if peer is None:
+            raise NotFound.of_field("peer", name, "not connected")
+        return peer
+
+    def remove(self, name: str) -> Peer | None:
+        """Forget a peer."""
+        return self._peers.pop(name, None)
+
+
+def peer_from_wire(command: pb.ConnectPeer) -> Peer:
+    """Check a peer's description.
+
+    Raises:
+        InvalidArgument: names the field.
+        LayoutInvalid: the layout contradicts itself, leaves the pool, or lacks the rank.
+    """
+    access = command.access
+    if not 1 <= len(command.peer) <= PEER_NAME_CHARS_MAX:
+        raise InvalidArgument.of_field("peer", command.peer, f"must have 1 to {PEER_NAME_CHARS_MAX} characters")
+    _check_access(access)
+    layout = layout_from_wire(command.layout)
+    validate_layout(layout, {access.rank: access.pool_bytes})
+    if access.rank >= len(layout.ranks):
+        raise LayoutInvalid.of_field("access.rank", access.rank, f"the layout has {len(layout.ranks)} ranks")
+    host_memory = access.device == "cpu"
+    return Peer(
+        name=command.peer,
+        agent_name=access.agent_name,
+        agent_metadata=access.agent_metadata,
+        pool=Region("DRAM" if host_memory else "VRAM", access.pool_address, access.pool_bytes, access.device_index),
+        lease_table=Region("DRAM", access.lease_table_address, access.lease_slot_count * WORD_BYTES),
+        side=Side(layout.groups, layout.ranks[access.rank], access.pool_bytes),
+        backend=access.backend,
+    )
+
+
+def _check_access(access: negotiation_pb2.RankAccess) -> None:
+    if access.backend != BACKEND:
+        raise InvalidArgument.of_field("access.backend", access.backend, f"this data plane speaks {BACKEND}")
+    if not 1 <= len(access.agent_metadata) <= AGENT_METADATA_BYTES_MAX:
+        raise InvalidArgument.of_field(
+            "access.agent_metadata",
+            f"{len(access.agent_metadata)} bytes",
+            f"must have 1 to {AGENT_METADATA_BYTES_MAX} bytes",
+        )
+    addresses = {
+        "pool": (access.pool_address, access.pool_bytes),
+        "lease_table": (access.lease_table_address, access.lease_slot_count * WORD_BYTES),
+    }
+    for name, (address, size) in addresses.items():
+        if not address or not size or address + size >= 1 << 63:
+            raise InvalidArgument.of_field(f"access.{name}_address", address, f"cannot hold {size} bytes")
+    if access.device != "cpu" and not access.device.startswith("cuda:"):
+        raise InvalidArgument.of_field("access.device", access.device, "must be cpu or cuda:N")

@@ -1,0 +1,287 @@
+"""What a data plane knows and does on its event loop: whose it is, its leases, its peers, its reads."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from kvferry.core.errors import InternalError, InvalidArgument, KvferryError, LayoutInvalid, NotReady
+from kvferry.core.layouts import validate_layout
+from kvferry.dataplane.v1 import dataplane_pb2 as pb
+from kvferry.rpc.layouts import layout_from_wire
+from kvferry_dataplane.blocks import checked_blocks
+from kvferry_dataplane.desk import ReadDesk, block_counts_of
+from kvferry_dataplane.leases import Lease, LeaseTable
+from kvferry_dataplane.logs import bind_identity
+from kvferry_dataplane.metrics import Metrics
+from kvferry_dataplane.outbox import Outbox
+from kvferry_dataplane.peers import PeerBook, peer_from_wire
+from kvferry_dataplane.plan import Side
+from kvferry_dataplane.reads.request import ReadOutcome
+from kvferry_dataplane.reads.thread import ReadThread
+from kvferry_dataplane.serving import ServingThread
+from kvferry_dataplane.wire import lease_state_of, rank_lease_of, read_finished_of, refused, seconds_of
+
+INSTANCE_ID_BYTES = 16
+HANDLE_KEY_BYTES_MAX = 64
+WORKER_CHARS_MAX = 256
+_DRAIN_SECONDS = 5.0
+_log = structlog.get_logger("kvferry.dataplane")
+
+
+class Plane:
+    """One rank's data plane. Every method runs on the event loop."""
+
+    def __init__(
+        self,
+        words: npt.NDArray[np.uint64],
+        pool_bytes: int,
+        desk: ReadDesk,
+        reads: ReadThread,
+        serving: ServingThread,
+        metrics: Metrics,
+    ) -> None:
+        self._pool_bytes = pool_bytes
+        self._leases = LeaseTable(words)
+        self._leases_changed = asyncio.Event()
+        self._desk = desk
+        self._reads = reads
+        self._serving = serving
+        self._metrics = metrics
+        self._peers = PeerBook()
+        self._side: Side | None = None
+        self._adopting = asyncio.Lock()
+        self.adoption: pb.Adoption | None = None
+        self.outbox = Outbox()
+        self._commands: dict[str, Callable[[pb.SessionRequest], pb.SessionResponse | None]] = {
+            "acquire_lease": self._acquire_lease,
+            "renew_lease": self._renew_lease,
+            "release_lease": self._release_lease,
+            "expect_readers": self._expect_readers,
+            "connect_peer": self._connect_peer,
+            "disconnect_peer": self._disconnect_peer,
+            "read": self._read,
+            "cancel_read": self._cancel_read,
+        }
+
+    @property
+    def rank(self) -> int:
+        """Index of the rank; 0 before adoption."""
+        return 0 if self.adoption is None else self.adoption.rank
+
+    # Adoption
+
+    async def adopt(self, adoption: pb.Adoption) -> None:
+        """Take a worker's identity and layout; another life or layout ends leases and reads of the old one first.
+
+        Raises:
+            InvalidArgument: names the field.
+            LayoutInvalid: the layout contradicts itself, leaves the pool, or lacks the rank.
+        """
+        side = _checked_adoption(adoption, self._pool_bytes)
+        async with self._adopting:
+            if _is_other_life(self.adoption, adoption) or side != self._side:
+                await self._start_over(side)
+            self.adoption = pb.Adoption()
+            self.adoption.CopyFrom(adoption)
+            bind_identity(worker=adoption.worker, rank=adoption.rank, incarnation=adoption.incarnation)
+            _log.info("adopted", has_layout=side is not None)
+
+    async def _start_over(self, side: Side | None) -> None:
+        self._side = None
+        self.end_leases()
+        for transfer in self._desk.transfers():
+            self._reads.cancel(transfer)
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                await self._desk.wait_until_idle()
+        except TimeoutError as error:
+            raise InternalError(f"reads did not end within {_DRAIN_SECONDS:g} s of being cancelled") from error
+        if side is not None:
+            self._leases.reset(block_counts_of(side))
+            self._desk.reset(side)
+        self._side = side
+
+    # Sessions
+
+    def opened(self) -> pb.SessionOpened:
+        """What a new session is told first."""
+        now = time.monotonic()
+        return pb.SessionOpened(
+            leases=[lease_state_of(lease, self.rank, now) for lease in self._leases.leases()],
+            transfers=self._desk.transfers(),
+        )
+
+    def handle(self, request: pb.SessionRequest) -> None:
+        """Do a command and emit its answer."""
+        name = request.WhichOneof("command")
+        try:
+            if name is None:
+                raise InvalidArgument.of_field("command", "unset", "an unknown command")
+            event = self._commands[name](request)
+        except KvferryError as error:
+            self._metrics.commands_refused.labels(error.reason.value).inc()
+            _log.info("command refused", command=name, reason=error.reason.value, message=error.message)
+            event = pb.SessionResponse(command_refused=refused(error))
+        if event is not None:
+            event.command_id = request.command_id
+            self.outbox.emit(event)
+
+    # Leases
+
+    async def reap_leases(self) -> None:
+        """End leases whose time is over, until cancelled."""
+        while True:
+            for publication in self._leases.expire(time.monotonic()):
+                self._lease_ended(publication, "expired")
+                ended = pb.LeaseEnded(publication=publication, end=pb.LEASE_END_EXPIRED)
+                self.outbox.emit(pb.SessionResponse(lease_ended=ended))
+            self._leases_changed.clear()
+            expiry = self._leases.next_expiry()
+            try:
+                async with asyncio.timeout(None if expiry is None else max(expiry - time.monotonic(), 0)):
+                    await self._leases_changed.wait()
+            except TimeoutError:
+                continue
+
+    def end_leases(self) -> None:
+        """Clear every lease word and unpin every block."""
+        for lease in self._leases.leases():
+            self._leases.release(lease.publication)
+            self._lease_ended(lease.publication, "ended_by_owner")
+
+    def _acquire_lease(self, request: pb.SessionRequest) -> pb.SessionResponse:
+        command = request.acquire_lease
+        side = self._require_side()
+        lists = [(listed.group, listed.block_ids) for listed in command.blocks]
+        blocks = checked_blocks(lists, block_counts_of(side), "blocks")
+        self._desk.destinations.refuse_held(blocks, "blocks", "is the destination of a read")
+        lease = self._leases.acquire(
+            command.publication, blocks, seconds_of(command.ttl), command.attributes, time.monotonic()
+        )
+        self._lease_granted(lease)
+        granted = pb.LeaseGranted(publication=lease.publication, lease=rank_lease_of(lease, self.rank))
+        return pb.SessionResponse(lease_granted=granted)
+
+    def _renew_lease(self, request: pb.SessionRequest) -> pb.SessionResponse:
+        command = request.renew_lease
+        self._leases.renew(command.publication, seconds_of(command.ttl), time.monotonic())
+        self._leases_changed.set()
+        return pb.SessionResponse(command_done=pb.CommandDone())
+
+    def _release_lease(self, request: pb.SessionRequest) -> pb.SessionResponse:
+        publication = request.release_lease.publication
+        end = pb.LEASE_END_ABSENT
+        if self._leases.release(publication):
+            end = pb.LEASE_END_RELEASED
+            self._lease_ended(publication, "released")
+        return pb.SessionResponse(lease_ended=pb.LeaseEnded(publication=publication, end=end))
+
+    def _expect_readers(self, request: pb.SessionRequest) -> pb.SessionResponse:
+        self._serving.expect(seconds_of(request.expect_readers.duration))
+        return pb.SessionResponse(command_done=pb.CommandDone())
+
+    def _lease_granted(self, lease: Lease) -> None:
+        self._leases_changed.set()
+        self._metrics.leases_granted.inc()
+        self._show_leases()
+        _log.debug("lease granted", publication=lease.publication, slot=lease.slot)
+
+    def _lease_ended(self, publication: str, cause: str) -> None:
+        self._metrics.lease_ended(cause)
+        self._show_leases()
+        _log.debug("lease ended", publication=publication, cause=cause)
+
+    def _show_leases(self) -> None:
+        self._metrics.leases_live.set(len(self._leases))
+        self._metrics.blocks_pinned.set(self._leases.pins.held_count())
+
+    # Reads
+
+    def _connect_peer(self, request: pb.SessionRequest) -> pb.SessionResponse:
+        peer = peer_from_wire(request.connect_peer)
+        self._peers.add(peer)
+        self._reads.connect(peer)
+        return pb.SessionResponse(command_done=pb.CommandDone())
+
+    def _disconnect_peer(self, request: pb.SessionRequest) -> pb.SessionResponse:
+        peer = self._peers.remove(request.disconnect_peer.peer)
+        if peer is not None:
+            self._reads.disconnect(peer)
+        return pb.SessionResponse(command_done=pb.CommandDone())
+
+    def _read(self, request: pb.SessionRequest) -> None:
+        accepted = self._desk.accept(
+            request.command_id, request.read, self._peers, self._require_side(), self._leases.pins
+        )
+        self._metrics.reads_outstanding.set(len(self._desk))
+        self._reads.submit(accepted)
+
+    def _cancel_read(self, request: pb.SessionRequest) -> pb.SessionResponse:
+        self._reads.cancel(request.cancel_read.transfer)
+        return pb.SessionResponse(command_done=pb.CommandDone())
+
+    def read_finished(self, outcome: ReadOutcome) -> None:
+        """A read is over and settled: give its blocks free and tell control."""
+        ended = self._desk.settle(outcome.transfer)
+        finished = read_finished_of(outcome, self.rank)
+        self._metrics.reads_outstanding.set(len(self._desk))
+        self._metrics.read_ended(outcome, "nixl" if outcome.backend else "")
+        _log_read(outcome)
+        self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
+
+    def _require_side(self) -> Side:
+        if self._side is None:
+            raise NotReady("this data plane has no layout yet")
+        return self._side
+
+
+def _checked_adoption(adoption: pb.Adoption, pool_bytes: int) -> Side | None:
+    """The rank's side of the layout; None while there is no layout."""
+    if not 1 <= len(adoption.worker) <= WORKER_CHARS_MAX:
+        raise InvalidArgument.of_field(
+            "adoption.worker", adoption.worker, f"must have 1 to {WORKER_CHARS_MAX} characters"
+        )
+    if len(adoption.instance_id) != INSTANCE_ID_BYTES:
+        raise InvalidArgument.of_field(
+            "adoption.instance_id", f"{len(adoption.instance_id)} bytes", f"must have {INSTANCE_ID_BYTES} bytes"
+        )
+    if len(adoption.handle_key) > HANDLE_KEY_BYTES_MAX:
+        raise InvalidArgument.of_field(
+            "adoption.handle_key", f"{len(adoption.handle_key)} bytes", f"at most {HANDLE_KEY_BYTES_MAX} bytes"
+        )
+    if not adoption.HasField("layout"):
+        return None
+    layout = layout_from_wire(adoption.layout)
+    validate_layout(layout, {adoption.rank: pool_bytes})
+    if adoption.rank >= len(layout.ranks):
+        raise LayoutInvalid.of_field("adoption.rank", adoption.rank, f"the layout has {len(layout.ranks)} ranks")
+    return Side(layout.groups, layout.ranks[adoption.rank], pool_bytes)
+
+
+def _is_other_life(known: pb.Adoption | None, given: pb.Adoption) -> bool:
+    """Whether leases of the known life must end. To learn one's first incarnation is not another life."""
+    if known is None:
+        return False
+    same = (known.worker, known.instance_id, known.rank) == (given.worker, given.instance_id, given.rank)
+    return not same or known.incarnation not in (0, given.incarnation)
+
+
+def _log_read(outcome: ReadOutcome) -> None:
+    log = _log.bind(transfer=outcome.transfer)
+    figures = {
+        "path": "nixl" if outcome.backend else "",
+        "backend": outcome.backend,
+        "received_bytes": outcome.received_bytes,
+        "descriptor_count": outcome.descriptor_count,
+        "queue_ms": round(outcome.queue_seconds * 1e3, 3),
+        "read_ms": round(outcome.read_seconds * 1e3, 3),
+        "verify_ms": round(outcome.verify_seconds * 1e3, 3),
+    }
+    if outcome.failure is None:
+        log.info("read succeeded", **figures)
+    else:
+        log.warning("read failed", reason=outcome.failure.reason.value, message=outcome.failure.message, **figures)

@@ -1,0 +1,163 @@
+"""The memory that a data plane owns."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from kvferry.core.errors import ConfigInvalid
+from kvferry.dataplane.v1 import dataplane_pb2 as pb
+from kvferry.device import cuda
+from kvferry.device.memfd import create_shared_memory, reopen_read_only
+from kvferry_dataplane.nixl_agent import Region
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What an engine gets to map the pool."""
+
+    message: bytes
+    descriptor: int | None
+
+
+class Pool(Protocol):
+    """A pool of KV memory."""
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda:N`."""
+        ...
+
+    @property
+    def region(self) -> Region:
+        """Where it lies in this process."""
+        ...
+
+    @property
+    def huge_page_bytes(self) -> int:
+        """Bytes that lie on huge pages."""
+        ...
+
+    @property
+    def huge_page_refusal(self) -> str:
+        """Why host memory has no huge pages; empty where it has them or they do not matter."""
+        ...
+
+    def make_current(self) -> None:
+        """Prepare the calling thread to touch the memory."""
+        ...
+
+    def offer(self, boot_id: bytes) -> Offer:
+        """What an engine gets to map it."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back. Others that mapped it keep it until they unmap it."""
+        ...
+
+
+class HostPool:
+    """Shared host memory."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._memory = create_shared_memory("kvferry-pool", size_bytes)
+        self._region = Region("DRAM", self._memory.address, size_bytes)
+
+    @property
+    def device(self) -> str:
+        """`cpu`."""
+        return "cpu"
+
+    @property
+    def region(self) -> Region:
+        """Where it lies in this process."""
+        return self._region
+
+    @property
+    def huge_page_bytes(self) -> int:
+        """Bytes that lie on huge pages: all or none."""
+        return self._memory.huge_page_bytes
+
+    @property
+    def huge_page_refusal(self) -> str:
+        """Why there are no huge pages."""
+        return self._memory.huge_page_refusal
+
+    def make_current(self) -> None:
+        """Host memory needs no preparation."""
+
+    def offer(self, boot_id: bytes) -> Offer:
+        """The descriptor, for reading and writing."""
+        message = pb.PoolOffer(device=self.device, pool_bytes=self._region.size_bytes, boot_id=boot_id)
+        return Offer(message.SerializeToString(), self._memory.descriptor)
+
+    def read_only_descriptor(self) -> int:
+        """A descriptor for a reader that must not write; the caller closes it."""
+        return reopen_read_only(self._memory.descriptor)
+
+    def close(self) -> None:
+        """Unmap and close."""
+        self._memory.close()
+
+
+class CudaPool:
+    """One device allocation whose IPC handle can be opened."""
+
+    def __init__(self, device: cuda.CudaDevice, size_bytes: int) -> None:
+        self._device = device
+        address = device.allocate(size_bytes)
+        self._region = Region("VRAM", address, size_bytes, device.index)
+        self._handle = device.export_handle(address)
+        # Memory of a former process must not be offered to this one's engines.
+        device.fill(address, 0, size_bytes)
+
+    @property
+    def device(self) -> str:
+        """`cuda:N`."""
+        return f"cuda:{self._device.index}"
+
+    @property
+    def region(self) -> Region:
+        """Where it lies on the device."""
+        return self._region
+
+    @property
+    def huge_page_bytes(self) -> int:
+        """Device memory has none."""
+        return 0
+
+    @property
+    def huge_page_refusal(self) -> str:
+        """Nothing was asked for."""
+        return ""
+
+    def make_current(self) -> None:
+        """Bind the device's context to the calling thread."""
+        self._device.make_current()
+
+    def offer(self, boot_id: bytes) -> Offer:
+        """The IPC handle and the device's UUID."""
+        message = pb.PoolOffer(
+            device=self.device,
+            pool_bytes=self._region.size_bytes,
+            boot_id=boot_id,
+            cuda_ipc_handle=self._handle,
+            cuda_device_uuid=self._device.uuid,
+        )
+        return Offer(message.SerializeToString(), None)
+
+    def close(self) -> None:
+        """Free the allocation."""
+        self._device.free(self._region.address)
+
+
+def open_pool(device: str, size_bytes: int) -> Pool:
+    """Make the pool of a data plane; ``device`` is `cpu` or `cuda:N`.
+
+    Raises:
+        ConfigInvalid: no such device, or not a size.
+        PoolTooLarge: more than is available.
+    """
+    if device == "cpu":
+        return HostPool(size_bytes)
+    if size_bytes <= 0:
+        raise ConfigInvalid.of_field("pool_bytes", size_bytes, "must be positive")
+    return CudaPool(cuda.open_device(int(device.removeprefix("cuda:"))), size_bytes)

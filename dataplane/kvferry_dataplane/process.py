@@ -1,0 +1,208 @@
+"""The data-plane process: makes its parts in order, serves, and takes them down in the opposite order."""
+
+import asyncio
+import mmap
+import os
+import secrets
+import signal
+import time
+from contextlib import AsyncExitStack
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import structlog
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from kvferry.core.errors import AddressInUse
+from kvferry.dataplane.v1 import dataplane_pb2 as pb
+from kvferry.dataplane.v1 import dataplane_pb2_grpc
+from kvferry.device import cuda
+from kvferry.device.socket_paths import claim_socket_path
+from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
+from kvferry.rpc.options import server_options
+from kvferry_dataplane.config import Config, Listen
+from kvferry_dataplane.desk import ReadDesk
+from kvferry_dataplane.handoff import PoolSocket
+from kvferry_dataplane.metrics import Metrics
+from kvferry_dataplane.nixl_agent import BACKEND, NixlLibrary, Region
+from kvferry_dataplane.peers import WORD_BYTES
+from kvferry_dataplane.plane import Plane
+from kvferry_dataplane.pool import Pool, open_pool
+from kvferry_dataplane.reads.agent import NixlReadAgent
+from kvferry_dataplane.reads.executor import ReadExecutor
+from kvferry_dataplane.reads.lingering import LingeringConnections
+from kvferry_dataplane.reads.request import ReadOutcome
+from kvferry_dataplane.reads.thread import ReadThread
+from kvferry_dataplane.service import DataPlaneServicer
+from kvferry_dataplane.serving import ServingThread
+
+BOOT_ID_BYTES = 16
+POOL_SOCKET_SUFFIX = ".pool"
+_SERVICE = pb.DESCRIPTOR.services_by_name["DataPlaneService"].full_name
+_GRACE_SECONDS = 0.5
+_log = structlog.get_logger("kvferry.dataplane")
+
+
+class DataPlaneProcess:
+    """Owner of everything in the process. Made and run on the event loop, once."""
+
+    def __init__(self, config: Config, started_at: float) -> None:
+        """``started_at`` is when the process began, on the monotonic clock, for the log."""
+        self._config = config
+        self._started_at = started_at
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._defect: BaseException | None = None
+        self._boot_id = secrets.token_bytes(BOOT_ID_BYTES)
+        self._metrics = Metrics()
+        self._plane: Plane | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            OperatorError: the process cannot start: configuration, memory, sockets or transport.
+            BaseException: the defect that ended one of the threads.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stopping.set)
+        control_path = claim_socket_path("socket", str(self._config.socket))
+        pool_path = claim_socket_path("socket", str(self._config.socket), suffix=POOL_SOCKET_SUFFIX)
+        async with AsyncExitStack() as parts:
+            pool = open_pool(self._config.device, self._config.pool_bytes)
+            parts.callback(pool.close)
+            plane, description = await self._start_plane(parts, pool)
+            handoff = PoolSocket(pool_path, pool.offer(self._boot_id))
+            parts.callback(handoff.close)
+            description.pool_socket = str(pool_path.absolute())
+            await self._start_server(parts, control_path, plane, description)
+            metrics_port = self._start_metrics(parts)
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(plane.reap_leases()), tasks.create_task(handoff.serve())]
+                self._say_ready(pool, metrics_port)
+                await self._stopping.wait()
+                _log.info("stopping")
+                plane.end_leases()
+                for task in running:
+                    task.cancel()
+        _log.info("stopped")
+        if self._defect is not None:
+            raise self._defect
+
+    async def _start_plane(self, parts: AsyncExitStack, pool: Pool) -> tuple[Plane, pb.DescribeResponse]:
+        library = NixlLibrary(for_cuda=pool.device != "cpu", cuda_major=cuda.bindings_major())
+        _log.info("transport", backend=BACKEND, wheel=library.wheel, settings=library.settings)
+        # Memory of its own, so that what peers may read is the words and nothing beside them.
+        words = np.frombuffer(mmap.mmap(-1, self._config.lease_slot_count * WORD_BYTES), dtype=np.uint64)
+        table = Region("DRAM", words.ctypes.data, words.nbytes)
+        boot = self._boot_id.hex()
+        serving = ServingThread(library, f"{boot}-serve", [pool.region, table], self._on_defect)
+        serving.start(pool.make_current)
+        parts.callback(serving.stop)
+        lingering = LingeringConnections()
+        executor = ReadExecutor(
+            lambda number: NixlReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
+            self._on_read_finished,
+        )
+        reads = ReadThread(executor, self._on_defect)
+        reads.start(pool.make_current)
+        parts.push_async_callback(asyncio.to_thread, reads.stop)
+        self._metrics.pool_bytes.set(pool.region.size_bytes)
+        self._metrics.rollovers.set_function(lambda: executor.rollovers)
+        self._metrics.reads_queued.set_function(lambda: executor.queued_count)
+        desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
+        self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics)
+        return self._plane, _describe(pool, self._boot_id, serving, table)
+
+    async def _start_server(
+        self, parts: AsyncExitStack, path: Path, plane: Plane, description: pb.DescribeResponse
+    ) -> None:
+        server = aio.server(options=server_options())
+        servicer = DataPlaneServicer(plane, description, self._metrics)
+        dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicer, server)
+        status = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(status, server)
+        reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        previous = os.umask(0o177)
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        except RuntimeError as error:
+            raise AddressInUse.of_field("socket", str(path), str(error)) from error
+        finally:
+            os.umask(previous)
+        await server.start()
+        parts.callback(path.unlink, missing_ok=True)
+        parts.push_async_callback(server.stop, _GRACE_SECONDS)
+        parts.push_async_callback(status.enter_graceful_shutdown)
+        for name in ("", _SERVICE):
+            await status.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def _start_metrics(self, parts: AsyncExitStack) -> int | None:
+        listen = self._config.metrics_listen
+        if listen is None:
+            return None
+        try:
+            server, _ = start_http_server(listen.port, listen.host, self._metrics.registry)
+        except OSError as error:
+            raise _listen_failed(listen, error) from error
+        parts.callback(server.server_close)
+        parts.callback(server.shutdown)
+        return int(server.server_port)
+
+    def _say_ready(self, pool: Pool, metrics_port: int | None) -> None:
+        _log.info(
+            "ready",
+            device=pool.device,
+            pool_bytes=pool.region.size_bytes,
+            huge_page_bytes=pool.huge_page_bytes,
+            huge_page_refusal=pool.huge_page_refusal,
+            socket=str(self._config.socket),
+            metrics_port=metrics_port,
+            lease_slot_count=self._config.lease_slot_count,
+            boot_id=self._boot_id.hex(),
+            start_seconds=round(time.monotonic() - self._started_at, 3),
+        )
+        if self._config.ready_fd is not None:
+            with os.fdopen(self._config.ready_fd, "w") as ready:
+                ready.write("ready\n")
+
+    def _on_read_finished(self, outcome: ReadOutcome) -> None:
+        """Called on the reader thread."""
+        assert self._plane is not None
+        self._loop.call_soon_threadsafe(self._plane.read_finished, outcome)
+
+    def _on_defect(self, defect: BaseException) -> None:
+        """Called on a thread that ends by a defect: what it guarded cannot be guarded any more, so the process ends."""
+        self._defect = defect
+        self._loop.call_soon_threadsafe(self._stopping.set)
+
+
+def _describe(pool: Pool, boot_id: bytes, serving: ServingThread, table: Region) -> pb.DescribeResponse:
+    access = RankAccess(
+        device=pool.device,
+        boot_id=boot_id,
+        agent_name=serving.agent_name,
+        agent_metadata=serving.metadata,
+        pool_address=pool.region.address,
+        pool_bytes=pool.region.size_bytes,
+        device_index=pool.region.device_index,
+        lease_table_address=table.address,
+        lease_slot_count=table.size_bytes // WORD_BYTES,
+        backend=BACKEND,
+    )
+    return pb.DescribeResponse(access=access, huge_page_bytes=pool.huge_page_bytes, version=_version())
+
+
+def _version() -> str:
+    try:
+        return version("kvferry")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _listen_failed(listen: Listen, error: OSError) -> AddressInUse:
+    return AddressInUse.of_field("metrics_listen", f"{listen.host}:{listen.port}", error.strerror or "cannot listen")

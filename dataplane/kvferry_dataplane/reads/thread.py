@@ -1,0 +1,126 @@
+"""The thread that owns the executor and its agents."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from kvferry.core.errors import KvferryError
+from kvferry_dataplane.pacing import Pacing
+from kvferry_dataplane.peers import Peer
+from kvferry_dataplane.reads.executor import ReadExecutor
+from kvferry_dataplane.reads.request import ReadRequest
+
+_log = structlog.get_logger("kvferry.dataplane.reads")
+_STEPS_PER_PAUSE = 16
+
+
+class ReadThread:
+    """Runs a :class:`ReadExecutor`: polls closely while reads are in flight and sleeps otherwise.
+
+    Its methods may be called from any thread. Commands are bounded by their callers: each refers to a read or a peer, and
+    both are bounded.
+    """
+
+    def __init__(self, executor: ReadExecutor, on_defect: Callable[[BaseException], None]) -> None:
+        """``on_defect`` is called, on this thread, with what ended the thread when nobody stopped it."""
+        self._executor = executor
+        self._on_defect = on_defect
+        self._commands: deque[Callable[[float], None]] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._ready = threading.Event()
+        self._start_error: KvferryError | None = None
+        self._thread = threading.Thread(target=self._run, name="kvferry-reads", daemon=True)
+
+    def start(self, before: Callable[[], None]) -> None:
+        """Start the thread and wait until its first agent is made. ``before`` runs on it first.
+
+        Raises:
+            KvferryError: the agent cannot be made.
+        """
+        self._before = before
+        self._thread.start()
+        self._ready.wait()
+        if self._start_error is not None:
+            raise self._start_error
+
+    def stop(self) -> None:
+        """End every read, destroy the agents and end the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def submit(self, request: ReadRequest) -> None:
+        """Queue a read."""
+        self._command(lambda _: self._executor.submit(request))
+
+    def cancel(self, transfer: str) -> None:
+        """End a read early."""
+        self._command(lambda now: self._executor.cancel(transfer, now))
+
+    def connect(self, peer: Peer) -> None:
+        """Learn a peer."""
+        self._command(lambda _: self._connect(peer))
+
+    def disconnect(self, peer: Peer) -> None:
+        """Forget a peer."""
+        self._command(lambda now: self._executor.disconnect(peer, now))
+
+    def _command(self, command: Callable[[float], None]) -> None:
+        with self._changed:
+            self._commands.append(command)
+            self._changed.notify()
+
+    def _connect(self, peer: Peer) -> None:
+        try:
+            self._executor.connect(peer)
+        except KvferryError as error:
+            # Not lost: every read of this peer tries again and fails with the same error.
+            _log.warning("peer refused by the backend", peer=peer.name, reason=error.reason, message=error.message)
+
+    def _run(self) -> None:
+        try:
+            self._before()
+            self._executor.prepare()
+        except KvferryError as error:
+            self._start_error = error
+            return
+        finally:
+            self._ready.set()
+        try:
+            self._loop()
+        except BaseException as error:
+            self._on_defect(error)
+            raise
+
+    def _loop(self) -> None:
+        pacing = Pacing()
+        wait: float | None = None
+        while self._take_commands(wait):
+            moved_before = self._executor.progress_count
+            for _ in range(_STEPS_PER_PAUSE):
+                wait = self._executor.step(time.monotonic())
+                if wait != 0.0 or self._commands:
+                    break
+            if wait == 0.0:
+                pause = pacing.pause(self._executor.progress_count != moved_before, time.monotonic())
+                # Also a pause of nothing matters: it lets the other threads have the interpreter.
+                time.sleep(pause)
+        self._executor.close(time.monotonic())
+
+    def _take_commands(self, wait: float | None) -> bool:
+        """Run the commands that came; sleeps up to ``wait`` for one. False once the thread shall stop."""
+        with self._changed:
+            if not self._commands and not self._stopping and wait != 0.0:
+                self._changed.wait(wait)
+            commands = list(self._commands)
+            self._commands.clear()
+            stopping = self._stopping
+        now = time.monotonic()
+        for command in commands:
+            command(now)
+        return not stopping

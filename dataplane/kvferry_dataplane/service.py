@@ -1,0 +1,81 @@
+"""DataPlaneService: what control asks, over a Unix socket."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+
+from kvferry.core.errors import InternalError, KvferryError
+from kvferry.dataplane.v1 import dataplane_pb2 as pb
+from kvferry.dataplane.v1 import dataplane_pb2_grpc
+from kvferry.rpc.errors import abort, unary_method
+from kvferry_dataplane.metrics import Metrics
+from kvferry_dataplane.outbox import SessionQueue
+from kvferry_dataplane.plane import Plane
+
+# The generated stubs give a context type that exists only for type checkers.
+Context = Any
+_log = structlog.get_logger("kvferry.dataplane.service")
+
+
+class DataPlaneServicer(dataplane_pb2_grpc.DataPlaneServiceServicer):
+    """Serves one data plane."""
+
+    def __init__(self, plane: Plane, description: pb.DescribeResponse, metrics: Metrics) -> None:
+        """``description`` is what does not change while the process lives."""
+        self._plane = plane
+        self._description = description
+        self._metrics = metrics
+
+    @unary_method
+    async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
+        """Say what this data plane is."""
+        response = pb.DescribeResponse()
+        response.CopyFrom(self._description)
+        response.access.rank = self._plane.rank
+        if self._plane.adoption is not None:
+            response.adoption.CopyFrom(self._plane.adoption)
+        return response
+
+    @unary_method
+    async def Adopt(self, request: pb.AdoptRequest, context: Context) -> pb.AdoptResponse:
+        """Take the data plane for a worker."""
+        await self._plane.adopt(request.adoption)
+        return pb.AdoptResponse()
+
+    async def Session(self, request_iterator: AsyncIterator[pb.SessionRequest], context: Context) -> None:
+        """Serve commands and send events until control goes or a newer session takes over."""
+        session = self._plane.outbox.open(self._plane.opened())
+        self._metrics.session_connected.set(1)
+        _log.info("session opened")
+        reader = asyncio.create_task(self._read_commands(request_iterator, session), name="session-commands")
+        try:
+            await _write_events(session, context)
+            if reader.done():
+                reader.result()
+        except KvferryError as error:
+            await abort(context, error)
+        finally:
+            reader.cancel()
+            self._plane.outbox.close(session)
+            self._metrics.session_connected.set(self._plane.outbox.connected)
+            _log.info("session closed")
+
+    async def _read_commands(self, requests: AsyncIterator[pb.SessionRequest], session: SessionQueue) -> None:
+        try:
+            async for request in requests:
+                if session.closed:
+                    return
+                self._plane.handle(request)
+        except Exception as error:
+            _log.exception("defect in a session")
+            raise InternalError(f"{type(error).__name__} in a session") from error
+        finally:
+            session.close()
+
+
+async def _write_events(session: SessionQueue, context: Context) -> None:
+    while (event := await session.first()) is not None:
+        await context.write(event)
+        session.drop_first()

@@ -1,0 +1,65 @@
+"""Leases and reads in their wire form."""
+
+from google.protobuf.duration_pb2 import Duration
+
+from kvferry.core.errors import KvferryError
+from kvferry.dataplane.v1 import dataplane_pb2 as pb
+from kvferry.layout.v1.layout_pb2 import BlockList
+from kvferry.negotiation.v1.negotiation_pb2 import RankLease
+from kvferry.rpc.reasons import reason_to_wire
+from kvferry.transfer.v1 import transfer_pb2
+from kvferry_dataplane.leases import Lease
+from kvferry_dataplane.reads.request import ReadOutcome
+
+
+def seconds_of(duration: Duration) -> float:
+    """Seconds of a duration."""
+    return duration.ToNanoseconds() / 1e9
+
+
+def duration_of(seconds: float) -> Duration:
+    """A duration of so many seconds, not negative."""
+    duration = Duration()
+    duration.FromNanoseconds(max(int(seconds * 1e9), 0))
+    return duration
+
+
+def rank_lease_of(lease: Lease, rank: int) -> RankLease:
+    """Where a lease's word is."""
+    return RankLease(rank=rank, slot=lease.slot, word=lease.word)
+
+
+def lease_state_of(lease: Lease, rank: int, now: float) -> pb.LeaseState:
+    """A lease as a restarted control is told of it."""
+    return pb.LeaseState(
+        publication=lease.publication,
+        lease=rank_lease_of(lease, rank),
+        blocks=[BlockList(group=group, block_ids=ids.tolist()) for group, ids in lease.blocks.items()],
+        time_left=duration_of(lease.expires_at - now),
+        attributes=lease.attributes,
+    )
+
+
+def refused(error: KvferryError) -> pb.CommandRefused:
+    """Why a command was refused."""
+    return pb.CommandRefused(reason=reason_to_wire(error.reason), message=error.message, metadata=error.metadata)
+
+
+def read_finished_of(outcome: ReadOutcome, rank: int) -> pb.ReadFinished:
+    """How a read ended."""
+    failure = None
+    if outcome.failure is not None:
+        failure = transfer_pb2.Failure(
+            reason=reason_to_wire(outcome.failure.reason), message=outcome.failure.message, rank=rank
+        )
+    figures = transfer_pb2.RankFigures(
+        rank=rank,
+        path=transfer_pb2.PATH_NIXL if outcome.backend else transfer_pb2.PATH_UNSPECIFIED,
+        backend=outcome.backend,
+        received_bytes=outcome.received_bytes,
+        descriptor_count=outcome.descriptor_count,
+        queue_time=duration_of(outcome.queue_seconds),
+        read_time=duration_of(outcome.read_seconds),
+        verify_time=duration_of(outcome.verify_seconds),
+    )
+    return pb.ReadFinished(transfer=outcome.transfer, failure=failure, figures=figures)

@@ -1,0 +1,104 @@
+"""Plain NIXL, used as its examples do: the yardstick. No leases, no control, no batches, no deadline."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from kvferry.bench.workload import BlockIds, Workload
+from kvferry.core.errors import TransportFailed
+from kvferry.device import cuda
+from kvferry.device.memfd import create_shared_memory
+from kvferry_dataplane.nixl_agent import NixlLibrary
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePool:
+    """The other side's memory."""
+
+    peer: str
+    address: int
+    device_index: int
+
+
+class RawAgent:
+    """A NIXL agent with a pool of its own.
+
+    With ``default_config`` it is made with NIXL's own defaults (a progress thread that spins), else without a
+    progress thread, as kvferry's data plane makes its agents.
+    """
+
+    def __init__(self, name: str, device: str, pool_bytes: int, *, default_config: bool) -> None:
+        on_cuda = device.startswith("cuda")
+        library = NixlLibrary(for_cuda=on_cuda, cuda_major=cuda.driver_major() if on_cuda else None)
+        api = library.api
+        # NIXL's default backend list is this one; it is named so that both sides surely agree.
+        backends = ["UCX"]
+        config = (
+            api.nixl_agent_config(backends=backends)
+            if default_config
+            else api.nixl_agent_config(enable_prog_thread=False, backends=backends)
+        )
+        self.pool = _allocate(device, pool_bytes)
+        self._agent: Any = api.nixl_agent(name, config)
+        self._segment = "VRAM" if on_cuda else "DRAM"
+        self.device_index = (self.pool.device.index or 0) if on_cuda else 0
+        self.address = self.pool.data_ptr()
+        row = [(self.address, pool_bytes, self.device_index, "")]
+        self._agent.register_memory(row, self._segment)
+
+    def metadata(self) -> bytes:
+        """What the other side needs to read this pool."""
+        metadata: bytes = self._agent.get_agent_metadata()
+        return metadata
+
+    def add_peer(self, metadata: bytes) -> str:
+        """Learn the other side; its name."""
+        name = self._agent.add_remote_agent(metadata)
+        return name.decode() if isinstance(name, bytes) else str(name)
+
+    def progress(self) -> None:
+        """Serve the other side where no progress thread does."""
+        self._agent.get_new_notifs()
+
+    def read(self, workload: Workload, remote: RemotePool) -> float:
+        """Read a workload's blocks; seconds from descriptor rows at hand to the last byte arrived.
+
+        Raises:
+            TransportFailed: NIXL reports an error.
+        """
+        agent = self._agent
+        theirs = _rows(workload.source_blocks(), workload.block_bytes, remote.address, remote.device_index)
+        ours = _rows(workload.destination_blocks(), workload.block_bytes, self.address, self.device_index)
+        started = time.perf_counter()
+        handle = agent.initialize_xfer(
+            "READ",
+            agent.get_xfer_descs(ours, self._segment),
+            agent.get_xfer_descs(theirs, self._segment),
+            remote.peer,
+        )
+        state = agent.transfer(handle)
+        while state == "PROC":
+            state = agent.check_xfer_state(handle)
+        seconds = time.perf_counter() - started
+        agent.release_xfer_handle(handle)
+        if state != "DONE":
+            raise TransportFailed(f"raw NIXL read ended as {state}")
+        return seconds
+
+
+def _allocate(device: str, pool_bytes: int) -> torch.Tensor:
+    if device != "cpu":
+        return torch.zeros(pool_bytes, dtype=torch.uint8, device=device)
+    memory = create_shared_memory("kvferry-bench", pool_bytes)
+    return torch.frombuffer(memory.mapping, dtype=torch.uint8)
+
+
+def _rows(blocks: BlockIds, block_bytes: int, address: int, device_index: int) -> "np.typing.NDArray[np.uint64]":
+    rows = np.empty((blocks.size, 3), dtype=np.uint64)
+    rows[:, 0] = blocks * block_bytes + address
+    rows[:, 1] = block_bytes
+    rows[:, 2] = device_index
+    return rows

@@ -1,0 +1,113 @@
+"""``kvferry demo``."""
+
+import sys
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from kvferry.cli.figures import milliseconds, rate_text, size_text
+from kvferry.cli.running import EXIT_FAILED
+from kvferry.cli.terminal import console, error_console, print_json, table
+from kvferry.demo.report import DemoReport
+from kvferry.demo.router import Served
+from kvferry.demo.run import run_demo
+from kvferry.demo.settings import BLOCK_TOKENS, DemoSettings
+
+_COLUMNS = ("request", "path", "tokens", "blocks", "bytes", "descriptors", "queue ms", "negotiate ms")
+_COLUMNS_LAST = ("read ms", "verify ms", "GB/s")
+
+
+class LiveProgress:
+    """Shows the demo as it runs, on standard error."""
+
+    def __init__(self, out: Console, request_count: int) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=out)
+        self._task = self._progress.add_task("", total=request_count)
+        self._out = out
+        self._live = Live(Group(self._progress), console=out, transient=True, refresh_per_second=8)
+
+    def __enter__(self) -> "LiveProgress":
+        if self._out.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def stage(self, text: str) -> None:
+        """Something new begins."""
+        self._progress.update(self._task, description=text)
+        if not self._out.is_terminal:
+            self._out.print(f"kvferry: {text}")
+
+    def served(self, one: Served) -> None:
+        """A request is done."""
+        self._progress.advance(self._task)
+
+
+async def demo(settings: DemoSettings, *, json_output: bool) -> None:
+    """Run the demo and show its report. Exit status 1 if anything differs."""
+    with LiveProgress(error_console(), settings.request_count) as progress:
+        report = await run_demo(settings, progress)
+    if json_output:
+        print_json(report.to_dict())
+    else:
+        _show(report)
+    if not report.ok:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _show(report: DemoReport) -> None:
+    out = console()
+    out.print(_transfers_table(report.served))
+    out.print(_verdict_table(report))
+    sys.stdout.flush()
+
+
+def _transfers_table(served: tuple[Served, ...]) -> Table:
+    rows = [_row(one) for one in sorted(served, key=lambda one: one.request.request_id)]
+    return table("transfers", (*_COLUMNS, *_COLUMNS_LAST), rows, right=9)
+
+
+def _row(one: Served) -> tuple[str, ...]:
+    transfer, tokens = one.transfer, len(one.request.prompt_tokens)
+    stages = (transfer.queue_s, transfer.negotiate_s, transfer.read_s, transfer.verify_s)
+    return (
+        one.request.request_id,
+        f"{transfer.path}/{transfer.backend}".lower(),
+        str(tokens),
+        str(-(-tokens // BLOCK_TOKENS)),
+        size_text(transfer.received_bytes),
+        str(transfer.descriptor_count),
+        *map(milliseconds, stages),
+        rate_text(transfer.received_bytes, transfer.read_s),
+    )
+
+
+def _verdict_table(report: DemoReport) -> Table:
+    pulled, expected = report.bytes_pulled, report.bytes_expected
+    reading = sum(one.transfer.read_s for one in report.served)
+    requests = len(report.served)
+    rows = [
+        (
+            _mark(report.tokens_equal),
+            "tokens equal to the single-process run",
+            f"{requests - len(report.wrong_tokens)} of {requests} requests",
+        ),
+        (_mark(pulled == expected), "bytes pulled equal to the arithmetic", f"{pulled:,} of {expected:,}"),
+        (_mark(not report.leaked_leases), "leases returned", f"{report.leaked_leases} held"),
+        (_mark(not report.leaked_blocks), "blocks returned", f"{report.leaked_blocks} held"),
+        ("", "paths", ", ".join(f"{path}: {count}" for path, count in sorted(report.paths.items()))),
+        ("", "read at", f"{rate_text(pulled, reading)} GB/s over {milliseconds(reading)} ms of reads"),
+        ("", "time", f"{report.serving_s:.1f} s serving, {report.total_s:.1f} s in all"),
+    ]
+    title = "[green]all as it should be" if report.ok else "[red]something differs"
+    return table(title, ("", "verdict", ""), rows)
+
+
+def _mark(good: bool) -> str:
+    return "[green]yes" if good else "[red]NO"

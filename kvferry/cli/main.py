@@ -1,0 +1,172 @@
+"""Every command and option of ``kvferry``; what a command does is imported when it is called.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 130 after Ctrl-C.
+"""
+# ruff: noqa: PLC0415 - imports inside the commands keep `kvferry --help` fast
+
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="kvferry",
+    help="Moves the KV cache of a request from the worker that prefilled it to the worker that decodes it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Measure whole pulls against what they are made of.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+# Their own parsers answer, also to --help.
+_PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON: one object, or one per line.")]
+Device = Annotated[str, typer.Option(help="Where the KV pools lie: cpu or cuda.")]
+Endpoint = Annotated[str, typer.Option(envvar="KVFERRY_ENDPOINT", help="host:port of any control of the cluster.")]
+
+
+@app.command()
+def demo(
+    json_output: Json = False,
+    device: Device = "cpu",
+    requests: Annotated[int, typer.Option(min=1, max=1000, help="Requests to serve.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 8,
+    logs: Annotated[Path | None, typer.Option(help="Keep configuration and logs in this directory.")] = None,
+) -> None:
+    """Serve requests on two workers, checking every token and byte. Exit status 1 if anything differs."""
+    from kvferry.cli import demo as command
+    from kvferry.demo.settings import DemoSettings
+
+    settings = DemoSettings(device=device, request_count=requests, concurrency=concurrency, directory=logs)
+    _run(command.demo(settings, json_output=json_output))
+
+
+@app.command()
+def up(  # noqa: PLR0913, PLR0917 - one per option
+    json_output: Json = False,
+    name: Annotated[str, typer.Option(help="The worker's name.")] = "worker-0",
+    role: Annotated[str, typer.Option(help="prefill, decode or both.")] = "both",
+    ranks: Annotated[int, typer.Option(min=1, max=64, help="Data planes.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, or cuda:N for all ranks.")] = "cpu",
+    pool: Annotated[str, typer.Option(help="Size of each rank's pool, such as 256MiB.")] = "256MiB",
+    listen: Annotated[str, typer.Option(help="host:port of the control.")] = "127.0.0.1:0",
+    engine: Annotated[bool, typer.Option("--engine", help="Start the reference engine as well.")] = False,
+    logs: Annotated[Path | None, typer.Option(help="Keep sockets and logs in this directory.")] = None,
+) -> None:
+    """Run etcd and one worker, for development, until Ctrl-C."""
+    from kvferry.cli import up as command
+
+    options = command.UpOptions(
+        name=name, role=role, ranks=ranks, device=device, pool=pool, listen=listen, engine=engine, directory=logs
+    )
+    _run(command.up(options, json_output=json_output))
+
+
+@app.command(context_settings=_PASS_ON)
+def control(context: typer.Context) -> None:
+    """Run the control of a worker: kvferry control --config FILE."""
+    _become("kvferry_control", context.args)
+
+
+@app.command(context_settings=_PASS_ON)
+def dataplane(context: typer.Context) -> None:
+    """Run a data plane: kvferry dataplane --device cpu --pool-bytes 1GiB --socket PATH."""
+    _become("kvferry_dataplane", context.args)
+
+
+@app.command()
+def workers(
+    endpoint: Endpoint,
+    json_output: Json = False,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Show pairs and why they do not match.")] = False,
+) -> None:
+    """List the live workers."""
+    from kvferry.cli import workers as command
+
+    show = command.show_pairs if pairs else command.show_workers
+    _run(show(endpoint, json_output=json_output))
+
+
+@app.command()
+def transfers(
+    endpoint: Endpoint,
+    name: Annotated[str | None, typer.Argument(help="transfers/ID, or the ID, to see one.")] = None,
+    json_output: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on with every change, until Ctrl-C.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many, the newest.")] = 50,
+) -> None:
+    """List the transfers into a decode worker, or show one of them."""
+    from kvferry.cli import transfers as command
+
+    _run(command.transfers(endpoint, name, watch=watch, limit=limit, json_output=json_output))
+
+
+@app.command()
+def pull(
+    handle: Annotated[str, typer.Argument(help="The handle as base64 or hex, @FILE with its bytes, or -.")],
+    engine_socket: Annotated[Path, typer.Option(help="The decode worker's engine socket.")],
+    blocks: Annotated[str, typer.Option(help="Where to, such as 0-12,20.")],
+    group: Annotated[str, typer.Option(help="The layer group of the blocks.")] = "full",
+    timeout: Annotated[float, typer.Option(help="Seconds until the transfer must be over.")] = 30.0,
+    request_id: Annotated[str | None, typer.Option(help="Chosen anew if not given.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Pull a publication into blocks of a decode worker, for development."""
+    from kvferry.cli import pull as command
+
+    options = command.PullOptions(
+        handle=handle,
+        engine_socket=engine_socket,
+        blocks=blocks,
+        group=group,
+        timeout_s=timeout,
+        request_id=request_id,
+    )
+    _run(command.pull(options, json_output=json_output))
+
+
+@bench.command("transfer")
+def bench_transfer(
+    json_output: Json = False,
+    device: Device = "cpu",
+    blocks: Annotated[str, typer.Option(help="Block sizes.")] = "4KiB,16KiB,64KiB,256KiB,1MiB,4MiB",
+    sizes: Annotated[str, typer.Option(help="Bytes of a pull.")] = "64MiB,512MiB",
+    repeats: Annotated[int, typer.Option(min=1, max=1000, help="Timed rounds of each case.")] = 5,
+) -> None:
+    """A whole pull against raw NIXL reading the same descriptors, in turns."""
+    from kvferry.cli import bench as command
+
+    _run(command.transfer(blocks, sizes, device=device, repeats=repeats, json_output=json_output))
+
+
+@bench.command("latency")
+def bench_latency(
+    json_output: Json = False,
+    device: Device = "cpu",
+    repeats: Annotated[int, typer.Option(min=10, max=1_000_000, help="Timed rounds.")] = 1000,
+) -> None:
+    """A warm pull of one 4 KiB block against a unary gRPC call to the same control, in turns."""
+    from kvferry.cli import bench as command
+
+    _run(command.latency(device=device, repeats=repeats, json_output=json_output))
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _run(command: Coroutine[Any, Any, None]) -> None:
+    from kvferry.cli.running import run
+
+    run(command)
+
+
+def _become(module: str, arguments: list[str]) -> NoReturn:
+    """Replace this process, so that signals reach the real one."""
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell is wanted

@@ -1,0 +1,1 @@
+"""Wire contract kvferry.dataplane: generated, see protos/kvferry/dataplane."""

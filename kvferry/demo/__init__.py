@@ -1,0 +1,1 @@
+"""Two workers, sixteen requests, every byte and token checked."""

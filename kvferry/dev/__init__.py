@@ -1,0 +1,1 @@
+"""What development, tests and the demo need beside kvferry itself."""

@@ -1,0 +1,1 @@
+"""Memory that a data plane owns and others map: shared host memory and CUDA allocations."""

@@ -1,0 +1,202 @@
+"""CUDA memory through the driver API. The only file that imports the CUDA bindings, and only when first used."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kvferry.core.errors import ConfigInvalid, PoolTooLarge, TransportFailed
+
+IPC_HANDLE_BYTES = 64
+UUID_BYTES = 16
+
+
+@dataclass(frozen=True)
+class CudaDevice:
+    """One device with its primary context retained for the life of the process."""
+
+    index: int
+    uuid: bytes
+    context: Any
+
+    def make_current(self) -> None:
+        """Bind the primary context to the calling thread; every thread that touches the device's memory needs it."""
+        _call("cuCtxSetCurrent", self.context)
+
+    def memory_bytes(self) -> tuple[int, int]:
+        """Free and total memory of the device."""
+        self.make_current()
+        free, total = _call("cuMemGetInfo")
+        return int(free), int(total)
+
+    def allocate(self, size_bytes: int, *, field: str = "pool_bytes") -> int:
+        """Allocate memory whose IPC handle can be exported; returns its address.
+
+        Raises:
+            PoolTooLarge: the device has not so much; names ``field`` and both values.
+        """
+        free, _ = self.memory_bytes()
+        if size_bytes <= free:
+            result, *values = _raw("cuMemAlloc", size_bytes)
+            if result != _driver().CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+                return int(_checked("cuMemAlloc", result, values))
+        raise PoolTooLarge(
+            f"{field}={size_bytes}: only {free} bytes are free on cuda:{self.index}",
+            metadata={"field": field, "value": str(size_bytes), "available_bytes": str(free)},
+        )
+
+    def free(self, address: int) -> None:
+        """Free what :meth:`allocate` gave."""
+        self.make_current()
+        _call("cuMemFree", address)
+
+    def export_handle(self, address: int) -> bytes:
+        """The IPC handle of an allocation, ``IPC_HANDLE_BYTES`` long, for other processes of this host."""
+        self.make_current()
+        handle = _call("cuIpcGetMemHandle", address)
+        return ctypes.string_at(int(handle.getPtr()), IPC_HANDLE_BYTES)
+
+    def open_handle(self, handle: bytes) -> int:
+        """Map another process's allocation; returns its address here. A process cannot open its own handle."""
+        if len(handle) != IPC_HANDLE_BYTES:
+            raise TransportFailed(f"a CUDA IPC handle has {IPC_HANDLE_BYTES} bytes, not {len(handle)}")
+        self.make_current()
+        foreign = _driver().CUipcMemHandle()
+        ctypes.memmove(int(foreign.getPtr()), handle, IPC_HANDLE_BYTES)
+        flag = _driver().CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
+        return int(_call("cuIpcOpenMemHandle", foreign, int(flag)))
+
+    def close_handle(self, address: int) -> None:
+        """Unmap what :meth:`open_handle` gave."""
+        self.make_current()
+        _call("cuIpcCloseMemHandle", address)
+
+    def fill(self, address: int, value: int, size_bytes: int) -> None:
+        """Set every byte to ``value`` and wait until it is done."""
+        self.make_current()
+        _call("cuMemsetD8", address, value, size_bytes)
+        _call("cuCtxSynchronize")
+
+    def write(self, address: int, data: bytes | bytearray) -> None:
+        """Copy ``data`` to the device and wait until it is there."""
+        self.make_current()
+        _call("cuMemcpyHtoD", address, data, len(data))
+        _call("cuCtxSynchronize")
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        """Copy ``size_bytes`` from the device."""
+        self.make_current()
+        data = bytearray(size_bytes)
+        _call("cuMemcpyDtoH", data, address, size_bytes)
+        return bytes(data)
+
+
+@dataclass(frozen=True)
+class CudaBytes:
+    """Device memory as a one-dimensional array of bytes, for consumers of the CUDA array interface such as torch."""
+
+    address: int
+    size_bytes: int
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, object]:
+        return {
+            "shape": (self.size_bytes,),
+            "typestr": "|u1",
+            "data": (self.address, False),
+            "strides": None,
+            "version": 3,
+        }
+
+
+def bindings_major() -> int | None:
+    """Major version of the CUDA bindings installed; None without them."""
+    try:
+        bindings = importlib.import_module("cuda.bindings")
+    except ModuleNotFoundError:
+        return None
+    return int(str(bindings.__version__).split(".")[0])
+
+
+def device_count() -> int:
+    """Devices that this process may use; 0 without a driver or without the bindings."""
+    try:
+        _call("cuInit", 0)
+        return int(_call("cuDeviceGetCount"))
+    except (ConfigInvalid, TransportFailed):
+        return 0
+
+
+def open_device(index: int, *, field: str = "device") -> CudaDevice:
+    """The device of this index.
+
+    Raises:
+        ConfigInvalid: no such device, no driver, or no bindings; names ``field``.
+    """
+    _initialize(field, f"cuda:{index}")
+    count = int(_call("cuDeviceGetCount"))
+    if not 0 <= index < count:
+        raise ConfigInvalid.of_field(field, f"cuda:{index}", f"this process sees {count} CUDA devices")
+    device = _call("cuDeviceGet", index)
+    # Release 12 of the bindings keeps the function's version in its name.
+    uuid_function = "cuDeviceGetUuid_v2" if hasattr(_driver(), "cuDeviceGetUuid_v2") else "cuDeviceGetUuid"
+    uuid = ctypes.string_at(int(_call(uuid_function, device).getPtr()), UUID_BYTES)
+    context = _call("cuDevicePrimaryCtxRetain", device)
+    opened = CudaDevice(index, uuid, context)
+    opened.make_current()
+    return opened
+
+
+def open_device_by_uuid(uuid: bytes) -> CudaDevice:
+    """The device of this UUID, under whatever index it has in this process.
+
+    Raises:
+        ConfigInvalid: this process does not see it.
+    """
+    _initialize("cuda_device_uuid", uuid.hex())
+    for index in range(int(_call("cuDeviceGetCount"))):
+        opened = open_device(index)
+        if opened.uuid == uuid:
+            return opened
+    raise ConfigInvalid.of_field("cuda_device_uuid", uuid.hex(), "this process does not see that device")
+
+
+def _initialize(field: str, value: str) -> None:
+    try:
+        _call("cuInit", 0)
+    except (ConfigInvalid, TransportFailed) as error:
+        raise ConfigInvalid.of_field(field, value, error.message) from error
+
+
+def _driver() -> Any:
+    try:
+        return importlib.import_module("cuda.bindings.driver")
+    except ImportError as error:
+        raise ConfigInvalid.of_field(
+            "device", "cuda", f"the package cuda-bindings cannot be loaded: {error}"
+        ) from error
+
+
+def _raw(name: str, *arguments: object) -> tuple[Any, ...]:
+    function: Callable[..., tuple[Any, ...]] = getattr(_driver(), name)
+    try:
+        return function(*arguments)
+    except RuntimeError as error:
+        # The bindings raise this where the driver library is absent.
+        raise TransportFailed(f"{name}: {error}") from error
+
+
+def _call(name: str, *arguments: object) -> Any:
+    result, *values = _raw(name, *arguments)
+    return _checked(name, result, values)
+
+
+def _checked(name: str, result: Any, values: list[Any]) -> Any:
+    if int(result) != 0:
+        raise TransportFailed(f"{name}: {result.name}", metadata={"cuda_result": str(int(result))})
+    if not values:
+        return None
+    return values[0] if len(values) == 1 else tuple(values)

@@ -1,0 +1,126 @@
+"""Shared host memory: an anonymous file that its owner passes to others as a descriptor."""
+
+import errno
+import fcntl
+import mmap
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvferry.core.errors import ConfigInvalid, PoolTooLarge, TransportFailed
+from kvferry.device.memory_limits import available_memory_bytes
+
+HUGE_PAGE_BYTES = 2 << 20
+_NO_HUGE_PAGES = (errno.ENOMEM, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMemory:
+    """A memfd of ``size_bytes``, mapped for reading and writing."""
+
+    descriptor: int
+    mapping: mmap.mmap
+    size_bytes: int
+    huge_page_bytes: int
+    """Bytes that lie on huge pages: all or none."""
+    huge_page_refusal: str
+    """Why there are no huge pages; empty where there are."""
+
+    @property
+    def address(self) -> int:
+        """Where it is mapped in this process."""
+        return int(np.frombuffer(self.mapping, dtype=np.uint8).ctypes.data)
+
+    def close(self) -> None:
+        """Unmap and close. No view of the mapping may be left."""
+        self.mapping.close()
+        os.close(self.descriptor)
+
+
+def create_shared_memory(name: str, size_bytes: int, *, field: str = "pool_bytes") -> SharedMemory:
+    """Make and map shared memory of ``size_bytes``, on huge pages where the system grants them. The content is zero.
+
+    The descriptor is sealed against changes of its size, so that whoever it is passed to cannot truncate the memory
+    under its owner.
+
+    Raises:
+        ConfigInvalid: ``size_bytes`` is not positive; names ``field``.
+        PoolTooLarge: the memory available is smaller; names ``field`` and both values.
+    """
+    if size_bytes <= 0:
+        raise ConfigInvalid.of_field(field, size_bytes, "must be positive")
+    _require_available(field, size_bytes)
+    try:
+        descriptor, mapping = _create(name, size_bytes, os.MFD_HUGETLB)
+    except OSError as error:
+        if error.errno not in _NO_HUGE_PAGES:
+            raise _creation_failed(field, size_bytes, error) from error
+        refusal = f"huge pages refused: {os.strerror(error.errno)}"
+    except _NotAligned:
+        refusal = f"size is no multiple of {HUGE_PAGE_BYTES}"
+    else:
+        return SharedMemory(descriptor, mapping, size_bytes, size_bytes, "")
+    try:
+        descriptor, mapping = _create(name, size_bytes, 0)
+    except OSError as error:
+        raise _creation_failed(field, size_bytes, error) from error
+    return SharedMemory(descriptor, mapping, size_bytes, 0, refusal)
+
+
+def map_shared_memory(descriptor: int, size_bytes: int, *, writable: bool = True) -> mmap.mmap:
+    """Map a descriptor received from the memory's owner.
+
+    Raises:
+        TransportFailed: the descriptor is smaller than ``size_bytes`` or cannot be mapped.
+    """
+    held = os.fstat(descriptor).st_size
+    if held < size_bytes:
+        raise TransportFailed(
+            f"the descriptor holds {held} bytes, {size_bytes} were offered",
+            metadata={"field": "pool_bytes", "value": str(size_bytes)},
+        )
+    access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    try:
+        return mmap.mmap(descriptor, size_bytes, mmap.MAP_SHARED, access)
+    except (OSError, ValueError) as error:
+        raise TransportFailed(f"mapping {size_bytes} bytes: {error}") from error
+
+
+def reopen_read_only(descriptor: int) -> int:
+    """A second descriptor of the same memory through which nobody can write."""
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+class _NotAligned(Exception):
+    """The size does not fill whole huge pages."""
+
+
+def _create(name: str, size_bytes: int, extra_flags: int) -> tuple[int, mmap.mmap]:
+    if extra_flags & os.MFD_HUGETLB and size_bytes % HUGE_PAGE_BYTES:
+        raise _NotAligned
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | extra_flags)
+    try:
+        os.ftruncate(descriptor, size_bytes)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        # Huge pages are reserved by mapping them: only now is it known whether there are enough.
+        return descriptor, mmap.mmap(descriptor, size_bytes, mmap.MAP_SHARED)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _require_available(field: str, size_bytes: int) -> None:
+    available = available_memory_bytes()
+    if size_bytes > available:
+        raise PoolTooLarge(
+            f"{field}={size_bytes}: only {available} bytes of memory are available",
+            metadata={"field": field, "value": str(size_bytes), "available_bytes": str(available)},
+        )
+
+
+def _creation_failed(field: str, size_bytes: int, error: OSError) -> PoolTooLarge:
+    return PoolTooLarge(
+        f"{field}={size_bytes}: {error.strerror}",
+        metadata={"field": field, "value": str(size_bytes), "available_bytes": str(available_memory_bytes())},
+    )

@@ -1,0 +1,1 @@
+"""Wire contract kvferry.engine: generated, see protos/kvferry/engine."""

@@ -1,0 +1,1 @@
+"""Wire contract kvferry.error: generated, see protos/kvferry/error."""

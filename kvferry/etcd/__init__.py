@@ -1,0 +1,1 @@
+"""Wire contract kvferry.etcd: generated, see protos/kvferry/etcd."""

@@ -1,0 +1,1 @@
+"""Wire contract kvferry.layout: generated, see protos/kvferry/layout."""

@@ -1,0 +1,1 @@
+"""Wire contract kvferry.negotiation: generated, see protos/kvferry/negotiation."""

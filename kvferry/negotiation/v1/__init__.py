@@ -1,0 +1,1 @@
+"""Wire contract kvferry.negotiation.v1: generated, see protos/kvferry/negotiation/v1."""

@@ -1,0 +1,1 @@
+"""Wire contract kvferry.publication: generated, see protos/kvferry/publication."""

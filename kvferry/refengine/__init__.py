@@ -1,0 +1,1 @@
+"""Wire contract kvferry.refengine: generated, see protos/kvferry/refengine."""

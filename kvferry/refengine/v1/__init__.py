@@ -1,0 +1,1 @@
+"""Wire contract kvferry.refengine.v1: generated, see protos/kvferry/refengine/v1."""

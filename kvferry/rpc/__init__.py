@@ -1,0 +1,1 @@
+"""gRPC as kvferry uses it: channels, servers, errors and value conversions."""

@@ -1,0 +1,1 @@
+"""Clients: of the cluster for routers, of one worker for its engine."""

@@ -1,0 +1,181 @@
+"""Arguments of calls, checked before anything is sent. Each refusal names the field and its value."""
+
+import math
+import operator
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import SupportsIndex
+
+from google.protobuf.message import Message
+
+from kvferry.core.errors import BlockError, InvalidArgument, MessageTooLarge
+from kvferry.core.handles import payload_of
+from kvferry.core.layouts import BLOCKS_MAX, WorkerLayout
+from kvferry.core.reasons import Reason
+from kvferry.layout.v1 import layout_pb2
+from kvferry.rpc.options import MESSAGE_BYTES_MAX
+
+ID_CHARS_MAX = 128
+TIMEOUT_S_MAX = 86_400.0
+"""Longest deadline or lease: a day."""
+COUNT_MAX = (1 << 32) - 1
+TOKENS_MAX = (1 << 63) - 1
+PRIORITY_MAX = (1 << 31) - 1
+_FRAMING_BYTES = 1_024
+"""What a message may grow beyond its body."""
+
+BlockIds = Sequence[SupportsIndex] | Iterable[SupportsIndex]
+"""Block ids: any sequence of integers, a one-dimensional numpy array or torch tensor of integers."""
+Blocks = BlockIds | Mapping[str, BlockIds]
+"""Block ids by layer group, or plain block ids where the layout has one group."""
+
+
+def checked_id(field: str, value: str | None) -> str:
+    """``value``, or a fresh id for None.
+
+    Raises:
+        InvalidArgument: not 1 to 128 printable characters.
+    """
+    if value is None:
+        return uuid.uuid4().hex
+    if not _is_text(value) or not 1 <= len(value) <= ID_CHARS_MAX or not value.isprintable():
+        raise InvalidArgument.of_field(field, value, f"must be 1 to {ID_CHARS_MAX} printable characters")
+    return value
+
+
+def checked_seconds(field: str, value: float, bound: float = TIMEOUT_S_MAX) -> float:
+    """``value`` as float.
+
+    Raises:
+        InvalidArgument: no number, not finite, not more than 0, or beyond ``bound``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidArgument.of_field(field, value, "must be a number of seconds")
+    if not math.isfinite(value) or not 0 < value <= bound:
+        raise InvalidArgument.of_field(field, value, f"must be more than 0 and at most {bound:g} seconds")
+    return float(value)
+
+
+def checked_int(field: str, value: int, low: int, high: int) -> int:
+    """``value`` as int.
+
+    Raises:
+        InvalidArgument: no integer, or outside ``low`` to ``high``.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InvalidArgument.of_field(field, value, "must be an integer") from None
+    if isinstance(value, bool) or not low <= number <= high:
+        raise InvalidArgument.of_field(field, value, f"must be an integer from {low} to {high}")
+    return number
+
+
+def checked_handle(handle: bytes) -> bytes:
+    """``handle``.
+
+    Raises:
+        InvalidArgument: not bytes. The value is not shown: it may be a secret.
+        HandleMalformed: truncated, too long, or of an unknown version.
+    """
+    if not isinstance(handle, bytes):
+        raise InvalidArgument.of_field("handle", type(handle).__name__, "must be bytes")
+    payload_of(handle)
+    return handle
+
+
+def checked_name(collection: str, name: str) -> str:
+    """The resource name ``{collection}/{id}`` for a name given with or without its collection.
+
+    Raises:
+        InvalidArgument: empty, or of another collection.
+    """
+    if _is_text(name):
+        identity = name.removeprefix(f"{collection}/")
+        if identity and "/" not in identity:
+            return f"{collection}/{identity}"
+    raise InvalidArgument.of_field("name", name, f"must be {collection}/{{id}} or the id alone")
+
+
+def checked_size(field: str, message: Message) -> None:
+    """Refuse a message that the other side would not take.
+
+    Raises:
+        MessageTooLarge: names ``field`` and the size in bytes.
+    """
+    size = message.ByteSize()
+    if size > MESSAGE_BYTES_MAX - _FRAMING_BYTES:
+        raise MessageTooLarge.of_field(field, f"{size} bytes", f"a message has at most {MESSAGE_BYTES_MAX} bytes")
+
+
+def checked_blocks(field: str, blocks: Blocks, layout: WorkerLayout | None) -> list[layout_pb2.BlockList]:
+    """Block lists by group, in wire form.
+
+    Raises:
+        InvalidArgument: no blocks, an unknown group, no group given where the layout has several, or ids that are no
+            integers.
+        BlockError: an id is negative, out of range or listed twice; names its position and value.
+    """
+    if not isinstance(blocks, Mapping):
+        blocks = {_only_group(field, layout): blocks}
+    if not blocks:
+        raise InvalidArgument.of_field(field, "{}", "must list at least one block")
+    lists = []
+    for group, given in blocks.items():
+        bound = _block_count(field, group, layout)
+        ids = _checked_ids(f"{field}[{group}]", given, bound)
+        lists.append(layout_pb2.BlockList(group=group, block_ids=ids))
+    return lists
+
+
+def _is_text(value: object) -> bool:
+    """A look that type checkers cannot take, at what a caller without one passed."""
+    return isinstance(value, str)
+
+
+def _only_group(field: str, layout: WorkerLayout | None) -> str:
+    if layout is None:
+        raise InvalidArgument.of_field(field, "a plain list", "without a declared layout, give block ids by group")
+    if len(layout.groups) != 1:
+        names = [group.name for group in layout.groups]
+        raise InvalidArgument.of_field(field, "a plain list", f"the layout has the groups {names}: give ids by group")
+    return layout.groups[0].name
+
+
+def _block_count(field: str, group: str, layout: WorkerLayout | None) -> int:
+    if layout is None:
+        return BLOCKS_MAX
+    names = [known.name for known in layout.groups]
+    if group not in names:
+        raise InvalidArgument.of_field(f"{field}.group", group, f"the layout has the groups {names}")
+    return layout.block_count(group)
+
+
+def _checked_ids(field: str, given: BlockIds, bound: int) -> list[int]:
+    ids = _integers(field, given)
+    if not ids:
+        raise InvalidArgument.of_field(field, "[]", "must list at least one block")
+    if min(ids) < 0 or max(ids) >= bound:
+        position = next(i for i, block in enumerate(ids) if not 0 <= block < bound)
+        raise BlockError.of_field(f"{field}[{position}]", ids[position], f"block ids are 0 to {bound - 1}")
+    if len(set(ids)) != len(ids):
+        twice = next(block for block, count in Counter(ids).items() if count > 1)
+        raise BlockError.of_field(field, twice, "block listed twice", reason=Reason.BLOCK_DUPLICATE)
+    return ids
+
+
+def _integers(field: str, given: BlockIds) -> list[int]:
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise InvalidArgument.of_field(field, type(given).__name__, "must be a sequence of block ids")
+    # Arrays and tensors convert themselves, and much faster than item by item.
+    to_list = getattr(given, "tolist", None)
+    ids = to_list() if to_list is not None else list(given)
+    if not isinstance(ids, list):
+        raise InvalidArgument.of_field(field, ids, "must be one-dimensional")
+    if not ids or set(map(type, ids)) == {int}:
+        return ids
+    for position, block in enumerate(ids):
+        if isinstance(block, bool) or not isinstance(block, SupportsIndex):
+            raise InvalidArgument.of_field(f"{field}[{position}]", block, "must be an integer")
+    return [operator.index(block) for block in ids]

@@ -1,0 +1,244 @@
+"""Pulls under way: how a completion on the shared stream reaches the caller that waits for it.
+
+A pull is entered under its request id before control hears of it, so that no completion can come too early. It ends in
+one of four ways, whichever is first: its terminal state arrives on the stream, an answer to a call carries it, control
+turns out to have forgotten it, or the client's own bound passes.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc import aio
+
+from kvferry.core.errors import DeadlineExceeded, KvferryError, NotReady
+from kvferry.sdk.calls import Caller, is_outcome_unknown
+from kvferry.sdk.convert import TERMINAL_STATES, transfer_of
+from kvferry.sdk.failures import PullFailed, failure_of, pull_failed
+from kvferry.sdk.results import TransferResult
+from kvferry.transfer.v1 import transfer_pb2 as pb
+
+if TYPE_CHECKING:
+    from kvferry.transfer.v1.transfer_pb2_grpc import TransferServiceAsyncStub
+
+GRACE_S = 1.0
+"""After its deadline a transfer has this long to reach its terminal state; then the client stops waiting."""
+CANCEL_S = 5.0
+"""How long a cancellation waits for its acknowledgement."""
+REPAIR_CALL_S = 2.0
+
+Outcome = TransferResult | PullFailed
+Withdraw = Callable[["Pull"], Awaitable[Outcome]]
+
+
+class Pull:
+    """A transfer under way. Made by ``EngineClient.start_pull``."""
+
+    def __init__(self, request: pb.CreateTransferRequest, withdraw: Withdraw) -> None:
+        self.request = request
+        self._withdraw = withdraw
+        self._wire = pb.Transfer(request_id=request.request_id)
+        self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    @property
+    def name(self) -> str:
+        """``transfers/{transfer}``."""
+        return self._wire.name
+
+    @property
+    def request_id(self) -> str:
+        """As given, or as chosen by the client."""
+        return self.request.request_id
+
+    @property
+    def transfer(self) -> TransferResult:
+        """The transfer as last heard of."""
+        return transfer_of(self._wire)
+
+    def done(self) -> bool:
+        """Whether the outcome is known, so that :meth:`wait` returns at once."""
+        return self._outcome.done()
+
+    async def wait(self) -> TransferResult:
+        """The result, once every byte has arrived and the lease still held; ends by the timeout plus ``GRACE_S``.
+
+        A task that is cancelled while it waits here cancels the transfer, and the CancelledError goes on once that is
+        acknowledged.
+
+        Raises:
+            PullFailed: it did not succeed; also of the class of its reason. ``transfer`` and ``destination_settled``
+                tell what is known.
+        """
+        try:
+            outcome = await self.outcome()
+        except asyncio.CancelledError as cancelled:
+            ended = await self._withdraw(self)
+            raise cancelled from ended if isinstance(ended, PullFailed) else None
+        if isinstance(outcome, PullFailed):
+            raise outcome
+        if not outcome.succeeded:
+            raise failure_of(outcome)
+        return outcome
+
+    async def cancel(self) -> TransferResult:
+        """Cancel it and wait, at most ``CANCEL_S``, until it is terminal; it may have succeeded before.
+
+        Raises:
+            PullFailed: the end was not acknowledged in time, or control has forgotten the transfer.
+        """
+        outcome = await self._withdraw(self)
+        if isinstance(outcome, PullFailed):
+            raise outcome
+        return outcome
+
+    async def outcome(self) -> Outcome:
+        """The outcome, however it came about; a cancelled waiter leaves it to the others."""
+        return await asyncio.shield(self._outcome)
+
+    def learn(self, wire: pb.Transfer) -> None:
+        """Take in a state of the transfer; a terminal one decides the outcome."""
+        if self._outcome.done():
+            return
+        if wire.state in TERMINAL_STATES:
+            self._wire = wire
+            self.settle(transfer_of(wire))
+        elif wire.revision >= self._wire.revision:
+            self._wire = wire
+
+    def settle(self, outcome: Outcome) -> None:
+        """Decide the outcome, unless it is decided."""
+        if not self._outcome.done():
+            self._outcome.set_result(outcome)
+
+    def when_done(self, callback: Callable[[asyncio.Future[Outcome]], None]) -> None:
+        """Have ``callback`` called once the outcome is decided."""
+        self._outcome.add_done_callback(callback)
+
+    def lost(self, error: KvferryError) -> PullFailed:
+        """A failure that leaves open what becomes of the destination blocks."""
+        known = replace(self.transfer, destination_settled=False)
+        return pull_failed(error, known, settled=False)
+
+
+class PullTable:
+    """The pulls under way of one client, by request id; callers that repeat an id share the transfer."""
+
+    def __init__(self, stub: "TransferServiceAsyncStub", call: Caller, tasks: asyncio.TaskGroup) -> None:
+        self._stub = stub
+        self._call = call
+        self._tasks = tasks
+        self._pulls: dict[str, list[Pull]] = {}
+        self.control_up = False
+        """Whether the completion stream is in place."""
+
+    async def start(self, request: pb.CreateTransferRequest, timeout_s: float) -> Pull:
+        """Have control make the transfer: one unary call.
+
+        Raises:
+            PullFailed: control refused, or could not be reached until the timeout.
+        """
+        pull = Pull(request, self._withdraw)
+        self._enter(pull, timeout_s + GRACE_S)
+        try:
+            response = await self._call(self._stub.CreateTransfer, request, timeout_s)
+        except asyncio.CancelledError as cancelled:
+            ended = await self._withdraw(pull)
+            raise cancelled from ended if isinstance(ended, PullFailed) else None
+        except KvferryError as error:
+            failure = _not_made(pull, error)
+            pull.settle(failure)
+            raise failure from error
+        pull.learn(response.transfer)
+        return pull
+
+    def learn(self, wire: pb.Transfer) -> None:
+        """Take in a state from the stream."""
+        for pull in tuple(self._pulls.get(wire.request_id, ())):
+            pull.learn(wire)
+
+    async def repair(self) -> None:
+        """Ask for every pull under way, after the stream was interrupted.
+
+        Raises:
+            grpc.aio.AioRpcError: the connection broke again.
+        """
+        for pull in self._named():
+            try:
+                response = await self._stub.GetTransfer(pb.GetTransferRequest(name=pull.name), timeout=REPAIR_CALL_S)
+            except aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise
+                pull.settle(pull.lost(_forgotten(pull)))
+                continue
+            # A name that means another transfer now is as good as forgotten.
+            if response.transfer.request_id == pull.request_id:
+                pull.learn(response.transfer)
+            else:
+                pull.settle(pull.lost(_forgotten(pull)))
+
+    async def close(self) -> None:
+        """Cancel what is under way, for at most ``CANCEL_S``; then every pull is decided."""
+        async with asyncio.TaskGroup() as cancellations:
+            for pull in self._named():
+                cancellations.create_task(self._cancel(pull))
+        for pull in [pull for pulls in self._pulls.values() for pull in pulls]:
+            pull.settle(pull.lost(NotReady("the client was closed")))
+
+    def _named(self) -> list[Pull]:
+        return [pull for pulls in self._pulls.values() for pull in pulls if pull.name and not pull.done()]
+
+    def _enter(self, pull: Pull, bound_s: float) -> None:
+        timer = asyncio.get_running_loop().call_later(bound_s, self._expire, pull)
+        self._pulls.setdefault(pull.request_id, []).append(pull)
+
+        def leave(_outcome: asyncio.Future[Outcome]) -> None:
+            timer.cancel()
+            sharers = self._pulls[pull.request_id]
+            sharers.remove(pull)
+            if not sharers:
+                del self._pulls[pull.request_id]
+
+        pull.when_done(leave)
+
+    def _expire(self, pull: Pull) -> None:
+        if self.control_up:
+            error: KvferryError = DeadlineExceeded("control did not end the transfer by its deadline")
+        else:
+            error = NotReady("control cannot be reached, and the transfer's deadline has passed")
+        pull.settle(pull.lost(error))
+
+    async def _withdraw(self, pull: Pull) -> Outcome:
+        """Cancel on control and wait for the acknowledgement, also if the caller is cancelled once more."""
+        if pull.done():
+            return await pull.outcome()
+        return await asyncio.shield(self._tasks.create_task(self._cancel(pull)))
+
+    async def _cancel(self, pull: Pull) -> Outcome:
+        try:
+            async with asyncio.timeout(CANCEL_S):
+                if not pull.name:
+                    # Control may have made it without our having heard its name; the same request tells.
+                    created = await self._call(self._stub.CreateTransfer, pull.request, CANCEL_S)
+                    pull.learn(created.transfer)
+                if not pull.done():
+                    request = pb.CancelTransferRequest(name=pull.name)
+                    cancelled = await self._call(self._stub.CancelTransfer, request, CANCEL_S)
+                    pull.learn(cancelled.transfer)
+                return await pull.outcome()
+        except TimeoutError:
+            return pull.lost(DeadlineExceeded(f"the cancellation was not acknowledged within {CANCEL_S:g} s"))
+        except KvferryError as error:
+            failure = pull.lost(error) if pull.name else _not_made(pull, error)
+            if not is_outcome_unknown(error):
+                pull.settle(failure)
+            return failure
+
+
+def _not_made(pull: Pull, error: KvferryError) -> PullFailed:
+    return pull.lost(error) if is_outcome_unknown(error) else pull_failed(error)
+
+
+def _forgotten(pull: Pull) -> NotReady:
+    return NotReady(f"control restarted and no longer knows {pull.name}", metadata={"transfer": pull.name})

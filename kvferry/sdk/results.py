@@ -1,0 +1,220 @@
+"""What the clients give back: frozen values with units in their names (seconds as float, bytes as int)."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from kvferry.core.layouts import WorkerLayout
+from kvferry.core.reasons import Reason
+from kvferry.sdk.records import Record
+
+
+class Role(StrEnum):
+    """What a worker is for."""
+
+    UNKNOWN = "unknown"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    BOTH = "both"
+
+
+class WorkerState(StrEnum):
+    """Whether a worker takes work."""
+
+    UNKNOWN = "unknown"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    ENGINE_LOST = "engine_lost"
+
+
+class PublicationState(StrEnum):
+    """Where a publication stands; ``is_ended`` once the blocks are the engine's again."""
+
+    UNKNOWN = "unknown"
+    LEASING = "leasing"
+    LIVE = "live"
+    ENDING = "ending"
+    RELEASED = "released"
+    EXPIRED = "expired"
+    FAILED = "failed"
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the state is final."""
+        return self in _ENDED
+
+
+class TransferState(StrEnum):
+    """Where a transfer stands."""
+
+    UNKNOWN = "unknown"
+    NEGOTIATING = "negotiating"
+    READING = "reading"
+    SETTLING = "settling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the state is final."""
+        return self in _TERMINAL
+
+
+_ENDED = frozenset({PublicationState.RELEASED, PublicationState.EXPIRED, PublicationState.FAILED})
+_TERMINAL = frozenset({TransferState.SUCCEEDED, TransferState.FAILED, TransferState.CANCELLED})
+
+
+class Path(StrEnum):
+    """How bytes travelled."""
+
+    NONE = "none"
+    LOCAL = "local"
+    NIXL = "nixl"
+    PACKED = "packed"
+    UCX = "ucx"
+
+
+@dataclass(frozen=True, slots=True)
+class Rank(Record):
+    """A rank of a worker, as registered."""
+
+    rank: int
+    device: str
+    """``cpu`` or ``cuda:N``."""
+    pool_bytes: int
+    method: str
+    """Transfer method and backend, for example ``nixl/ucx``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker(Record):
+    """A live worker."""
+
+    name: str
+    """``workers/{worker}``."""
+    incarnation: int
+    role: Role
+    state: WorkerState
+    endpoint: str
+    """host:port of its control."""
+    layout: WorkerLayout | None
+    """None until an engine has declared it."""
+    ranks: tuple[Rank, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView(Record):
+    """All live workers, as one control saw them."""
+
+    workers: tuple[Worker, ...]
+    """In order of their names."""
+    revision: int
+    """Grows with every view of the same control; not comparable between endpoints."""
+    etcd_connected: bool
+    """Whether etcd answered that control."""
+    endpoint: str
+    """The control that said so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch(Record):
+    """One reason why two workers cannot be paired."""
+
+    reason: Reason
+    field: str
+    source: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair(Record):
+    """Whether KV can move from one worker to another, and every reason why not."""
+
+    source: str
+    source_incarnation: int
+    destination: str
+    destination_incarnation: int
+    compatible: bool
+    mismatches: tuple[Mismatch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Publication(Record):
+    """Blocks pinned for readers, as they stood when control last spoke of them."""
+
+    name: str
+    """``publications/{publication}``."""
+    state: PublicationState
+    token_count: int
+    block_count: int
+    """On each rank, over all groups."""
+    expected_reader_count: int
+    finished_reader_count: int
+    active_reader_count: int
+    create_time: datetime | None
+    time_left_s: float
+    """How long the leases still held when this was said; 0 once it has ended."""
+    handle: bytes = field(default=b"", repr=False)
+    """For the decode engine. Secret: it lets its bearer read the blocks. Empty in what routers see."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankFigures(Record):
+    """What one destination rank did."""
+
+    rank: int
+    path: Path
+    backend: str
+    received_bytes: int
+    descriptor_count: int
+    queue_s: float
+    read_s: float
+    verify_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TransferResult(Record):
+    """A transfer as it stood at one revision; the result of a pull once ``state.is_terminal``."""
+
+    name: str
+    """``transfers/{transfer}``; empty while control has not named it."""
+    request_id: str
+    state: TransferState
+    destination_settled: bool
+    """Whether no byte can still arrive in the destination blocks. Until then they must stay out of use."""
+    reason: Reason | None = None
+    """Why it did not succeed."""
+    message: str = ""
+    failed_rank: int | None = None
+    path: str = Path.NONE.value
+    """How the bytes travelled; more than one joined with ``+``."""
+    backend: str = ""
+    """What lay below the path, for example ``UCX``; more than one joined with ``+``."""
+    received_bytes: int = 0
+    descriptor_count: int = 0
+    """Pieces read, after coalescing."""
+    negotiate_s: float = 0.0
+    queue_s: float = 0.0
+    """The slowest rank's, like ``read_s`` and ``verify_s``."""
+    read_s: float = 0.0
+    verify_s: float = 0.0
+    total_s: float = 0.0
+    """From creation to the terminal state, measured by control."""
+    token_count: int = 0
+    source_worker: str = ""
+    source_incarnation: int = 0
+    publication: str = ""
+    destination_worker: str = ""
+    destination_incarnation: int = 0
+    priority: int = 0
+    create_time: datetime | None = None
+    end_time: datetime | None = None
+    revision: int = 0
+    ranks: tuple[RankFigures, ...] = ()
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the destination holds exactly what was published."""
+        return self.state is TransferState.SUCCEEDED

@@ -1,0 +1,1 @@
+"""Wire contract kvferry.transfer: generated, see protos/kvferry/transfer."""

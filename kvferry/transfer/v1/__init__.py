@@ -1,0 +1,1 @@
+"""Wire contract kvferry.transfer.v1: generated, see protos/kvferry/transfer/v1."""

@@ -1,0 +1,1 @@
+"""Wire contract kvferry.worker: generated, see protos/kvferry/worker."""

@@ -1,0 +1,125 @@
+"""A prefill worker and a decode worker with engines attached, for tests over real processes."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kvferry import EngineClient, Publication, RouterClient
+from kvferry.core.dense import CROSS_LAYER, DenseModel, dense_layout
+from kvferry.core.layouts import ElementType, WorkerLayout
+from kvferry.launch.cluster import LocalCluster
+from kvferry.launch.worker import LocalWorker, WorkerSpec
+
+MIB = 1 << 20
+MODEL = DenseModel(
+    model="test", layer_count=4, kv_heads=4, head_dim=32, tokens_per_block=16, element_type=ElementType.FLOAT32
+)
+RANKS = 2
+BLOCK_BYTES = 4 * 2 * 2 * 16 * 32 * 4
+"""Of one block on one rank: layers, K and V, heads of the rank, tokens, head dimension, bytes of an element."""
+BLOCK_COUNT = 1024
+POOL_BYTES = BLOCK_BYTES * BLOCK_COUNT
+
+
+def layout_of(block_count: int = BLOCK_COUNT, **model: Any) -> WorkerLayout:
+    """The layout of both workers; ``model`` changes fields of the model."""
+    values = {name: getattr(MODEL, name) for name in MODEL.__dataclass_fields__}
+    return dense_layout(DenseModel(**{**values, **model}), block_count, RANKS, order=CROSS_LAYER)
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str, timeout_s: float = 15.0
+) -> None:
+    """Wait until ``condition`` holds; fail with ``what`` after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        holds = condition()
+        if holds if isinstance(holds, bool) else await holds:
+            return
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {what}")
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class Pair:
+    """Both workers and their engines. Block contents are read and written through the attached pools."""
+
+    cluster: LocalCluster
+    prefill: LocalWorker
+    decode: LocalWorker
+    source: EngineClient
+    destination: EngineClient
+    router: RouterClient
+
+    async def pool(self, engine: EngineClient, rank: int) -> np.ndarray:
+        """A rank's pool as ``[block, byte]``."""
+        pool = await engine.attach(rank)
+        return pool.numpy()[: BLOCK_BYTES * BLOCK_COUNT].reshape(BLOCK_COUNT, BLOCK_BYTES)
+
+    async def fill(self, blocks: Sequence[int], seed: int) -> None:
+        """Write random bytes to the source's blocks on every rank."""
+        for rank in range(RANKS):
+            generator = np.random.default_rng((seed, rank))
+            pool = await self.pool(self.source, rank)
+            pool[list(blocks)] = generator.integers(0, 256, (len(blocks), BLOCK_BYTES), dtype=np.uint8)
+
+    async def poison(self, blocks: Sequence[int], value: int) -> None:
+        """Write one value to the destination's blocks on every rank."""
+        for rank in range(RANKS):
+            (await self.pool(self.destination, rank))[list(blocks)] = value
+
+    async def differing(self, source: Sequence[int], destination: Sequence[int]) -> int:
+        """How many bytes of the destination's blocks differ from the source's, over all ranks."""
+        count = 0
+        for rank in range(RANKS):
+            ours = (await self.pool(self.source, rank))[list(source)]
+            theirs = (await self.pool(self.destination, rank))[list(destination)]
+            count += int((ours != theirs).sum())
+        return count
+
+    async def publish(self, blocks: Sequence[int], ttl_s: float = 30.0, readers: int = 1) -> Publication:
+        """Publish blocks that are full of tokens."""
+        return await self.source.publish(blocks, MODEL.tokens_per_block * len(blocks), ttl_s, readers)
+
+    async def live_publications(self) -> int:
+        """Publications of the prefill worker that have not ended, as its control counts them."""
+        listed = await (await self.router.of_worker(self.prefill.name)).publications()
+        return sum(not publication.state.is_ended for publication in listed)
+
+
+async def ready(router: RouterClient, names: Sequence[str]) -> None:
+    """Wait until the workers are READY in the cluster's view."""
+
+    async def all_ready() -> bool:
+        states = {worker.name.removeprefix("workers/"): worker.state for worker in await router.workers()}
+        return all(states.get(name) == "ready" for name in names)
+
+    await eventually(all_ready, f"{names} are ready")
+
+
+@asynccontextmanager
+async def running_pair(**spec: Any) -> AsyncIterator[Pair]:
+    """Start everything; ends everything. ``spec`` changes fields of both workers' specs."""
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(LocalCluster())
+        workers = [
+            await cluster.start_worker(
+                WorkerSpec(name=name, role=role, ranks=RANKS, **{"pool_bytes": POOL_BYTES, **spec})
+            )
+            for name, role in (("prefill-0", "prefill"), ("decode-0", "decode"))
+        ]
+        engines = [
+            await stack.enter_async_context(
+                EngineClient.connect(worker.engine_socket, f"engine-{worker.name}", layout_of())
+            )
+            for worker in workers
+        ]
+        router = await stack.enter_async_context(RouterClient([worker.endpoint for worker in workers]))
+        await ready(router, [worker.name for worker in workers])
+        yield Pair(cluster, *workers, *engines, router)

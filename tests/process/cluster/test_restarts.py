@@ -1,0 +1,180 @@
+"""What goes on, and what is refused, when processes of a cluster die and come back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from tests.process.cluster.pair import POOL_BYTES, RANKS, Pair, eventually, layout_of, ready, running_pair
+
+from kvferry import EngineClient, KvferryError, StaleIncarnation
+from kvferry.core.reasons import Reason
+from kvferry.launch.errors import ProcessEnded
+from kvferry.launch.worker import WorkerSpec
+
+
+@pytest_asyncio.fixture
+async def pair() -> AsyncIterator[Pair]:
+    """A pair of its own for each test."""
+    async with running_pair(lease_ttl_s=2) as running:
+        yield running
+
+
+async def incarnation_of(pair: Pair, name: str) -> int:
+    """The incarnation that the cluster knows."""
+    return (await pair.router.worker(name)).incarnation
+
+
+async def test_publications_outlive_control(pair: Pair) -> None:
+    """After kill -9 of the source's control, its successor goes on with incarnation, publications and handles."""
+    await pair.fill([1, 2, 3], seed=1)
+    publication = await pair.publish([1, 2, 3], ttl_s=60)
+    before = await incarnation_of(pair, "prefill-0")
+    await pair.prefill.control.kill()
+    await pair.prefill.start_control()
+    await ready(pair.router, ["prefill-0"])
+    assert before == await incarnation_of(pair, "prefill-0")
+    await pair.destination.pull(publication.handle, [4, 5, 6], timeout_s=10)
+    assert 0 == await pair.differing([1, 2, 3], [4, 5, 6])
+    assert "released" == (await pair.source.wait_ended(publication, timeout_s=5)).state
+
+
+async def test_a_pull_ends_typed_when_its_own_control_dies(pair: Pair) -> None:
+    """The engine is told within its time-out, and the next pull works without a restart by hand."""
+    publication = await pair.publish([1], ttl_s=60, readers=0)
+    for child in pair.decode.data_planes.values():
+        child.pause()
+    pull = await pair.destination.start_pull(publication.handle, [1], timeout_s=3)
+    await pair.decode.control.kill()
+    for child in pair.decode.data_planes.values():
+        child.resume()
+    with pytest.raises(KvferryError):
+        await pull.wait()
+    await pair.decode.start_control()
+    await ready(pair.router, ["decode-0"])
+
+    async def works() -> bool:
+        try:
+            result = await pair.destination.pull(publication.handle, [1], timeout_s=5)
+        except KvferryError as error:
+            assert error.reason in (Reason.NOT_READY, Reason.DATA_PLANE_LOST, Reason.WORKER_UNKNOWN, Reason.BLOCK_BUSY)
+            return False
+        return result.state == "succeeded"
+
+    await eventually(works, "pulls work again")
+
+
+async def test_a_restarted_source_refuses_old_handles(pair: Pair) -> None:
+    """When control and data planes of the source began a new life, its old handles are STALE_INCARNATION."""
+    publication = await pair.publish([1], ttl_s=60)
+    before = await incarnation_of(pair, "prefill-0")
+    await pair.prefill.control.kill()
+    for rank in range(RANKS):
+        await pair.prefill.data_planes[rank].kill()
+        await pair.prefill.start_data_plane(rank)
+    await pair.prefill.start_control()
+    await ready(pair.router, ["prefill-0"])
+    assert before < await incarnation_of(pair, "prefill-0")
+    with pytest.raises(StaleIncarnation) as caught:
+        await pair.destination.pull(publication.handle, [1], timeout_s=5)
+    assert "handle.incarnation" == caught.value.metadata["field"]
+
+
+async def test_a_lost_data_plane_begins_a_new_life(pair: Pair) -> None:
+    """When one data plane of the source is killed and comes back, the worker gets a new incarnation by itself."""
+    publication = await pair.publish([1], ttl_s=60)
+    before = await incarnation_of(pair, "prefill-0")
+    await pair.prefill.data_planes[1].kill()
+    await pair.prefill.start_data_plane(1)
+
+    async def renewed() -> bool:
+        workers = {worker.name: worker for worker in await pair.router.workers()}
+        worker = workers.get("workers/prefill-0")
+        return worker is not None and worker.incarnation > before and worker.state == "ready"
+
+    await eventually(renewed, "a new incarnation is ready")
+    assert "failed" == (await pair.source.wait_ended(publication, timeout_s=5)).state
+    with pytest.raises(StaleIncarnation):
+        await pair.destination.pull(publication.handle, [1], timeout_s=5)
+    await pair.fill([2], seed=9)
+    fresh = await pair.publish([2])
+    await pair.destination.pull(fresh.handle, [2], timeout_s=10)
+    assert 0 == await pair.differing([2], [2])
+
+
+async def test_pulls_go_on_without_etcd(pair: Pair) -> None:
+    """With etcd killed, past every lease, pulls go on; when it is back without its data, both workers re-register."""
+    before = await incarnation_of(pair, "prefill-0")
+    await asyncio.to_thread(pair.cluster.etcd.kill)
+    await pair.fill(range(8), seed=5)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + 4.0
+    pulls = 0
+    while loop.time() < until:
+        publication = await pair.publish([pulls % 8])
+        await pair.destination.pull(publication.handle, [8 + pulls % 8], timeout_s=5)
+        pulls += 1
+    assert 0 == await pair.differing(range(8), range(8, 16))
+    assert pulls > 8
+    await asyncio.to_thread(pair.cluster.etcd.wipe)
+    await asyncio.to_thread(pair.cluster.etcd.restart)
+    await ready(pair.router, ["prefill-0", "decode-0"])
+
+    async def connected() -> bool:
+        async for view in pair.router.watch_workers():
+            return view.etcd_connected and len(view.workers) == 2
+        return False
+
+    await eventually(connected, "both workers are registered in the new etcd")
+    assert before == await incarnation_of(pair, "prefill-0")
+    publication = await pair.publish([1])
+    await pair.destination.pull(publication.handle, [30], timeout_s=5)
+    assert 0 == await pair.differing([1], [30])
+
+
+async def test_a_second_worker_of_one_name_is_refused(pair: Pair) -> None:
+    """Another worker with a name that is held ends with a clear message, and the holder is not disturbed."""
+    directory = pair.cluster.directory / "second"
+    directory.mkdir()
+    spec = WorkerSpec(name="prefill-0", role="prefill", ranks=1, pool_bytes=POOL_BYTES, lease_ttl_s=1)
+    second = type(pair.prefill)(spec, directory, [pair.cluster.etcd.endpoint], pair.cluster.etcd_prefix)
+    try:
+        await second.start()
+        assert 2 == await asyncio.wait_for(second.control.wait(), 15)
+        assert "WORKER_NAME_TAKEN" in second.control.log_tail()
+        assert "prefill-0" in second.control.log_tail()
+    finally:
+        await second.stop()
+    publication = await pair.publish([1])
+    await pair.destination.pull(publication.handle, [1], timeout_s=5)
+
+
+async def test_a_mismatched_layout_is_refused_at_pairing(pair: Pair) -> None:
+    """A worker of another head dimension is no pair, and a pull from it names the field and both values."""
+    worker = await pair.cluster.start_worker(
+        WorkerSpec(name="other-0", role="prefill", ranks=RANKS, pool_bytes=POOL_BYTES)
+    )
+    async with EngineClient.connect(worker.engine_socket, "engine-other", layout_of(512, head_dim=64)) as engine:
+        await ready(pair.router, ["other-0"])
+        verdict = await pair.router.check_pair("other-0", "decode-0")
+        assert not verdict.compatible
+        assert "groups[full].head_dim" in [mismatch.field for mismatch in verdict.mismatches]
+        compatible = {(p.source, p.destination) for p in await pair.router.pairs(compatible_only=True)}
+        assert {("workers/prefill-0", "workers/decode-0")} == compatible
+        publication = await engine.publish([1], 16, 30.0)
+        with pytest.raises(KvferryError) as caught:
+            await pair.destination.pull(publication.handle, [1], timeout_s=5)
+        assert Reason.LAYOUT_MISMATCH is caught.value.reason
+        assert "64" in caught.value.message
+        assert "32" in caught.value.message
+        await engine.release(publication)
+
+
+async def test_a_port_that_is_taken_is_named(pair: Pair) -> None:
+    """A control whose port another process has ends with the field and the address."""
+    spec = WorkerSpec(name="third-0", role="decode", pool_bytes=POOL_BYTES, listen=pair.decode.endpoint)
+    with pytest.raises(ProcessEnded) as caught:
+        await pair.cluster.start_worker(spec)
+    assert "ADDRESS_IN_USE" in str(caught.value)
+    assert "worker.listen" in str(caught.value)
+    assert pair.decode.endpoint in str(caught.value)

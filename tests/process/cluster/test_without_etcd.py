@@ -1,0 +1,43 @@
+"""A worker that is started before its etcd."""
+
+import asyncio
+from pathlib import Path
+
+from tests.process.cluster.pair import POOL_BYTES, eventually, layout_of
+
+from kvferry import EngineClient, NotReady
+from kvferry.dev.etcd_server import EtcdServer
+from kvferry.launch.worker import LocalWorker, WorkerSpec
+
+
+async def test_control_waits_for_etcd_and_says_so(tmp_path: Path) -> None:
+    """Without etcd control serves, refuses to publish as NOT_READY, logs why, and goes on once etcd is there."""
+    etcd = EtcdServer(data_dir=tmp_path / "etcd")
+    await asyncio.to_thread(etcd.start)
+    endpoint = etcd.endpoint
+    await asyncio.to_thread(etcd.kill)
+    worker = LocalWorker(
+        WorkerSpec(name="early-0", role="both", ranks=2, pool_bytes=POOL_BYTES), tmp_path, [endpoint], "/kvferry"
+    )
+    try:
+        await worker.start()
+        async with EngineClient.connect(worker.engine_socket, "engine", layout_of()) as engine:
+            try:
+                await engine.publish([1], 16, 5.0)
+                raise AssertionError("published without an incarnation")
+            except NotReady as error:
+                assert "etcd" in error.message
+            assert "registering" in worker.control.log_tail(50)
+            await asyncio.to_thread(etcd.restart)
+
+            async def published() -> bool:
+                try:
+                    await engine.release(await engine.publish([1], 16, 5.0))
+                except NotReady:
+                    return False
+                return True
+
+            await eventually(published, "the worker registers once etcd is there")
+    finally:
+        await worker.stop()
+        await asyncio.to_thread(etcd.stop)

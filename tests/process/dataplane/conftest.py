@@ -1,0 +1,32 @@
+"""Data planes for the tests of one module's function, ended with it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kvferry.core.layouts import WorkerLayout
+from tests.process.dataplane.harness import DataPlane, small_layout
+
+Start = Callable[..., Awaitable[DataPlane]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts data planes, adopted and with random bytes in their pools."""
+    started: list[DataPlane] = []
+
+    async def start_one(
+        name: str, layout: WorkerLayout | None = None, environment: dict[str, str] | None = None, *flags: str
+    ) -> DataPlane:
+        plane = DataPlane(tmp_path, name, environment or {}, *flags)
+        started.append(plane)
+        await plane.connect(layout or small_layout())
+        random = np.random.default_rng(len(started))
+        plane.pool()[:] = random.integers(0, 256, plane.pool().size, dtype=np.uint8)
+        return plane
+
+    yield start_one
+    for plane in started:
+        await plane.close()

@@ -1,0 +1,38 @@
+"""Reads between two real data planes."""
+
+from kvferry.error.v1 import error_pb2
+from kvferry.transfer.v1 import transfer_pb2
+from tests.process.dataplane.conftest import Start
+from tests.process.dataplane.harness import read_command
+
+
+async def test_a_read_brings_the_bytes(start: Start) -> None:
+    """A read brings exactly the source's blocks, in order, and says over which path."""
+    source, destination = await start("source"), await start("destination")
+    there, here = await source.session(), await destination.session()
+    lease = await there.acquire("p1", [3, 1, 9])
+    peer = await source.as_peer()
+    await there.ask(expect_readers={"duration": {"seconds": 20}})
+    await here.send(connect_peer=peer)
+    await here.send(read=read_command("t1", peer, lease, [3, 1, 9], [60, 2, 3]))
+    finished = await here.finished("t1")
+    assert not finished.HasField("failure"), finished
+    assert source.block_bytes([3, 1, 9]) == destination.block_bytes([60, 2, 3])
+    assert transfer_pb2.PATH_NIXL == finished.figures.path
+    assert "UCX" == finished.figures.backend
+    assert 3 * 16384 == finished.figures.received_bytes
+    assert 12 == finished.figures.descriptor_count
+
+
+async def test_a_lease_that_ended_before_fences(start: Start) -> None:
+    """A read under a lease that ended before it began fails as FENCED."""
+    source, destination = await start("source"), await start("destination")
+    there, here = await source.session(), await destination.session()
+    lease = await there.acquire("p1", [0])
+    await there.ask(release_lease={"publication": "p1"})
+    peer = await source.as_peer()
+    await there.ask(expect_readers={"duration": {"seconds": 20}})
+    await here.send(connect_peer=peer)
+    await here.send(read=read_command("t1", peer, lease, [0], [0]))
+    finished = await here.finished("t1")
+    assert error_pb2.REASON_FENCED == finished.failure.reason

@@ -1,0 +1,51 @@
+"""Block lists of requests are checked before anything is done with them."""
+
+from typing import Any
+
+import pytest
+
+from kvferry.core.dense import DenseModel, dense_layout
+from kvferry.core.errors import BlockError, InvalidArgument, KvferryError, MessageTooLarge
+from kvferry.core.layouts import ElementType
+from kvferry.core.reasons import Reason
+from kvferry_control.blocks import check_blocks, check_same_counts
+
+LAYOUT = dense_layout(
+    DenseModel(
+        model="m", layer_count=1, kv_heads=1, head_dim=8, tokens_per_block=16, element_type=ElementType.FLOAT16
+    ),
+    block_count=10,
+)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "kind", "reason", "field"),
+    [
+        ({}, InvalidArgument, Reason.INVALID_ARGUMENT, "blocks"),
+        ({"full": []}, InvalidArgument, Reason.INVALID_ARGUMENT, "blocks"),
+        ({"other": [1]}, InvalidArgument, Reason.INVALID_ARGUMENT, "blocks.group"),
+        ({"full": [0, 10]}, BlockError, Reason.BLOCK_OUT_OF_RANGE, "blocks[full][1]"),
+        ({"full": [3, 4, 3]}, BlockError, Reason.BLOCK_DUPLICATE, "blocks[full]"),
+        ({"full": list(range(10)) * 3}, MessageTooLarge, Reason.MESSAGE_TOO_LARGE, "blocks"),
+    ],
+)
+def test_wrong_lists_are_refused(blocks: dict[str, Any], kind: type[KvferryError], reason: Reason, field: str) -> None:
+    """Each mistake has its reason, and the error names where it is."""
+    with pytest.raises(kind) as caught:
+        check_blocks("blocks", blocks, LAYOUT, count_max=20)
+    assert (reason, field) == (caught.value.reason, caught.value.metadata["field"])
+
+
+def test_every_block_of_the_pool_may_be_named() -> None:
+    """The first and the last block are in range."""
+    check_blocks("blocks", {"full": list(range(10))}, LAYOUT, count_max=20)
+
+
+def test_counts_must_agree_group_by_group() -> None:
+    """Fewer or more destination blocks than were published are refused with both numbers."""
+    check_same_counts({"full": [1, 2]}, {"full": [5, 6]})
+    for destination in ({"full": [5]}, {"full": [5, 6, 7]}, {}):
+        with pytest.raises(BlockError) as caught:
+            check_same_counts({"full": [1, 2]}, destination)
+        assert Reason.BLOCK_COUNT_MISMATCH is caught.value.reason
+        assert "the publication has 2" in caught.value.message
