@@ -94,25 +94,30 @@ class ControlProcess:
         Raises:
             KvferryError: the worker's name is taken, a data plane belongs to another worker, or etcd refuses us.
         """
-        async with asyncio.TaskGroup() as group:
-            self._parts = self._make_parts(spawner(group))
-            self._add_services()
-            running = [group.create_task(link.run()) for link in self._links]
-            running.append(group.create_task(self._parts.membership.run()))
-            running.append(group.create_task(self._tick()))
-            await self._servers.set_serving(False)
-            await self._servers.start(_ROUTER_SERVICES, _ENGINE_SERVICES)
-            self._log.info(
-                "control serves", listen=self.listen, engine_socket=str(self._servers.engine_socket)
-            )
-            serving()
-            await self._stopping.wait()
-            self._log.info("control stops")
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = await self._start(group)
+                serving()
+                await self._stopping.wait()
+                self._log.info("control stops")
+                await self._servers.stop()
+                await self._parts.membership.leave()
+                for task in running:
+                    task.cancel()
+        finally:
             await self._servers.stop()
-            await self._parts.membership.leave()
-            for task in running:
-                task.cancel()
             await self._parts.sources.close()
+
+    async def _start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        self._parts = self._make_parts(spawner(group))
+        self._add_services()
+        running = [group.create_task(link.run()) for link in self._links]
+        running.append(group.create_task(self._parts.membership.run()))
+        running.append(group.create_task(self._tick()))
+        await self._servers.set_serving(False)
+        await self._servers.start(_ROUTER_SERVICES, _ENGINE_SERVICES)
+        self._log.info("control serves", listen=self.listen, engine_socket=str(self._servers.engine_socket))
+        return running
 
     def _make_parts(self, spawn: Spawn) -> Parts:
         limits = self._config.limits
@@ -223,7 +228,6 @@ class ControlProcess:
     async def _registered(self, incarnation: int) -> None:
         self._worker.identity = dataclasses.replace(self._worker.identity, incarnation=incarnation)
         self._metrics.incarnation.set(incarnation)
-        structlog.contextvars.bind_contextvars(incarnation=incarnation)
         await self._worker.adopt_quietly()
         self._worker_changed()
 

@@ -45,7 +45,7 @@ class Servers:
         await self.health.set("", status)
 
     async def stop(self) -> None:
-        """Let calls finish for a moment, then end them; remove the socket."""
+        """Let calls finish for a moment, then end them; remove the socket. May be called twice."""
         await self.health.enter_graceful_shutdown()
         await self.tcp.stop(STOP_GRACE_S)
         await self.uds.stop(STOP_GRACE_S)

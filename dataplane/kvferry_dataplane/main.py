@@ -7,7 +7,7 @@ import time
 
 import structlog
 
-from kvferry.core.errors import KvferryError
+from kvferry.core.errors import InternalError, KvferryError
 from kvferry_dataplane.config import LOG_FORMATS, LOG_LEVELS, config_from_flags
 from kvferry_dataplane.logs import configure_logs
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         asyncio.run(run())
     except KvferryError as error:
         sys.stderr.write(f"kvferry dataplane: {error.reason.value}: {error.message}\n")
-        return EXIT_REFUSED
+        return EXIT_DEFECT if isinstance(error, InternalError) else EXIT_REFUSED
     except Exception:
         structlog.get_logger("kvferry.dataplane").exception("defect")
         return EXIT_DEFECT

@@ -34,7 +34,7 @@ class Metrics:
         self.pool_bytes = self._gauge("pool_bytes", "Size of the pool.")
         self.blocks_pinned = self._gauge("blocks_pinned", "Blocks that leases pin.")
         self.session_connected = self._gauge("session_connected", "1 while a control is connected.")
-        self.events_dropped = self._counter("events_dropped", "Events that no control came to fetch.")
+        self.events_dropped = self._gauge("events_dropped", "Events that no control came to fetch.")
         self.commands_refused = self._counter("commands_refused", "Commands refused, by reason.", ("reason",))
 
     def read_ended(self, outcome: ReadOutcome, path: str) -> None:

@@ -61,9 +61,9 @@ class NixlLibrary:
         self.wheel = self.api.__name__.partition(".")[0]
         bindings = importlib.import_module(f"{self.wheel}._bindings")
         self.peer_lost: type[Exception] = bindings.nixlRemoteDisconnectError
-        self.errors: tuple[type[Exception], ...] = tuple(
-            value for value in vars(bindings).values() if isinstance(value, type) and issubclass(value, Exception)
-        )
+        named: list[object] = list(vars(bindings).values())
+        raised = tuple(kind for kind in named if isinstance(kind, type) and issubclass(kind, Exception))
+        self.errors: tuple[type[Exception], ...] = (*raised, RuntimeError, ValueError)
         _take_over_logging()
 
     @contextmanager
@@ -78,7 +78,7 @@ class NixlLibrary:
             yield
         except self.peer_lost as error:
             raise PeerError(f"{action}: the peer disconnected", reason=Reason.PEER_LOST) from error
-        except (*self.errors, RuntimeError, ValueError) as error:
+        except self.errors as error:
             raise TransportFailed(f"{action}: {type(error).__name__}: {error}") from error
 
 

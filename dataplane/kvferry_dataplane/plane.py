@@ -228,10 +228,11 @@ class Plane:
         """A read is over and settled: give its blocks free and tell control."""
         ended = self._desk.settle(outcome.transfer)
         finished = read_finished_of(outcome, self.rank)
+        self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
         self._metrics.reads_outstanding.set(len(self._desk))
+        self._metrics.events_dropped.set(self.outbox.dropped_count)
         self._metrics.read_ended(outcome, "nixl" if outcome.backend else "")
         _log_read(outcome)
-        self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
 
     def _require_side(self) -> Side:
         if self._side is None:

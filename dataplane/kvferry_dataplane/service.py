@@ -44,20 +44,22 @@ class DataPlaneServicer(dataplane_pb2_grpc.DataPlaneServiceServicer):
         await self._plane.adopt(request.adoption)
         return pb.AdoptResponse()
 
-    async def Session(self, request_iterator: AsyncIterator[pb.SessionRequest], context: Context) -> None:
+    # The generated base class speaks of the generator style; this method reads and writes through its context.
+    async def Session(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[pb.SessionRequest], context: Context
+    ) -> None:
         """Serve commands and send events until control goes or a newer session takes over."""
         session = self._plane.outbox.open(self._plane.opened())
         self._metrics.session_connected.set(1)
         _log.info("session opened")
-        reader = asyncio.create_task(self._read_commands(request_iterator, session), name="session-commands")
         try:
-            await _write_events(session, context)
-            if reader.done():
-                reader.result()
-        except KvferryError as error:
-            await abort(context, error)
+            async with asyncio.TaskGroup() as tasks:
+                reader = tasks.create_task(self._read_commands(request_iterator, session))
+                await _write_events(session, context)
+                reader.cancel()
+        except* KvferryError as errors:
+            await abort(context, _first(errors))
         finally:
-            reader.cancel()
             self._plane.outbox.close(session)
             self._metrics.session_connected.set(self._plane.outbox.connected)
             _log.info("session closed")
@@ -79,3 +81,8 @@ async def _write_events(session: SessionQueue, context: Context) -> None:
     while (event := await session.first()) is not None:
         await context.write(event)
         session.drop_first()
+
+
+def _first(errors: ExceptionGroup[KvferryError]) -> KvferryError:
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error

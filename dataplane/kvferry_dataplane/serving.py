@@ -14,12 +14,12 @@ from kvferry_dataplane.nixl_agent import NixlAgent, NixlLibrary, Region
 
 _log = structlog.get_logger("kvferry.dataplane.serving")
 
-_POLLS_PER_BURST = 16
+_POLLS_PER_BURST = 4
 _BUSY_FACTOR = 4.0
-"""A burst that takes this much longer than an idle one has moved bytes."""
+"""A burst that takes this much longer than an idle one has moved bytes: the backend itself does not say."""
 _NEAR_PAUSE_SECONDS = 50e-6
 _FAR_PAUSE_SECONDS = 500e-6
-_NEAR_SECONDS = 0.5
+_NEAR_SECONDS = 0.02
 EXPECT_SECONDS_MAX = 24 * 3600.0
 
 

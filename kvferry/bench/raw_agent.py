@@ -1,10 +1,14 @@
 """Plain NIXL, used as its examples do: the yardstick. No leases, no control, no batches, no deadline."""
 
+import contextlib
+import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from kvferry.bench.workload import BlockIds, Workload
@@ -32,8 +36,8 @@ class RawAgent:
 
     def __init__(self, name: str, device: str, pool_bytes: int, *, default_config: bool) -> None:
         on_cuda = device.startswith("cuda")
-        library = NixlLibrary(for_cuda=on_cuda, cuda_major=cuda.driver_major() if on_cuda else None)
-        api = library.api
+        with _without_new_settings(default_config):
+            api = NixlLibrary(for_cuda=on_cuda, cuda_major=cuda.bindings_major()).api
         # NIXL's default backend list is this one; it is named so that both sides surely agree.
         backends = ["UCX"]
         config = (
@@ -89,6 +93,16 @@ class RawAgent:
         return seconds
 
 
+@contextlib.contextmanager
+def _without_new_settings(wanted: bool) -> Iterator[None]:
+    """Take back, if ``wanted``, what kvferry sets for UCX when it loads NIXL."""
+    before = dict(os.environ)
+    yield
+    if wanted:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+
+
 def _allocate(device: str, pool_bytes: int) -> torch.Tensor:
     if device != "cpu":
         return torch.zeros(pool_bytes, dtype=torch.uint8, device=device)
@@ -96,7 +110,7 @@ def _allocate(device: str, pool_bytes: int) -> torch.Tensor:
     return torch.frombuffer(memory.mapping, dtype=torch.uint8)
 
 
-def _rows(blocks: BlockIds, block_bytes: int, address: int, device_index: int) -> "np.typing.NDArray[np.uint64]":
+def _rows(blocks: BlockIds, block_bytes: int, address: int, device_index: int) -> npt.NDArray[np.uint64]:
     rows = np.empty((blocks.size, 3), dtype=np.uint64)
     rows[:, 0] = blocks * block_bytes + address
     rows[:, 1] = block_bytes

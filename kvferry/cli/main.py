@@ -40,10 +40,9 @@ def demo(
 ) -> None:
     """Serve requests on two workers, checking every token and byte. Exit status 1 if anything differs."""
     from kvferry.cli import demo as command
-    from kvferry.demo.settings import DemoSettings
 
-    settings = DemoSettings(device=device, request_count=requests, concurrency=concurrency, directory=logs)
-    _run(command.demo(settings, json_output=json_output))
+    options = command.DemoOptions(device=device, requests=requests, concurrency=concurrency, directory=logs)
+    _run(command.demo(options, json_output=json_output), log_level="error")
 
 
 @app.command()
@@ -97,13 +96,19 @@ def transfers(
     endpoint: Endpoint,
     name: Annotated[str | None, typer.Argument(help="transfers/ID, or the ID, to see one.")] = None,
     json_output: Json = False,
+    worker: Annotated[str | None, typer.Option(help="Only into this worker.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on with every change, until Ctrl-C.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many, the newest.")] = 50,
 ) -> None:
     """List the transfers into a decode worker, or show one of them."""
     from kvferry.cli import transfers as command
 
-    _run(command.transfers(endpoint, name, watch=watch, limit=limit, json_output=json_output))
+    if watch:
+        _run(command.watch_transfers(endpoint, worker, name, json_output=json_output))
+    elif name is not None:
+        _run(command.show_transfer(endpoint, worker, name, json_output=json_output))
+    else:
+        _run(command.list_transfers(endpoint, worker, limit=limit, json_output=json_output))
 
 
 @app.command()
@@ -127,7 +132,7 @@ def pull(
         timeout_s=timeout,
         request_id=request_id,
     )
-    _run(command.pull(options, json_output=json_output))
+    _run(command.pull(options, json_output=json_output), log_level="error")
 
 
 @bench.command("transfer")
@@ -141,7 +146,7 @@ def bench_transfer(
     """A whole pull against raw NIXL reading the same descriptors, in turns."""
     from kvferry.cli import bench as command
 
-    _run(command.transfer(blocks, sizes, device=device, repeats=repeats, json_output=json_output))
+    _run(command.transfer(blocks, sizes, device=device, repeats=repeats, json_output=json_output), log_level="error")
 
 
 @bench.command("latency")
@@ -153,7 +158,7 @@ def bench_latency(
     """A warm pull of one 4 KiB block against a unary gRPC call to the same control, in turns."""
     from kvferry.cli import bench as command
 
-    _run(command.latency(device=device, repeats=repeats, json_output=json_output))
+    _run(command.latency(device=device, repeats=repeats, json_output=json_output), log_level="error")
 
 
 def main() -> None:
@@ -161,12 +166,16 @@ def main() -> None:
     app()
 
 
-def _run(command: Coroutine[Any, Any, None]) -> None:
+def _run(command: Coroutine[Any, Any, None], *, log_level: str = "warning") -> None:
     from kvferry.cli.running import run
 
-    run(command)
+    run(command, log_level=log_level)
 
 
 def _become(module: str, arguments: list[str]) -> NoReturn:
     """Replace this process, so that signals reach the real one."""
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell is wanted
+
+
+if __name__ == "__main__":
+    main()

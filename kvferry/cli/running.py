@@ -12,6 +12,7 @@ import typer
 
 from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
+from kvferry.logs import configure_logs
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -19,11 +20,12 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
-def run(command: Coroutine[Any, Any, None]) -> None:
-    """Run ``command`` to its end. An error becomes one line on standard error and an exit status.
+def run(command: Coroutine[Any, Any, None], *, log_level: str = "warning") -> None:
+    """Run ``command`` to its end. Logs go to standard error, and an error becomes one line there and an exit status.
 
     1 for a failure, 2 for wrong configuration, 130 after Ctrl-C, 143 after SIGTERM; cleaning up comes first.
     """
+    configure_logs(log_level)
     with reported_errors():
         try:
             terminated = asyncio.run(_until_terminated(command))

@@ -46,8 +46,7 @@ def receive_offer(connection: socket.socket) -> tuple[bytes, int | None]:
     received: list[int] = []
     try:
         message = _receive(connection, received)
-        if len(received) > 1:
-            raise TransportFailed(f"{len(received)} descriptors came with the pool offer, expected at most one")
+        _refuse_several(received)
     except BaseException as error:
         for descriptor in received:
             os.close(descriptor)
@@ -73,6 +72,11 @@ def _receive(connection: socket.socket, received: list[int]) -> bytes:
         if expected == _LENGTH.size == len(data):
             expected += _checked_length(_LENGTH.unpack(data)[0])
     return data[_LENGTH.size :]
+
+
+def _refuse_several(received: list[int]) -> None:
+    if len(received) > 1:
+        raise TransportFailed(f"{len(received)} descriptors came with the pool offer, expected at most one")
 
 
 def _checked_length(length: int) -> int:

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
-import structlog
 from grpc import aio
 
 from kvferry.core.errors import ConfigInvalid, KvferryError, NotFound, NotReady
@@ -36,6 +35,7 @@ from kvferry.sdk.convert import publication_of
 from kvferry.sdk.engine_state import EngineState
 from kvferry.sdk.events import EngineEvent, EventStream, PublicationStream
 from kvferry.sdk.link import EngineLink
+from kvferry.sdk.log import sdk_log
 from kvferry.sdk.pools import AttachedPool, PoolInfo
 from kvferry.sdk.pulls import Pull
 from kvferry.sdk.results import Publication, TransferResult
@@ -77,7 +77,7 @@ class EngineClient:
         self._on_event = on_event
         self._tasks = asyncio.TaskGroup()
         self._state: EngineState | None = None
-        self._log = structlog.get_logger("kvferry.sdk").bind(engine=engine_id)
+        self._log = sdk_log(engine=engine_id)
 
     @classmethod
     def connect(

@@ -6,7 +6,7 @@ from typing import cast
 
 from kvferry.core.errors import KvferryError, error_of
 from kvferry.core.reasons import Reason
-from kvferry.sdk.results import TransferResult
+from kvferry.sdk.results import TransferResult, TransferState
 
 
 class PullFailed(KvferryError):
@@ -40,7 +40,8 @@ def failure_of(transfer: TransferResult) -> PullFailed:
     metadata = {"transfer": transfer.name}
     if transfer.failed_rank is not None:
         metadata["rank"] = str(transfer.failed_rank)
-    reason = transfer.reason or Reason.INTERNAL
+    unsaid = Reason.CANCELLED if transfer.state is TransferState.CANCELLED else Reason.INTERNAL
+    reason = transfer.reason or unsaid
     return pull_failed(error_of(reason, transfer.message or f"{transfer.name} {transfer.state}", metadata), transfer)
 
 

@@ -7,13 +7,13 @@ it breaks, the whole session is replaced; before anything else the new one asks 
 import asyncio
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import structlog
 from grpc import aio
 
 from kvferry.core.errors import KvferryError, NotReady, RetryableError
 from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.rpc.times import seconds_of
 from kvferry.sdk.calls import control_error
+from kvferry.sdk.log import sdk_log
 from kvferry.transfer.v1 import transfer_pb2
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class EngineLink:
         self._request = request
         self._where = where
         self._listener = listener
-        self._log = structlog.get_logger("kvferry.sdk").bind(engine=request.engine_id, control=where)
+        self._log = sdk_log(engine=request.engine_id, control=where)
         self._last_error: KvferryError | None = None
         self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the first session is in place; fails with what makes it impossible."""

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
 
-import structlog
 from grpc import aio
 
 from kvferry.core.errors import InvalidArgument, NotReady
@@ -13,6 +12,7 @@ from kvferry.rpc.options import channel_options
 from kvferry.sdk.arguments import checked_name, checked_seconds
 from kvferry.sdk.cluster import PAUSE_MAX_S, PAUSE_MIN_S, Endpoints, all_pages
 from kvferry.sdk.convert import pair_of, worker_of
+from kvferry.sdk.log import sdk_log
 from kvferry.sdk.results import ClusterView, Pair, Worker
 from kvferry.sdk.worker_client import WorkerClient
 from kvferry.worker.v1 import worker_pb2 as pb
@@ -44,7 +44,7 @@ class RouterClient:
         self._timeout_s = checked_seconds("timeout_s", timeout_s)
         self._endpoints: Endpoints | None = None
         self._workers: dict[str, WorkerClient] = {}
-        self._log = structlog.get_logger("kvferry.sdk")
+        self._log = sdk_log()
 
     async def __aenter__(self) -> Self:
         self._endpoints = Endpoints([(e, aio.insecure_channel(e, options=channel_options())) for e in self._listed])

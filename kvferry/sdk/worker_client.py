@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
-import structlog
 from grpc import aio
 
 from kvferry.core.errors import NotFound, NotReady
@@ -15,6 +14,7 @@ from kvferry.sdk.arguments import TOKENS_MAX, checked_int, checked_name
 from kvferry.sdk.calls import Method, control_error, is_transport_failure
 from kvferry.sdk.cluster import ITEMS_MAX, PAUSE_MAX_S, PAUSE_MIN_S, all_pages
 from kvferry.sdk.convert import publication_of, transfer_of
+from kvferry.sdk.log import sdk_log
 from kvferry.sdk.results import Publication, TransferResult
 from kvferry.transfer.v1 import transfer_pb2
 from kvferry.transfer.v1.transfer_pb2_grpc import TransferServiceStub
@@ -37,7 +37,7 @@ class WorkerClient:
         self._endpoint = ""
         self._channel: aio.Channel | None = None
         self._closed = False
-        self._log = structlog.get_logger("kvferry.sdk").bind(worker=name)
+        self._log = sdk_log(worker=name)
 
     async def publications(self, limit: int = LIMIT) -> list[Publication]:
         """The worker's publications, newest first, at most ``limit``. Their handles stay with the engine.

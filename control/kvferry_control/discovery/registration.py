@@ -197,9 +197,8 @@ class Registration:
 
     async def _claim(self) -> tuple[Lease, Claim]:
         options = self._client.options
-        if self._lease is None:
-            # One attempt only: the reason is to be told at once, and the next attempt asks the next endpoint.
-            self._lease = await self._client.grant_lease(options.lease_ttl_s, timeout_s=options.attempt_timeout_s)
+        # One attempt only: the reason is to be told at once, and the next attempt asks the next endpoint.
+        self._lease = await self._client.grant_lease(options.lease_ttl_s, timeout_s=options.attempt_timeout_s)
         lease, writing = self._lease, self._wanted
         try:
             claim = await claim_key(self._client, self._claimant, lease, self._encode, self.status.incarnation)

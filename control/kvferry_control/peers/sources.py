@@ -23,7 +23,7 @@ from kvferry.negotiation.v1.negotiation_pb2_grpc import NegotiationServiceStub
 from kvferry.rpc.errors import from_rpc
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry.rpc.options import channel_options
-from kvferry_control.pairing import mismatches
+from kvferry_control.pairing import Mismatch, mismatches
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import PROTOCOL_VERSION, WorkerRecord
 from kvferry_control.tasks import Spawn
@@ -54,6 +54,8 @@ class Source:
     wire: pb.SourceDescription | None = None
     connected: set[int] = field(default_factory=set)
     """Ranks of this worker whose data plane was told about this source."""
+    verdict: tuple[WorkerLayout, tuple[Mismatch, ...]] | None = None
+    """Whether it can be paired with the layout named first."""
 
     def peer(self, rank: int) -> str:
         """The name under which our data planes know a rank of this source."""
@@ -102,7 +104,9 @@ class Sources:
         """
         if source.layout is None:
             raise PeerError(f"workers/{source.worker} has not described itself")
-        found = mismatches(source.layout, destination)
+        if source.verdict is None or source.verdict[0] is not destination:
+            source.verdict = destination, mismatches(source.layout, destination)
+        found = source.verdict[1]
         if found:
             first = found[0]
             raise LayoutMismatch(

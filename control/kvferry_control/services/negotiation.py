@@ -1,5 +1,6 @@
 """NegotiationService: what the controls of decode workers ask of this worker as a source."""
 
+import time
 from collections.abc import Sequence
 
 from grpc import aio
@@ -21,6 +22,8 @@ from kvferry_control.requests import check_id
 from kvferry_control.worker import LocalWorker
 
 EXPECT_READERS_S_MAX = 60.0
+EXPECT_AHEAD_S = 1.0
+"""Windows are asked for this much longer, so that transfers in quick succession share one."""
 
 
 class NegotiationService(NegotiationServiceServicer):
@@ -33,6 +36,7 @@ class NegotiationService(NegotiationServiceServicer):
         self._publications = publications
         self._links = links
         self._metrics = metrics
+        self._expected_until: dict[bytes, float] = {}
 
     @unary_method
     async def Negotiate(
@@ -93,7 +97,11 @@ class NegotiationService(NegotiationServiceServicer):
         return pb.SourceDescription(layout=layout_to_wire(layout), ranks=self._worker.access())
 
     def _expect_readers(self, seconds: float) -> None:
-        command = dp.ExpectReaders(duration=duration(seconds))
+        now = time.monotonic()
+        command = dp.ExpectReaders(duration=duration(seconds + EXPECT_AHEAD_S))
         for link in self._links:
-            if link.up:
-                link.post(dp.SessionRequest(expect_readers=command))
+            if link.up and link.description is not None:
+                boot_id = link.description.access.boot_id
+                if self._expected_until.get(boot_id, 0.0) < now + seconds:
+                    link.post(dp.SessionRequest(expect_readers=command))
+                    self._expected_until[boot_id] = now + seconds + EXPECT_AHEAD_S

@@ -30,6 +30,9 @@ from kvferry_control.transfers.machine import Failure, State
 from kvferry_control.transfers.record import TransferRecord
 from kvferry_control.transfers.table import TransferTable
 
+BOOKKEEPING_DELAY_S = 0.001
+"""Log line, metrics and conclusion wait this long, so that the engine hears of the end first."""
+
 SETTLE_BOUND_S = 0.9
 """Data planes confirm the end of a read well within this; a transfer ends at most this long after its deadline."""
 
@@ -252,6 +255,9 @@ class Transfers:
         if record.negotiation is not None and not record.negotiated:
             record.negotiation.cancel()
         self.table.ended(record)
+        asyncio.get_running_loop().call_later(BOOKKEEPING_DELAY_S, self._keep_books, record)
+
+    def _keep_books(self, record: TransferRecord) -> None:
         self._conclude(record)
         self._measure(record)
         self._report(record)
@@ -287,6 +293,7 @@ class Transfers:
             state=record.life.state.name,
             reason=failure.reason.value if failure else None,
             message=failure.message if failure else None,
+            incarnation=record.destination_incarnation,
             source=f"workers/{record.source_worker}",
             source_incarnation=record.source_incarnation,
             publication=f"publications/{record.publication}",

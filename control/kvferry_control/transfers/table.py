@@ -19,7 +19,7 @@ class TransferTable:
         self._by_request: dict[str, str] = {}
         self._kept: deque[str] = deque()
         self._revision = 0
-        self._changed: asyncio.Future[None] | None = None
+        self._watchers: set[asyncio.Event] = set()
 
     @property
     def revision(self) -> int:
@@ -84,8 +84,8 @@ class TransferTable:
         record.revision = self._revision
         self._by_change[record.id] = record
         self._by_change.move_to_end(record.id)
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+        for watcher in self._watchers:
+            watcher.set()
 
     def ended(self, record: TransferRecord) -> None:
         """Note that a transfer is terminal; the oldest such beyond the bound is forgotten."""
@@ -97,15 +97,17 @@ class TransferTable:
 
     async def changes(self, after_revision: int) -> AsyncIterator[TransferRecord]:
         """Every transfer as it changes, in the order of changes."""
-        while True:
-            for record in self._since(after_revision):
-                after_revision = record.revision
-                yield record
-            if after_revision < self._revision:
-                continue
-            if self._changed is None or self._changed.done():
-                self._changed = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._changed)
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        try:
+            while True:
+                changed.clear()
+                for record in self._since(after_revision):
+                    after_revision = record.revision
+                    yield record
+                await changed.wait()
+        finally:
+            self._watchers.discard(changed)
 
     def _since(self, revision: int) -> list[TransferRecord]:
         newer: list[TransferRecord] = []

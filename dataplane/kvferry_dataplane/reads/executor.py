@@ -1,9 +1,9 @@
 """Executes reads: one thread calls :meth:`ReadExecutor.step` over and over. Knows neither threads nor clocks.
 
-A read goes through: queue → batches (bounded in bytes and descriptors) → lease words → outcome. A read that ends early
-posts nothing more and waits ``settle_seconds`` for its batches in flight. If one is still not confirmed, nothing but the
-end of the agent can stop it from writing: a *rollover*. The agent takes no new work, goes on for other reads' batches for
-``retire_seconds``, and is destroyed; only then is the read's outcome told.
+A read goes through: queue → batches (bounded in bytes and descriptors) → lease words → outcome. A read that ends
+early posts nothing more and waits ``settle_seconds`` for its batches in flight. If one is still not confirmed, nothing
+but the end of the agent can stop it from writing: a *rollover*. The agent takes no new work, goes on for other reads'
+batches for ``retire_seconds``, and is destroyed; only then is the read's outcome told.
 
 A peer whose batches made a rollover necessary is *suspect*: a lease word is read from it into scratch memory first, so
 that a peer that stays stuck costs one rollover and not one for each of its reads.
@@ -39,7 +39,7 @@ class ReadExecutor:
         bounds: ReadBounds | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``make_agent`` gets the generation's number, from 1. ``clock`` is read for figures only, never for decisions."""
+        """``make_agent`` gets the generation's number, from 1. ``clock`` is read for figures only."""
         self._clock = clock
         self._bounds = bounds or ReadBounds()
         self._on_finished = on_finished
@@ -280,7 +280,6 @@ class ReadExecutor:
 
     def _failed(self, generation: Generation, flight: Flight, error: KvferryError, now: float) -> None:
         generation.flights.remove(flight)
-        generation.unconfirmed.append(flight)
         generation.broken.add(flight.peer.name)
         self.progress_count += 1
         read = flight.read
@@ -289,9 +288,11 @@ class ReadExecutor:
         if read is None:
             return
         if flight.purpose is Purpose.BLOCKS:
+            generation.unconfirmed.append(flight)
             read.batches_in_flight -= 1
             read.batches_unconfirmed += 1
             self._suspects.add(flight.peer.name)
+        # A word that failed leaves its cell unused: it may still arrive there.
         self._end(read.request.transfer, error, now)
 
     # Ends

@@ -48,7 +48,7 @@ class Generation:
     """Connected peers whose connection failed: it is made anew before the next use."""
     flights: list[Flight] = field(default_factory=list)
     unconfirmed: list[Flight] = field(default_factory=list)
-    """Flights that failed: only the end of the agent says that nothing of them still arrives."""
+    """Batches that failed: only the end of the agent says that nothing of them still arrives."""
     free_cells: deque[int] = field(default_factory=deque)
     retire_at: float | None = None
     """When it is destroyed at the latest; None while it takes new work."""

@@ -1,9 +1,9 @@
 """Keeps the TCP connections of a destroyed reader agent open, and throws away what still comes.
 
-Over tcp, UCX emulates a read: the source answers a request with messages. A source that was stopped and finds both unread
-requests and a closed connection when it goes on fails to answer, and UCX then aborts the whole source process. So a
-connection stays open, owned by nobody but this module, until the source closes it: its answers end here, in no one's
-memory.
+Over tcp, UCX emulates a read: the source answers a request with messages. A source that was stopped, and that finds
+both unread requests and a closed connection when it goes on, fails to answer; UCX then aborts the whole source process.
+So a connection stays open, owned by nobody but this module, until the source closes it: its answers end here, in no
+one's memory.
 """
 
 import os

@@ -20,8 +20,8 @@ _STEPS_PER_PAUSE = 16
 class ReadThread:
     """Runs a :class:`ReadExecutor`: polls closely while reads are in flight and sleeps otherwise.
 
-    Its methods may be called from any thread. Commands are bounded by their callers: each refers to a read or a peer, and
-    both are bounded.
+    Its methods may be called from any thread. Commands are bounded by their callers: each refers to a read or a peer,
+    and both are bounded.
     """
 
     def __init__(self, executor: ReadExecutor, on_defect: Callable[[BaseException], None]) -> None:

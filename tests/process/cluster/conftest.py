@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
+
 from tests.process.cluster.pair import Pair, running_pair
 
 

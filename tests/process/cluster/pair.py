@@ -89,7 +89,7 @@ class Pair:
 
     async def live_publications(self) -> int:
         """Publications of the prefill worker that have not ended, as its control counts them."""
-        listed = await (await self.router.of_worker(self.prefill.name)).publications()
+        listed = await self.router.of_worker(self.prefill.name).publications()
         return sum(not publication.state.is_ended for publication in listed)
 
 

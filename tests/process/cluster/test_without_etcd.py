@@ -3,11 +3,12 @@
 import asyncio
 from pathlib import Path
 
-from tests.process.cluster.pair import POOL_BYTES, eventually, layout_of
-
-from kvferry import EngineClient, NotReady
+from kvferry import EngineClient
+from kvferry.core.errors import NotReady
 from kvferry.dev.etcd_server import EtcdServer
 from kvferry.launch.worker import LocalWorker, WorkerSpec
+import pytest
+from tests.process.cluster.pair import POOL_BYTES, eventually, layout_of
 
 
 async def test_control_waits_for_etcd_and_says_so(tmp_path: Path) -> None:
@@ -22,12 +23,11 @@ async def test_control_waits_for_etcd_and_says_so(tmp_path: Path) -> None:
     try:
         await worker.start()
         async with EngineClient.connect(worker.engine_socket, "engine", layout_of()) as engine:
-            try:
+            with pytest.raises(NotReady) as caught:
                 await engine.publish([1], 16, 5.0)
-                raise AssertionError("published without an incarnation")
-            except NotReady as error:
-                assert "etcd" in error.message
-            assert "registering" in worker.control.log_tail(50)
+            assert "etcd" in caught.value.message
+            await eventually(lambda: "registering" in worker.control.log_tail(50), "control says what it waits for")
+            assert endpoint.removeprefix("http://") in worker.control.log_tail(50)
             await asyncio.to_thread(etcd.restart)
 
             async def published() -> bool:

@@ -42,6 +42,13 @@ def large_layout(block_count: int = 56) -> WorkerLayout:
     return dense_layout(model, block_count, order=HND)
 
 
+async def until(condition: Callable[[], bool], bound: float = 10.0) -> None:
+    """Wait until a condition holds, asked again every few milliseconds."""
+    async with asyncio.timeout(bound):
+        while not condition():  # noqa: ASYNC110 - what is waited for lies in another process
+            await asyncio.sleep(0.002)
+
+
 def seconds(value: float) -> Duration:
     """A wire duration."""
     return Duration(seconds=int(value), nanos=int((value - int(value)) * 1e9))
@@ -55,7 +62,7 @@ def blocks(ids: list[int]) -> list[BlockList]:
 class Session:
     """One control's session with a data plane."""
 
-    def __init__(self, call: aio.StreamStreamCall) -> None:
+    def __init__(self, call: aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]) -> None:
         self._call = call
         self._next_id = 1
         self.events: list[pb.SessionResponse] = []
@@ -75,11 +82,11 @@ class Session:
                 if wanted(event):
                     return self.events.pop(index)
             while True:
-                event = await self._call.read()
-                assert event is not aio.EOF, "the session ended"
-                if wanted(event):
-                    return event
-                self.events.append(event)
+                read = await self._call.read()
+                assert isinstance(read, pb.SessionResponse), "the session ended"
+                if wanted(read):
+                    return read
+                self.events.append(read)
 
     async def ask(self, **command: object) -> pb.SessionResponse:
         """Send a command and wait for its answer."""
@@ -106,7 +113,7 @@ class Session:
         """Whether the data plane ended the session, once it has."""
         async with asyncio.timeout(ANSWER_SECONDS):
             while True:
-                if await self._call.read() is aio.EOF:
+                if not isinstance(await self._call.read(), pb.SessionResponse):
                     return True
 
     async def close(self) -> None:
@@ -122,7 +129,7 @@ class DataPlane:
         self.log_path = folder / f"{name}.log"
         ready_read, ready_write = os.pipe()
         with self.log_path.open("w") as log:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: S603 - the interpreter of this test
                 [
                     *(sys.executable, "-m", "kvferry_dataplane", "--pool-bytes", str(POOL_BYTES)),
                     *("--socket", str(self.socket), "--ready-fd", str(ready_write), *flags),

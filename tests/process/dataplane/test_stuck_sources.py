@@ -5,9 +5,9 @@ destination's kernel copies the bytes, and a stopped source is no obstacle.
 """
 
 import asyncio
-import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.error.v1 import error_pb2
 from kvferry.negotiation.v1.negotiation_pb2 import RankLease
 from tests.process.dataplane.conftest import Start
-from tests.process.dataplane.harness import DataPlane, Session, large_layout, read_command
+from tests.process.dataplane.harness import DataPlane, Session, large_layout, read_command, until
 
 TCP = {"UCX_TLS": "tcp"}
 HALF = list(range(28))
@@ -30,17 +30,11 @@ async def _serve(source: DataPlane) -> tuple[RankLease, pb.ConnectPeer]:
     return lease, await source.as_peer()
 
 
-async def _stop(source: DataPlane) -> None:
+async def stop(source: DataPlane) -> None:
     """Stop a process and wait until the kernel says so."""
     source.signal(signal.SIGSTOP)
-    async with asyncio.timeout(5):
-        while f"/proc/{source.process.pid}/stat" and _state(source.process.pid) != "T":
-            await asyncio.sleep(0.005)
-
-
-def _state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[0]
+    stat = Path(f"/proc/{source.process.pid}/stat")
+    await until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
 
 
 async def _warm(here: Session, peer: pb.ConnectPeer, lease: RankLease) -> None:
@@ -61,7 +55,7 @@ async def test_a_stopped_source_ends_in_a_typed_error_and_no_late_byte(start: St
     other_lease, other_peer = await _serve(other)
     await _warm(here, peer, lease)
     await _warm(here, other_peer, other_lease)
-    await _stop(stuck)
+    await stop(stuck)
     started = time.monotonic()
     await here.send(read=read_command("stuck", peer, lease, HALF, HALF, time_left=1.0))
     read_from_other = 0
@@ -89,7 +83,7 @@ async def test_a_cancelled_read_that_is_stuck_settles(start: Start) -> None:
     here = await destination.session()
     lease, peer = await _serve(stuck)
     await _warm(here, peer, lease)
-    await _stop(stuck)
+    await stop(stuck)
     await here.send(read=read_command("stuck", peer, lease, HALF, HALF, time_left=60.0))
     await here.ask(cancel_read={"transfer": "stuck"})
     finished = await here.finished("stuck")
@@ -106,9 +100,9 @@ async def test_a_killed_source_is_lost(start: Start) -> None:
     here = await destination.session()
     lease, peer = await _serve(killed)
     await _warm(here, peer, lease)
-    await _stop(killed)
+    await stop(killed)
     await here.send(read=read_command("lost", peer, lease, HALF, HALF, time_left=60.0))
     await here.ask(expect_readers={"duration": {"seconds": 0}})
-    os.kill(killed.process.pid, signal.SIGKILL)
+    killed.signal(signal.SIGKILL)
     finished = await here.finished("lost")
     assert error_pb2.REASON_PEER_LOST == finished.failure.reason

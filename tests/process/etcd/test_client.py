@@ -192,14 +192,17 @@ async def test_a_forgotten_token_is_fetched_again(server: EtcdServer) -> None:
     """A restarted server knows no tokens; calls and watches go on with a new one."""
     await asyncio.to_thread(enable_auth, server, user="worker", password=RIGHT, prefix="/test/")
     options = fast_options(server.endpoint, user="worker", password=RIGHT)
-    async with EtcdClient(options) as client, asyncio.TaskGroup() as group:
+    async with (
+        EtcdClient(options) as client,
+        EtcdClient(options) as other,
+        asyncio.TaskGroup() as group,
+    ):
         log = WatchLog(client, "/test/")
         watching = group.create_task(log.run())
-        await client.put("/test/a", b"before")
+        await other.put("/test/a", b"before")
         await eventually(lambda: log.values == [b"before"])
         await asyncio.to_thread(server.restart)
-        async with EtcdClient(options) as other:
-            await other.put("/test/a", b"after")
+        await other.put("/test/a", b"after")
         await eventually(lambda: log.values == [b"before", b"after"])
         await client.put("/test/a", b"last")
         await eventually(lambda: log.values == [b"before", b"after", b"last"])

@@ -101,6 +101,8 @@ async def test_a_silent_server_is_left(client: EtcdClient, proxied: EtcdClient, 
         assert 0 == log.count(WatchBroken)
         proxy.stall()
         await eventually(lambda: log.count(WatchBroken) > 0)
+        (broken,) = (item for item in log.items if isinstance(item, WatchBroken))
+        assert broken.error.detail.startswith("nothing heard")
         proxy.cut()
         proxy.flow()
         await write(client, [2])

@@ -1,0 +1,101 @@
+"""Two kvferry workers of one rank each; this process is the engine of both."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Self
+
+from kvferry.bench.memory import fill, first_wrong_block, poison
+from kvferry.bench.workload import GROUP, Workload, bench_layout
+from kvferry.core.errors import NotReady, TransportFailed
+from kvferry.launch.cluster import LocalCluster
+from kvferry.launch.concurrently import all_of
+from kvferry.launch.worker import LocalWorker, WorkerSpec
+from kvferry.sdk.engine import EngineClient
+from kvferry.sdk.results import TransferResult
+from kvferry.sdk.router import RouterClient
+
+SOURCE = "bench-source"
+DESTINATION = "bench-destination"
+READY_TIMEOUT_S = 30.0
+PULL_TIMEOUT_S = 120.0
+TTL_S = 3_000.0
+
+
+class FerryPair:
+    """Workers that live for the whole benchmark; engines declare one block size after the other."""
+
+    def __init__(self, source: LocalWorker, destination: LocalWorker, pool_bytes: int) -> None:
+        self.source = source
+        self.destination = destination
+        self.pool_bytes = pool_bytes
+
+    @classmethod
+    async def start(cls, cluster: LocalCluster, device: str, pool_bytes: int) -> Self:
+        """Start both workers. Raises ProcessError."""
+        source, destination = await all_of(
+            cluster.start_worker(WorkerSpec(name=name, role=role, device=device, pool_bytes=pool_bytes))
+            for name, role in ((SOURCE, "prefill"), (DESTINATION, "decode"))
+        )
+        return cls(source, destination, pool_bytes)
+
+
+class FerryEngines:
+    """Both engines with blocks of one size. An asynchronous context manager."""
+
+    def __init__(self, pair: FerryPair, block_bytes: int) -> None:
+        self._pair = pair
+        self._layout = bench_layout(block_bytes, pair.pool_bytes)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Declare the layout and wait until the pair matches. Raises NotReady if it does not in time."""
+        async with AsyncExitStack() as stack:
+            self._source = await stack.enter_async_context(self._connect(self._pair.source))
+            self._destination = await stack.enter_async_context(self._connect(self._pair.destination))
+            await self._wait_for_pair()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def publish(self, workload: Workload) -> bytes:
+        """Publish a workload's source blocks; the handle. It ends with the publication's time or :meth:`release`."""
+        tokens = workload.block_count * self._layout.group(GROUP).tokens_per_block
+        publication = await self._source.publish(workload.source_blocks(), tokens, TTL_S, expected_readers=0)
+        self._published = publication
+        return publication.handle
+
+    async def release(self) -> None:
+        """End the last publication."""
+        await self._source.release(self._published)
+
+    async def pull(self, handle: bytes, blocks: list[int]) -> TransferResult:
+        """A whole pull, from the engine's call to its completion."""
+        return await self._destination.pull(handle, blocks, PULL_TIMEOUT_S)
+
+    async def fill(self, seed: int) -> None:
+        """Fill the source's pool with the noise of ``seed``."""
+        fill((await self._source.attach(0)).bytes, seed)
+
+    async def pull_verified(self, handle: bytes, workload: Workload, seed: int) -> None:
+        """Pull into poisoned memory and compare every byte. Raises TransportFailed if a block is wrong."""
+        arrived = (await self._destination.attach(0)).bytes
+        poison(arrived)
+        await self.pull(handle, workload.destination_blocks().tolist())
+        wrong = first_wrong_block(arrived, workload, seed)
+        if wrong is not None:
+            raise TransportFailed(f"kvferry: destination block {wrong} is wrong")
+
+    def _connect(self, worker: LocalWorker) -> EngineClient:
+        return EngineClient.connect(worker.engine_socket, "bench", self._layout)
+
+    async def _wait_for_pair(self) -> None:
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S), RouterClient(self._pair.destination.endpoint) as router:
+                async for view in router.watch_workers():
+                    declared = [w for w in view.workers if w.state == "ready" and w.layout == self._layout]
+                    if len(declared) == 2:
+                        return
+        except TimeoutError:
+            raise NotReady(f"the pair did not match in {READY_TIMEOUT_S:g} s") from None

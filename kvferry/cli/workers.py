@@ -1,0 +1,52 @@
+"""``kvferry workers``."""
+
+from kvferry.cli.figures import size_text
+from kvferry.cli.terminal import console, print_json, table
+from kvferry.sdk.results import Worker
+from kvferry.sdk.router import RouterClient
+
+
+async def show_workers(endpoint: str, *, json_output: bool) -> None:
+    """List the live workers, one line each. Raises NotReady if nobody answers at ``endpoint``."""
+    async with RouterClient(endpoint) as client:
+        workers = await client.workers()
+    if json_output:
+        for worker in workers:
+            print_json(worker.to_dict())
+        return
+    columns = ("worker", "role", "state", "endpoint", "devices", "model", "incarnation", "ranks", "pool each")
+    console().print(table("workers", columns, map(_worker_row, workers), right=3))
+
+
+async def show_pairs(endpoint: str, *, json_output: bool) -> None:
+    """List pairs of workers and every reason why they do not match."""
+    async with RouterClient(endpoint) as client:
+        pairs = await client.pairs(compatible_only=False)
+    if json_output:
+        for pair in pairs:
+            print_json(pair.to_dict())
+        return
+    rows = [
+        (
+            pair.source,
+            pair.destination,
+            "yes" if pair.compatible else "no",
+            "\n".join(f"{m.reason} {m.field}: {m.source} and {m.destination}" for m in pair.mismatches),
+        )
+        for pair in pairs
+    ]
+    console().print(table("pairs", ("source", "destination", "compatible", "why not"), rows))
+
+
+def _worker_row(worker: Worker) -> tuple[str, ...]:
+    return (
+        worker.name.removeprefix("workers/"),
+        worker.role,
+        worker.state,
+        worker.endpoint,
+        ", ".join(sorted({rank.device for rank in worker.ranks})),
+        worker.layout.model if worker.layout else "(no engine yet)",
+        str(worker.incarnation),
+        str(len(worker.ranks)),
+        ", ".join(sorted({size_text(rank.pool_bytes) for rank in worker.ranks})),
+    )

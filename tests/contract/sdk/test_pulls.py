@@ -1,0 +1,284 @@
+"""Pulls against a control that misbehaves on purpose."""
+
+import asyncio
+import time
+
+import pytest
+
+from kvferry.core.errors import Cancelled, DataPlaneLost, DeadlineExceeded, Fenced, KvGoneError, NotReady, PeerError
+from kvferry.core.layouts import WorkerLayout
+from kvferry.core.reasons import Reason
+from kvferry.error.v1 import error_pb2
+from kvferry.sdk.engine import EngineClient
+from kvferry.sdk.failures import PullFailed, destination_settled
+from kvferry.sdk.pulls import GRACE_S
+from kvferry.sdk.results import TransferState
+from kvferry.transfer.v1 import transfer_pb2 as pb
+from tests.contract.sdk.fake_control import FakeControl
+from tests.contract.sdk.waiting import until
+
+SUCCEEDED = pb.TRANSFER_STATE_SUCCEEDED
+FAILED = pb.TRANSFER_STATE_FAILED
+
+
+async def started(control: FakeControl, name: str) -> None:
+    """Wait until control has made a transfer."""
+    await until(lambda: name in control.transfers and "CreateTransfer" in control.calls, f"{name} made")
+
+
+async def test_pull_returns_the_figures_of_the_terminal_transfer(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """A pull's result holds path, bytes, descriptors and times as control told them."""
+    pull = await engine.start_pull(handle, [1, 2], request_id="a")
+    figures = pb.RankFigures(rank=0, path=pb.PATH_NIXL, backend="UCX", received_bytes=10, descriptor_count=2)
+    figures.read_time.FromMilliseconds(1500)
+    control.end(pull.name, SUCCEEDED, received_bytes=10, descriptor_count=2, ranks=[figures])
+    result = await pull.wait()
+    assert result.succeeded
+    assert (result.path, result.backend) == ("nixl", "UCX")
+    assert (result.received_bytes, result.descriptor_count) == (10, 2)
+    assert result.ranks[0].read_s == 1.5
+
+
+async def test_hot_path_is_one_call(control: FakeControl, engine: EngineClient, handle: bytes) -> None:
+    """A pull costs one unary call beside the streams that are open already."""
+    control.calls.clear()
+    pull = await engine.start_pull(handle, [1])
+    control.end(pull.name, SUCCEEDED)
+    await pull.wait()
+    assert control.calls == ["CreateTransfer"]
+
+
+async def test_completion_before_the_answer_is_not_lost(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """A terminal state that the stream tells before CreateTransfer answers ends the pull."""
+    told = asyncio.Event()
+
+    async def end_first() -> None:
+        control.end("transfers/of-early", SUCCEEDED)
+        # The answer still shows the transfer as it was.
+        control.transfers["transfers/of-early"] = pb.Transfer(
+            name="transfers/of-early", request_id="early", state=pb.TRANSFER_STATE_NEGOTIATING
+        )
+        await told.wait()
+
+    control.before["CreateTransfer"] = end_first
+    task = asyncio.create_task(engine.pull(handle, [1], request_id="early"))
+    await started(control, "transfers/of-early")
+    told.set()
+    assert (await task).state is TransferState.SUCCEEDED
+
+
+async def test_completion_missed_by_a_broken_stream_is_fetched(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """A pull whose completion was never streamed is fetched once the streams are back."""
+    pull = await engine.start_pull(handle, [1])
+    control.break_streams()
+    control.end(pull.name, SUCCEEDED)
+    assert (await pull.wait()).succeeded
+    assert "GetTransfer" in control.calls
+
+
+async def test_failed_transfer_raises_its_class_with_the_transfer(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """A fenced pull raises Fenced, which is a KvGoneError and a PullFailed, with the transfer attached."""
+    pull = await engine.start_pull(handle, [1])
+    failure = pb.Failure(reason=error_pb2.REASON_FENCED, message="the lease ended", rank=1)
+    control.end(pull.name, FAILED, failure=failure)
+    with pytest.raises(Fenced) as caught:
+        await pull.wait()
+    error = caught.value
+    assert isinstance(error, PullFailed)
+    assert isinstance(error, KvGoneError)
+    assert error.transfer is not None
+    assert (error.transfer.reason, error.transfer.failed_rank) == (Reason.FENCED, 1)
+    assert destination_settled(error) is True
+
+
+async def test_unsettled_destination_is_said(control: FakeControl, engine: EngineClient, handle: bytes) -> None:
+    """A transfer that ended without its data plane's confirmation leaves the destination unsettled."""
+    pull = await engine.start_pull(handle, [1])
+    failure = pb.Failure(reason=error_pb2.REASON_DATA_PLANE_LOST, message="rank 0 is gone")
+    control.transfers[pull.name].destination_settled = False
+    control.end(pull.name, FAILED, failure=failure, destination_settled=False)
+    with pytest.raises(DataPlaneLost) as caught:
+        await pull.wait()
+    assert destination_settled(caught.value) is False
+
+
+async def test_refusal_leaves_the_destination_settled(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """A transfer that control refuses to make raises the reason and has touched nothing."""
+    control.refusals["CreateTransfer"] = [PeerError("no such worker", reason=Reason.WORKER_UNKNOWN)]
+    with pytest.raises(PeerError) as caught:
+        await engine.pull(handle, [1])
+    assert caught.value.reason is Reason.WORKER_UNKNOWN
+    assert isinstance(caught.value, PullFailed)
+    assert caught.value.transfer is None
+    assert destination_settled(caught.value) is True
+
+
+async def test_dead_control_ends_the_pull_by_the_bound(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """A pull whose control dies ends with NotReady by its timeout plus the grace, destination unsettled."""
+    begun = time.monotonic()
+    pull = await engine.start_pull(handle, [1], timeout_s=0.5)
+    await control.kill()
+    with pytest.raises(NotReady) as caught:
+        await pull.wait()
+    assert time.monotonic() - begun >= 0.5
+    assert destination_settled(caught.value) is False
+
+
+async def test_pull_without_any_control_ends_by_its_timeout(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """A pull that is begun while control is gone ends with NotReady, and says that it may have been made."""
+    await control.kill()
+    with pytest.raises(NotReady) as caught:
+        await engine.pull(handle, [1], timeout_s=0.5)
+    assert caught.value.metadata["outcome"] == "unknown"
+    assert destination_settled(caught.value) is False
+
+
+async def test_silent_control_ends_the_pull_as_deadline(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """A control that lives but never ends the transfer: DeadlineExceeded, destination unsettled."""
+    with pytest.raises(DeadlineExceeded) as caught:
+        await engine.pull(handle, [1], timeout_s=0.1)
+    assert destination_settled(caught.value) is False
+    assert GRACE_S == 1.0
+
+
+async def test_restarted_control_that_forgot_the_transfer(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """After a restart that lost the transfer, the pull fails at once and the engine is declared again."""
+    pull = await engine.start_pull(handle, [1], timeout_s=60)
+    await control.kill()
+    again = await FakeControl(control.path).start()
+    try:
+        with pytest.raises(NotReady, match="no longer knows") as caught:
+            await pull.wait()
+        assert destination_settled(caught.value) is False
+        assert again.calls[0] == "OpenEngine"
+    finally:
+        await again.kill()
+
+
+async def test_pull_begun_during_a_restart_goes_through(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """A pull that is begun while control is away is made once it is back."""
+    await control.kill()
+    task = asyncio.create_task(engine.pull(handle, [1], request_id="r", timeout_s=30))
+    again = await FakeControl(control.path).start()
+    try:
+        await until(lambda: "transfers/of-r" in again.transfers, "the transfer made")
+        await until(lambda: again.calls.count("WatchTransfers") == 1, "the stream back")
+        again.end("transfers/of-r", SUCCEEDED)
+        assert (await task).succeeded
+    finally:
+        await again.kill()
+
+
+async def test_not_ready_control_is_reopened_once(control: FakeControl, engine: EngineClient, handle: bytes) -> None:
+    """A control that is not ready gets the engine's declaration again, and the call once more."""
+    control.calls.clear()
+    control.refusals["CreateTransfer"] = [NotReady("no engine has declared a layout yet")]
+    pull = await engine.start_pull(handle, [1])
+    assert control.calls == ["CreateTransfer", "OpenEngine", "CreateTransfer"]
+    control.refusals["CreateTransfer"] = [NotReady("draining"), NotReady("draining")]
+    with pytest.raises(NotReady, match="draining"):
+        await engine.start_pull(handle, [2])
+    control.end(pull.name, SUCCEEDED)
+    await pull.wait()
+
+
+async def test_cancelled_task_cancels_the_transfer_first(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """A task that is cancelled in a pull sees CancelledError only after control has ended the transfer."""
+    task = asyncio.create_task(engine.pull(handle, [1], request_id="c"))
+    await started(control, "transfers/of-c")
+    acknowledge = asyncio.Event()
+    control.after_cancel = lambda _transfer: None
+    control.before["CancelTransfer"] = acknowledge.wait  # type: ignore[assignment]
+    task.cancel()
+    await until(lambda: "CancelTransfer" in control.calls, "the cancellation sent")
+    acknowledge.set()
+    assert not task.done()
+    control.end("transfers/of-c", pb.TRANSFER_STATE_CANCELLED)
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert destination_settled(caught.value) is True
+
+
+async def test_task_cancelled_before_the_answer_cancels_the_transfer(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """A task cancelled while CreateTransfer runs asks with the same request for the name, and cancels that."""
+    never = asyncio.Event()
+    control.before["CreateTransfer"] = never.wait  # type: ignore[assignment]
+    task = asyncio.create_task(engine.pull(handle, [1], request_id="c"))
+    await started(control, "transfers/of-c")
+    del control.before["CreateTransfer"]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert control.calls[-2:] == ["CreateTransfer", "CancelTransfer"]
+    assert control.requests[0] == control.requests[1]
+    assert control.transfers["transfers/of-c"].state == pb.TRANSFER_STATE_CANCELLED
+
+
+async def test_unacknowledged_cancellation_is_said(
+    control: FakeControl, engine: EngineClient, handle: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancellation that control never acknowledges is bounded, and leaves the destination unsettled."""
+    monkeypatch.setattr("kvferry.sdk.pulls.CANCEL_S", 0.2)
+    control.after_cancel = lambda _transfer: None
+    task = asyncio.create_task(engine.pull(handle, [1], request_id="c"))
+    await started(control, "transfers/of-c")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert isinstance(caught.value.__cause__, DeadlineExceeded)
+    assert destination_settled(caught.value) is False
+    control.end("transfers/of-c", pb.TRANSFER_STATE_CANCELLED)
+
+
+async def test_cancel_returns_the_terminal_transfer(control: FakeControl, engine: EngineClient, handle: bytes) -> None:
+    """Pull.cancel returns the acknowledged end, and wait raises Cancelled from then on."""
+    pull = await engine.start_pull(handle, [1])
+    assert (await pull.cancel()).state is TransferState.CANCELLED
+    with pytest.raises(PullFailed) as caught:
+        await pull.wait()
+    assert isinstance(caught.value, Cancelled)
+    assert caught.value.destination_settled is True
+
+
+async def test_same_request_id_shares_the_transfer(control: FakeControl, engine: EngineClient, handle: bytes) -> None:
+    """Two pulls with one request id get the one transfer's completion."""
+    first = await engine.start_pull(handle, [1], request_id="same")
+    second = await engine.start_pull(handle, [1], request_id="same")
+    assert first.name == second.name
+    control.end(first.name, SUCCEEDED)
+    assert (await first.wait()) == (await second.wait())
+
+
+async def test_closing_cancels_what_is_under_way(control: FakeControl, layout: WorkerLayout, handle: bytes) -> None:
+    """Leaving the client cancels its pulls on control; who waits for them is told."""
+    async with EngineClient.connect(control.path, "engine", layout) as engine:
+        pull = await engine.start_pull(handle, [1])
+    assert control.transfers[pull.name].state == pb.TRANSFER_STATE_CANCELLED
+    with pytest.raises(PullFailed):
+        await pull.wait()
+    with pytest.raises(NotReady):
+        await engine.pull(handle, [1])

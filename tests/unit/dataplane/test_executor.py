@@ -1,0 +1,196 @@
+"""The read executor, in virtual time over agents without a transport."""
+
+import random
+
+import pytest
+
+from kvferry.core.errors import KvferryError, PeerError
+from kvferry.core.reasons import Reason
+from kvferry_dataplane.reads.request import ReadBounds
+from tests.unit.dataplane.fakes import WORD, Bench, Network, peer
+
+
+def reason(bench: Bench, transfer: str) -> Reason | None:
+    """Why a finished read failed."""
+    failure: KvferryError | None = bench.outcomes[transfer].failure
+    return None if failure is None else failure.reason
+
+
+def test_the_word_is_read_after_the_last_byte() -> None:
+    """A read posts its batches, then, when all have arrived, the lease word, and then succeeds."""
+    bench = Bench()
+    bench.submit("t", "a", batches=3)
+    assert bench.run() != 0.0
+    assert ["blocks", "blocks", "blocks", "word"] == [kind for _, kind, _ in bench.network.posted]
+    assert reason(bench, "t") is None
+    assert (300, 3) == (bench.outcomes["t"].received_bytes, bench.outcomes["t"].descriptor_count)
+
+
+def test_another_word_fences() -> None:
+    """A word other than the lease's fails the read as FENCED."""
+    bench = Bench(Network(words={"a": WORD + 1}))
+    bench.submit("t", "a")
+    bench.run()
+    assert Reason.FENCED == reason(bench, "t")
+
+
+def test_higher_priorities_go_first_and_equal_ones_take_turns() -> None:
+    """Batches of the higher priority are posted before any of the lower; equal reads alternate."""
+    bench = Bench(bounds=ReadBounds(batch_bytes_max=100, step_bytes_max=100))
+    for name, priority in (("low", 0), ("x", 5), ("y", 5)):
+        bench.submit(name, name, batches=3, priority=priority)
+    bench.run()
+    posted = [source for source, kind, _ in bench.network.posted if kind == "blocks"]
+    assert ["low", "low", "low"] == posted[-3:]
+    assert {"x", "y"} == set(posted[:2]) == set(posted[2:4])
+
+
+def test_a_stuck_read_ends_only_after_its_agent_is_destroyed() -> None:
+    """At its deadline a stuck read waits for its batches, then its agent is given up, and only then is its end told."""
+    bench = Bench(Network(stuck={"a"}))
+    bench.submit("t", "a", batches=3, deadline=1.0)
+    bench.run(1.05)
+    assert {} == bench.outcomes
+    assert [False] == [agent.closed for agent in bench.network.agents[:1]]
+    bench.run(0.75)
+    assert [True] == [agent.closed for agent in bench.network.agents[:1]]
+    assert Reason.DEADLINE_EXCEEDED == reason(bench, "t")
+
+
+def test_other_reads_go_on_during_a_rollover() -> None:
+    """While one peer is stuck and its agent is given up, reads from another peer succeed, on a new agent."""
+    bench = Bench(Network(stuck={"a"}))
+    bench.submit("t", "a", deadline=1.0)
+    bench.run(1.2)
+    bench.submit("u", "b")
+    bench.run()
+    assert reason(bench, "u") is None
+    assert 1 == bench.executor.rollovers
+
+
+def test_batches_of_other_reads_are_asked_again() -> None:
+    """A batch that was in flight on a destroyed agent is posted again on the new one, and its read succeeds."""
+    bench = Bench(Network(stuck={"a", "b"}))
+    bench.submit("t", "a", deadline=1.0)
+    bench.submit("u", "b")
+    bench.run(1.6)
+    assert Reason.DEADLINE_EXCEEDED == reason(bench, "t")
+    assert "u" not in bench.outcomes
+    bench.network.stuck.clear()
+    bench.run(0.1)
+    assert reason(bench, "u") is None
+    assert 100 == bench.outcomes["u"].received_bytes
+
+
+def test_a_suspect_peer_costs_one_rollover() -> None:
+    """Further reads of a peer that is still stuck end on time without giving up another agent for blocks."""
+    bench = Bench(Network(stuck={"a"}))
+    for index in range(5):
+        bench.submit(f"t{index}", "a", deadline=1.0 + index)
+    bench.run(8.0)
+    assert {Reason.DEADLINE_EXCEEDED} == {reason(bench, f"t{index}") for index in range(5)}
+    blocks = [kind for _, kind, _ in bench.network.posted if kind == "blocks"]
+    assert 5 == len(blocks)
+    assert 2 >= bench.executor.rollovers
+
+
+def test_a_suspect_peer_that_recovers_is_read_again() -> None:
+    """Once a word of a suspect peer arrives, its reads go on."""
+    bench = Bench(Network(stuck={"a"}))
+    bench.submit("t", "a", deadline=1.0)
+    bench.run(2.0)
+    bench.submit("u", "a", deadline=9.0)
+    bench.run(0.5)
+    assert "u" not in bench.outcomes
+    bench.network.stuck.clear()
+    bench.run(0.1)
+    assert reason(bench, "u") is None
+
+
+def test_a_cancelled_read_that_is_not_stuck_needs_no_rollover() -> None:
+    """An ordinary cancel waits for the batches in flight and posts nothing more."""
+    bench = Bench(Network(stuck={"a"}))
+    bench.submit("t", "a", batches=9)
+    bench.run()
+    bench.executor.cancel("t", bench.now)
+    bench.network.stuck.clear()
+    bench.run(0.05)
+    assert Reason.CANCELLED == reason(bench, "t")
+    assert 200 == bench.outcomes["t"].received_bytes
+    assert 0 == bench.executor.rollovers
+
+
+def test_a_lost_peer_fails_the_read_after_a_rollover() -> None:
+    """A batch that fails says nothing about bytes still under way: the agent is destroyed before the end is told."""
+    lost = PeerError("gone", reason=Reason.PEER_LOST)
+    bench = Bench(Network(errors={"a": lost}))
+    bench.submit("t", "a")
+    bench.run(0.5)
+    assert Reason.PEER_LOST == reason(bench, "t")
+    assert bench.network.agents[0].closed
+
+
+def test_queued_reads_end_at_their_deadline() -> None:
+    """A read that waits behind others of its peer ends at its deadline without having asked for anything."""
+    bench = Bench(Network(stuck={"a"}), bounds=ReadBounds(batch_bytes_max=100, active_reads_per_lane=1))
+    bench.submit("t", "a", deadline=9.0)
+    bench.submit("u", "a", deadline=0.5)
+    bench.run(0.55)
+    assert Reason.DEADLINE_EXCEEDED == reason(bench, "u")
+    assert "" == bench.outcomes["u"].backend
+
+
+def test_a_disconnected_peers_reads_are_lost_and_the_agent_forgets_it() -> None:
+    """Disconnecting a peer ends its reads as PEER_LOST and makes the agents forget it."""
+    bench = Bench()
+    bench.executor.connect(peer("a"))
+    bench.network.stuck.add("a")
+    bench.submit("t", "a")
+    bench.run()
+    bench.executor.disconnect(peer("a"), bench.now)
+    bench.run(1.0)
+    assert Reason.PEER_LOST == reason(bench, "t")
+    assert all("a" not in agent.connected for agent in bench.network.agents if not agent.closed)
+
+
+def test_close_ends_everything() -> None:
+    """Shutting down ends queued and running reads and destroys the agents."""
+    bench = Bench(Network(stuck={"a"}))
+    bench.submit("t", "a")
+    bench.run()
+    bench.submit("u", "a")
+    bench.executor.close(bench.now)
+    assert {Reason.NOT_READY} == {reason(bench, "t"), reason(bench, "u")}
+    assert all(agent.closed for agent in bench.network.agents)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_read_ends_by_its_deadline(seed: int) -> None:
+    """Whatever sticks, fails, recovers or is cancelled, every read ends once, by 0.8 s after its deadline."""
+    chance = random.Random(seed)  # noqa: S311 - repeatable chance, no secret
+    bench = Bench()
+    deadlines: dict[str, float] = {}
+    for moment in range(400):
+        if chance.random() < 0.3:
+            name, deadline = f"t{moment}", bench.now + chance.uniform(0.05, 3.0)
+            deadlines[name] = deadline
+            bench.submit(name, chance.choice("abcd"), chance.randint(1, 12), deadline, chance.randint(0, 2))
+        match chance.randint(0, 9):
+            case 0:
+                bench.network.stuck ^= {chance.choice("abcd")}
+            case 1:
+                bench.network.errors = {chance.choice("abcd"): PeerError("gone", reason=Reason.PEER_LOST)}
+            case 2:
+                bench.network.errors = {}
+            case 3 if deadlines:
+                bench.executor.cancel(chance.choice(list(deadlines)), bench.now)
+            case _:
+                pass
+        bench.now += 0.02
+        bench.executor.step(bench.now)
+        late = [
+            name for name, deadline in deadlines.items() if name not in bench.outcomes and bench.now > deadline + 0.8
+        ]
+        assert [] == late
+    bench.run(5.0)
+    assert set(deadlines) == set(bench.outcomes)
