@@ -61,9 +61,7 @@ def _group_differences(source: LayerGroup, destination: LayerGroup) -> Iterator[
         yield from _compare(f"{where}.{name}", getattr(source, name), getattr(destination, name))
 
 
-def _placement_differences(
-    rank: int, source: GroupPlacement, destination: GroupPlacement | None
-) -> Iterator[Mismatch]:
+def _placement_differences(rank: int, source: GroupPlacement, destination: GroupPlacement | None) -> Iterator[Mismatch]:
     where = f"ranks[{rank}].placements[{source.group}]"
     if destination is None:
         yield Mismatch(where, "present", "absent")

@@ -323,6 +323,7 @@ class EngineClient:
         try:
             await state.close()
         finally:
+            self._link.stop()
             self._running.cancel()
             # The body's own error goes on by itself; the group only reports defects of the client.
             await self._tasks.__aexit__(None, None, None)

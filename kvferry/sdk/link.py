@@ -72,6 +72,7 @@ class EngineLink:
         self._listener = listener
         self._log = sdk_log(engine=request.engine_id, control=where)
         self._last_error: KvferryError | None = None
+        self._stopped = False
         self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the first session is in place; fails with what makes it impossible."""
 
@@ -104,11 +105,18 @@ class EngineLink:
                 metadata={"endpoint": self._where},
             ) from self._last_error
 
+    def stop(self) -> None:
+        """End with the session that is cancelled next.
+
+        Cancelling alone is not enough: before Python 3.13 a TaskGroup whose child fails at that moment swallows it.
+        """
+        self._stopped = True
+
     async def run(self) -> None:
-        """Hold one session after the other, until cancelled."""
+        """Hold one session after the other, until stopped and cancelled."""
         loop = asyncio.get_running_loop()
         pause = PAUSE_MIN_S
-        while True:
+        while not self._stopped:
             started = loop.time()
             try:
                 await self._session()

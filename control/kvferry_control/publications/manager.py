@@ -317,8 +317,8 @@ class Publications:
         if state is not State.LEASING:
             publication.leased.set()
         if state is State.ENDING:
-            newly_held = publication.life.held if before.state is not State.ENDING else (
-                publication.life.held - before.held
+            newly_held = (
+                publication.life.held if before.state is not State.ENDING else (publication.life.held - before.held)
             )
             for link in self._links:
                 if link.rank in newly_held and link.up:

@@ -42,7 +42,5 @@ def test_another_tensor_parallel_degree_is_refused() -> None:
 
 def test_nhd_against_hnd_is_refused() -> None:
     """Another order inside a block is a mismatch of strides."""
-    found = mismatches(
-        dense_layout(MODEL, block_count=5, order=NHD), dense_layout(MODEL, block_count=5, order=HND)
-    )
+    found = mismatches(dense_layout(MODEL, block_count=5, order=NHD), dense_layout(MODEL, block_count=5, order=HND))
     assert ["ranks[0].placements[full].strides"] == [m.field for m in found]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kvferry.core.errors import AddressInUse, ConfigInvalid
-from kvferry.device.socket_paths import SOCKET_PATH_BYTES_MAX, claim_socket_path
+from kvferry.rpc.socket_paths import SOCKET_PATH_BYTES_MAX, claim_socket_path
 
 
 def test_a_free_path_is_given_back(tmp_path: Path) -> None:
