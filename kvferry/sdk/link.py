@@ -126,7 +126,8 @@ class EngineLink:
                 self._broken(_first_of(broken, KvferryError))
             lasted = loop.time() - started
             pause = PAUSE_MIN_S if lasted > ATTEMPT_S else min(2 * pause, PAUSE_MAX_S)
-            await asyncio.sleep(pause)
+            if not self._stopped:
+                await asyncio.sleep(pause)
 
     async def _session(self) -> None:
         await self.open(ATTEMPT_S)

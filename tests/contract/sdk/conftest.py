@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from pytest_asyncio import is_async_test
 
 from kvferry.core.dense import DenseModel, dense_layout
 from kvferry.core.handles import new_key, seal
@@ -17,7 +18,7 @@ from tests.contract.sdk.fake_control import FakeControl
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One event loop for all: gRPC loses events when loops come and go."""
     for item in items:
-        if isinstance(item, pytest.Function) and "contract/sdk" in str(item.path):
+        if isinstance(item, pytest.Function) and is_async_test(item) and "contract/sdk" in str(item.path):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
