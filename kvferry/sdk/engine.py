@@ -304,7 +304,7 @@ class EngineClient:
         return self._state
 
     async def _reopen(self, timeout_s: float) -> None:
-        await self._link.open(timeout_s)
+        await self._link.restore(timeout_s)
 
     async def _withdraw(self, request: pb.PublishRequest) -> None:
         """Nobody will ever have the handle: learn the publication's name by the same request and end it."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ATTEMPT_S = 5.0
 """Bound on one attempt to open the engine, and on a stream's first message."""
+RESTORE_S = 5.0
+"""How long a call waits for a restarted control to become ready."""
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 1.0
 HEARTBEAT_CALL_MIN_S = 2.0
@@ -88,6 +90,24 @@ class EngineLink:
             raise control_error(error, self._where) from error
         self._listener.on_opened(opened)
         self._interval_s = max(seconds_of(opened.heartbeat_interval), HEARTBEAT_INTERVAL_MIN_S)
+
+    async def restore(self, timeout_s: float) -> None:
+        """Declare the engine again to a control that may have restarted just now, and lack its data planes yet.
+
+        Raises:
+            KvferryError: control refused; NotReady when it did not become ready within ``timeout_s`` or ``RESTORE_S``.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(timeout_s, RESTORE_S)
+        pause = PAUSE_MIN_S
+        while True:
+            try:
+                return await self.open(max(deadline - loop.time(), PAUSE_MIN_S))
+            except NotReady:
+                if deadline - loop.time() <= pause:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, PAUSE_MAX_S)
 
     async def wait_first(self, timeout_s: float) -> None:
         """Return when the first session is in place.

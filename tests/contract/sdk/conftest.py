@@ -1,5 +1,6 @@
 """A scripted control and an engine's client that is connected to it."""
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -54,3 +55,10 @@ async def engine(control: FakeControl, layout: WorkerLayout) -> AsyncIterator[En
     """A connected engine."""
     async with EngineClient.connect(control.path, "engine", layout, connect_timeout_s=10) as client:
         yield client
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    """Tasks that end with the test."""
+    async with asyncio.TaskGroup() as group:
+        yield group
