@@ -151,9 +151,9 @@ class Publications:
             life=Life(waiting=frozenset(link.rank for link in self._links)),
         )
         self._add(publication)
-        async with asyncio.TaskGroup() as ranks:
-            for link in self._links:
-                ranks.create_task(self._acquire(publication, link, ttl_s))
+        for link in self._links:
+            # Not in the caller's task: a call that is given up must not leave ranks that were never heard.
+            self._spawn(self._acquire(publication, link, ttl_s))
         return await self._settled(publication)
 
     async def renew(self, publication: Publication, ttl_s: float) -> None:
