@@ -4,6 +4,7 @@ Waits until both workers are ready, then writes one JSON object. Exit status 0 i
 computes alone, else 1. The engines are kvferry's reference engines with their default model.
 """
 
+# ruff: noqa: INP001 - run by path, in no package
 import argparse
 import asyncio
 import json
@@ -61,7 +62,7 @@ def main() -> int:
     try:
         workers, served = asyncio.run(serve_one(options))
     except (KvferryError, TimeoutError) as error:
-        sys.stderr.write(f"error: {error or f'not done after {options.timeout:g} s'}\n")
+        sys.stderr.write(f"error: {str(error) or f'not done after {options.timeout:g} s'}\n")
         return 1
     equal = list(served.tokens) == generate_alone(MODEL, served.request.prompt_tokens, MAX_NEW_TOKENS)
     report = {

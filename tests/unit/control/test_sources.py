@@ -16,12 +16,14 @@ from kvferry_control.records import PROTOCOL_VERSION, WorkerRecord
 
 async def test_a_negotiation_with_a_source_that_left_is_peer_lost() -> None:
     """When a source is gone from the snapshot while it is asked, the question ends as PEER_LOST, at once."""
-    connected = asyncio.Event()
+    connected, left = asyncio.Event(), asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connected.set()
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        left.set()
 
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
@@ -47,7 +49,9 @@ async def test_a_negotiation_with_a_source_that_left_is_peer_lost() -> None:
         sources.workers_changed({})
         async with asyncio.timeout(10):
             error = await asking
+            await left.wait()
     server.close()
+    await server.wait_closed()
     assert Reason.PEER_LOST is error.reason
     assert "gone-0" in error.message
 
