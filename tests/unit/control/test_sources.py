@@ -1,6 +1,7 @@
 """Sources that leave the cluster while they are asked."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -16,17 +17,9 @@ from kvferry_control.records import PROTOCOL_VERSION, WorkerRecord
 
 async def test_a_negotiation_with_a_source_that_left_is_peer_lost() -> None:
     """When a source is gone from the snapshot while it is asked, the question ends as PEER_LOST, at once."""
-    connected, left = asyncio.Event(), asyncio.Event()
-
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connected.set()
-        await reader.read()
-        writer.close()
-        await writer.wait_closed()
-        left.set()
-
-    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    host, port = server.getsockname()
     record = WorkerRecord(
         name="gone-0",
         role=worker_pb2.ROLE_PREFILL,
@@ -45,13 +38,13 @@ async def test_a_negotiation_with_a_source_that_left_is_peer_lost() -> None:
 
         sources = Sources("decode-0", [], spawn)
         asking = tasks.create_task(caught(sources.negotiate(record, "t", b"h", 1, time.monotonic() + 20)))
-        await connected.wait()
+        # A connection that is taken and never answered.
+        silent, _ = await asyncio.get_running_loop().sock_accept(server)
         sources.workers_changed({})
         async with asyncio.timeout(10):
             error = await asking
-            await left.wait()
+    silent.close()
     server.close()
-    await server.wait_closed()
     assert Reason.PEER_LOST is error.reason
     assert "gone-0" in error.message
 
