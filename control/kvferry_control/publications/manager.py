@@ -43,6 +43,8 @@ class Publication:
     expected_readers: int
     expires_at: float
     life: Life
+    block_count: int = field(init=False)
+    """Blocks on each rank, over all groups."""
     created_at: float = field(default_factory=time.time)
     leases: dict[int, neg.RankLease] = field(default_factory=dict)
     active_readers: set[str] = field(default_factory=set)
@@ -51,15 +53,13 @@ class Publication:
     """Set once every rank has granted its lease or one has refused."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def __post_init__(self) -> None:
+        self.block_count = sum(len(ids) for ids in self.blocks.values())
+
     @property
     def name(self) -> str:
         """Its resource name."""
         return f"publications/{self.id}"
-
-    @property
-    def block_count(self) -> int:
-        """Blocks on each rank, over all groups."""
-        return sum(len(ids) for ids in self.blocks.values())
 
     def to_wire(self) -> pb.Publication:
         """Its wire form."""
@@ -352,6 +352,8 @@ class Publications:
             held_s=round(time.time() - publication.created_at, 6),
         )
         self.on_ended(publication)
+        # What is kept of ended publications must stay small, however many blocks they had.
+        publication.blocks = {}
         self._kept.append(publication.id)
         self._forget_oldest()
 

@@ -259,6 +259,8 @@ class Transfers:
         self._conclude(record)
         self._measure(record)
         self._report(record)
+        # What is kept of ended transfers must stay small, however many blocks they had.
+        record.blocks, record.handle, record.negotiation = {}, b"", None
 
     def _conclude(self, record: TransferRecord) -> None:
         """Tell the source, also of a negotiation cut short: it may have noted a reader."""
