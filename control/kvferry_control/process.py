@@ -110,9 +110,10 @@ class ControlProcess:
             await self._parts.sources.close()
 
     async def _start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        self._parts = self._make_parts(spawner(group))
+        spawn = spawner(group)
+        self._parts = self._make_parts(spawn)
         self._add_services()
-        running = [group.create_task(link.run()) for link in self._links]
+        running = [group.create_task(link.run(spawn)) for link in self._links]
         running.append(group.create_task(self._parts.membership.run()))
         running.append(group.create_task(self._tick()))
         await self._servers.set_serving(False)

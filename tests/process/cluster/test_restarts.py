@@ -234,3 +234,19 @@ async def test_a_watcher_of_an_earlier_control_hears_everything(pair: Pair) -> N
         async for change in pair.router.of_worker("decode-0").watch_transfers(after_revision=1_000_000):
             if change.name == result.name:
                 return
+
+
+async def test_a_broken_session_leaves_no_noise(pair: Pair) -> None:
+    """A data plane that stops or dies is a warning in control's log: no traceback, no task that nobody looked after."""
+    for end in (pair.decode.data_planes[0].stop, pair.decode.data_planes[1].kill):
+        await end()
+    await eventually(
+        lambda: pair.decode.control.log_tail(100).count("session with data plane broke") == 2, "control noticed"
+    )
+    for rank in range(RANKS):
+        await pair.decode.start_data_plane(rank)
+    await ready(pair.router, ["decode-0"])
+    await pair.decode.control.stop()
+    log = pair.decode.control.log_tail(500)
+    assert "Traceback" not in log
+    assert "Task " not in log
