@@ -68,7 +68,7 @@ class Worlds:
 
 def pool_bytes(layout: WorkerLayout, rank: int) -> int:
     """As many bytes as a rank's pool needs, and a few more."""
-    return max(end_bytes(layout.group(p.group), p) for p in layout.ranks[rank].placements) + 7
+    return max(end_bytes(layout.group(p.group), p) for p in layout.ranks[rank].placements) + 8
 
 
 def build(

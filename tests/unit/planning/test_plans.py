@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvferry.core.blocks import BlockIds
@@ -53,6 +53,7 @@ def check(case: Case, seed: int) -> None:
             assert worlds.expected[rank].tolist() == actual.tolist()
 
 
+@settings(max_examples=20 * settings.default.max_examples)
 @given(st.integers(0, 1 << 32))
 def test_plans_do_what_an_element_wise_transfer_does(seed: int) -> None:
     """For any pair of layouts and any request, each wanted byte is written once with the right value, and no other."""
