@@ -50,7 +50,7 @@ def cases(tensor_parallel: tuple[int, int]) -> Iterator[tuple[Corner, Corner, tu
     """All of the matrix in the long run; else block sizes, windows and ranges take turns over all that is left."""
     shapes = product(PIPELINES, PIPELINES, ORDERS, ORDERS, MODELS)
     rest = product(BLOCK_SIZES, BLOCK_SIZES, WINDOWS)
-    every = settings.default.max_examples > 100
+    every = settings().max_examples > 100
     sizes = product(shapes, rest) if every else zip(shapes, cycle(islice(rest, 31)), strict=False)
     for index, ((here, there, order, other, model), (small, large, window)) in enumerate(sizes):
         source = Corner(tensor_parallel[0], here, order, small)
