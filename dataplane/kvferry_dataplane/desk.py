@@ -67,11 +67,10 @@ class ReadDesk:
         accepted_at = time.monotonic()
         self._check_bounds(read)
         lists = [(listed.group, listed.block_ids) for listed in read.destination_blocks]
-        wanted = checked_blocks(lists, destination.block_counts(), "destination_blocks")
-        blocks = held_blocks(wanted, destination)
+        blocks = checked_blocks(lists, destination.block_counts(), "destination_blocks")
         pins.refuse_held(blocks, "destination_blocks", "is published")
         self.destinations.refuse_held(blocks, "destination_blocks", "is the destination of another read")
-        parts, total_bytes, pieces_max = self._parts(read, peers, wanted)
+        parts, total_bytes, pieces_max = self._parts(read, peers, blocks)
         if self._bytes + total_bytes > self._max_bytes:
             raise ResourceExhausted.of_field(
                 "max_outstanding_bytes",
@@ -146,11 +145,6 @@ class ReadDesk:
 def held_block_counts(side: Side) -> dict[str, int]:
     """Blocks of each layer group that a rank holds."""
     return {placement.group: placement.block_count for placement in side.holds.placements}
-
-
-def held_blocks(blocks: BlockLists, side: Side) -> BlockLists:
-    """Those of a request's blocks that a rank holds a part of."""
-    return {group: ids for group, ids in blocks.items() if side.holds.placement(group) is not None}
 
 
 def _sources(read: pb.Read, peers: PeerBook) -> dict[int, tuple[Peer, pb.ReadSource]]:

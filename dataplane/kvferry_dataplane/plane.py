@@ -13,7 +13,7 @@ from kvferry.core.errors import InternalError, InvalidArgument, KvferryError, La
 from kvferry.core.layouts import validate_layout
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.rpc.layouts import layout_from_wire
-from kvferry_dataplane.desk import ReadDesk, held_block_counts, held_blocks
+from kvferry_dataplane.desk import ReadDesk, held_block_counts
 from kvferry_dataplane.leases import Lease, LeaseTable
 from kvferry_dataplane.logs import bind_identity
 from kvferry_dataplane.metrics import Metrics
@@ -157,7 +157,7 @@ class Plane:
         command = request.acquire_lease
         side = self._require_side()
         lists = [(listed.group, listed.block_ids) for listed in command.blocks]
-        blocks = held_blocks(checked_blocks(lists, side.block_counts(), "blocks"), side)
+        blocks = checked_blocks(lists, side.block_counts(), "blocks")
         self._desk.destinations.refuse_held(blocks, "blocks", "is the destination of a read")
         lease = self._leases.acquire(
             command.publication, blocks, seconds_of(command.ttl), command.attributes, time.monotonic()
