@@ -27,6 +27,10 @@ demo: $(READY) ## two workers, real reads, verified, in a minute
 test: $(READY) ## run the tests
 	@$(BIN)/pytest
 
+.PHONY: test-long
+test-long: $(READY) ## run the planner's tests on many more layouts
+	@$(BIN)/pytest --hypothesis-profile long --timeout 7200 tests/unit/planning
+
 .PHONY: bench
 bench: $(READY) ## measure whole pulls against raw NIXL, and warm pulls against unary calls
 	@$(BIN)/kvferry bench transfer

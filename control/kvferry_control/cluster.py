@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 
 from kvferry.core.errors import NotFound
+from kvferry.core.pairing import Mismatch, mismatches
 from kvferry.core.reasons import Reason
 from kvferry.rpc.reasons import reason_to_wire
 from kvferry.worker.v1 import worker_pb2 as pb
-from kvferry_control.pairing import Mismatch, mismatches
 from kvferry_control.records import WorkerRecord
 
 _SOURCES = (pb.ROLE_PREFILL, pb.ROLE_BOTH)

@@ -5,15 +5,20 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from kvferry.core.errors import DeadlineExceeded, InvalidArgument, LayoutMismatch, ResourceExhausted
+from kvferry.core.blocks import BlockLists, checked_blocks
+from kvferry.core.errors import DeadlineExceeded, InvalidArgument, NotReady, ResourceExhausted
+from kvferry.core.planning.planner import RequestPlan
+from kvferry.core.planning.tokens import TokenRange
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
-from kvferry_dataplane.blocks import BlockCounters, BlockLists, checked_blocks
+from kvferry_dataplane.blocks import BlockCounters
 from kvferry_dataplane.peers import WORD_BYTES, Peer, PeerBook
-from kvferry_dataplane.plan import Side, check_plan, make_plan
+from kvferry_dataplane.plan import PairPlans, Side
 from kvferry_dataplane.reads.request import ReadPart, ReadRequest
 
 TRANSFER_CHARS_MAX = 256
 PRIORITY_MAX = 1_000_000
+CHUNK_PIECES_MAX = 1 << 18
+"""Pieces of a part that are planned at a time."""
 READ_SECONDS_MAX = 24 * 3600.0
 
 
@@ -36,6 +41,7 @@ class ReadDesk:
         self._bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._pairs: PairPlans | None = None
         self.destinations = BlockCounters({})
 
     def __len__(self) -> int:
@@ -45,9 +51,10 @@ class ReadDesk:
         """Ids of the outstanding reads."""
         return list(self._outstanding)
 
-    def reset(self, destination: Side) -> None:
+    def reset(self, destination: Side, worker: str) -> None:
         """Start over with a layout; nothing may be outstanding."""
-        self.destinations = BlockCounters(block_counts_of(destination))
+        self._pairs = PairPlans(destination, worker)
+        self.destinations = BlockCounters(held_block_counts(destination))
 
     def accept(
         self, command_id: int, read: pb.Read, peers: PeerBook, destination: Side, pins: BlockCounters
@@ -60,12 +67,10 @@ class ReadDesk:
         accepted_at = time.monotonic()
         self._check_bounds(read)
         lists = [(listed.group, listed.block_ids) for listed in read.destination_blocks]
-        blocks = checked_blocks(lists, block_counts_of(destination), "destination_blocks")
+        blocks = checked_blocks(lists, destination.block_counts(), "destination_blocks")
         pins.refuse_held(blocks, "destination_blocks", "is published")
         self.destinations.refuse_held(blocks, "destination_blocks", "is the destination of another read")
-        if len(read.sources) != 1:
-            raise LayoutMismatch.of_field("sources", f"{len(read.sources)} ranks", "one source rank is read at a time")
-        part, total_bytes, pieces_max = _part(read.sources[0], peers, destination, blocks)
+        parts, total_bytes, pieces_max = self._parts(read, peers, blocks)
         if self._bytes + total_bytes > self._max_bytes:
             raise ResourceExhausted.of_field(
                 "max_outstanding_bytes",
@@ -74,7 +79,7 @@ class ReadDesk:
             )
         request = ReadRequest(
             transfer=read.transfer,
-            parts=(part,),
+            parts=parts,
             total_bytes=total_bytes,
             pieces_max=pieces_max,
             accepted_at=accepted_at,
@@ -100,6 +105,27 @@ class ReadDesk:
         """Wait until nothing is outstanding."""
         await self._idle.wait()
 
+    def _parts(self, read: pb.Read, peers: PeerBook, wanted: BlockLists) -> tuple[tuple[ReadPart, ...], int, int]:
+        """What is to come from each source rank; also its bytes and a bound on the pieces that are planned at once."""
+        if self._pairs is None:
+            raise NotReady("this data plane has no layout yet")
+        sources = _sources(read, peers)
+        peer, first = next(iter(sources.values()))
+        lists = [(listed.group, listed.block_ids) for listed in first.blocks]
+        held = checked_blocks(lists, peer.side.block_counts(), "sources[0].blocks")
+        for index, source in enumerate(read.sources):
+            if source.blocks and source.blocks != first.blocks:
+                raise InvalidArgument.of_field(f"sources[{index}].blocks", "other blocks", "must be those of the first")
+        request = self._pairs.get(peer.side).request(held, wanted, _tokens(read))
+        sizes = {rank: request.size(rank) for rank in request.source_ranks}
+        for rank in sizes:
+            if rank not in sources:
+                raise InvalidArgument.of_field("sources", sorted(sources), f"source rank {rank} is needed")
+        # Where nothing is to be read, one lease says that the publication still held.
+        parts = tuple(_part(request, rank, *sources[rank]) for rank in sizes or (peer.side.rank,))
+        pieces = sum(min(size.pieces_max, CHUNK_PIECES_MAX) for size in sizes.values())
+        return parts, sum(size.total_bytes for size in sizes.values()), pieces
+
     def _check_bounds(self, read: pb.Read) -> None:
         if not 1 <= len(read.transfer) <= TRANSFER_CHARS_MAX:
             raise InvalidArgument.of_field("transfer", read.transfer, f"must have 1 to {TRANSFER_CHARS_MAX} characters")
@@ -116,27 +142,47 @@ class ReadDesk:
             raise ResourceExhausted.of_field("max_reads", self._max_reads, "so many reads are outstanding")
 
 
-def block_counts_of(side: Side) -> dict[str, int]:
+def held_block_counts(side: Side) -> dict[str, int]:
     """Blocks of each layer group that a rank holds."""
-    return {placement.group: placement.block_count for placement in side.rank.placements}
+    return {placement.group: placement.block_count for placement in side.holds.placements}
 
 
-def _part(source: pb.ReadSource, peers: PeerBook, destination: Side, blocks: BlockLists) -> tuple[ReadPart, int, int]:
-    """What is to come from a source rank; also its bytes and a bound on its pieces."""
-    peer = peers.get(source.peer)
-    _check_lease(source, peer)
-    lists = [(listed.group, listed.block_ids) for listed in source.blocks]
-    source_blocks = checked_blocks(lists, block_counts_of(peer.side), "sources[0].blocks")
-    size = check_plan(peer.side, destination, source_blocks, blocks)
-    planned = partial(make_plan, peer.side, destination, source_blocks, blocks)
-    return ReadPart(peer, planned, source.lease.slot, source.lease.word), size.total_bytes, size.pieces_max
+def _sources(read: pb.Read, peers: PeerBook) -> dict[int, tuple[Peer, pb.ReadSource]]:
+    """The source ranks of a read: all of one worker, and of one data-parallel rank."""
+    sources: dict[int, tuple[Peer, pb.ReadSource]] = {}
+    first: Side | None = None
+    for index, source in enumerate(read.sources):
+        peer = peers.get(source.peer)
+        side = peer.side
+        first = first or side
+        if side.layout is not first.layout or side.holds.data_parallel_rank != first.holds.data_parallel_rank:
+            raise InvalidArgument.of_field(f"sources[{index}].peer", source.peer, "is of another worker than the first")
+        if side.rank in sources:
+            raise InvalidArgument.of_field(f"sources[{index}].peer", source.peer, "listed twice")
+        _check_lease(f"sources[{index}].lease", source, peer)
+        sources[side.rank] = peer, source
+    if not sources:
+        raise InvalidArgument.of_field("sources", "[]", "lists no source rank")
+    return sources
 
 
-def _check_lease(source: pb.ReadSource, peer: Peer) -> None:
+def _part(request: RequestPlan, rank: int, peer: Peer, source: pb.ReadSource) -> ReadPart:
+    return ReadPart(peer, partial(request.chunks, rank, CHUNK_PIECES_MAX), source.lease.slot, source.lease.word)
+
+
+def _tokens(read: pb.Read) -> TokenRange | None:
+    if not read.token_count:
+        if read.first_token:
+            raise InvalidArgument.of_field("first_token", read.first_token, "token_count is not given")
+        return None
+    return TokenRange(read.first_token, read.token_count, read.token_count)
+
+
+def _check_lease(field: str, source: pb.ReadSource, peer: Peer) -> None:
     lease = source.lease
-    if lease.rank != peer.side.rank.rank:
-        raise InvalidArgument.of_field("sources[0].lease.rank", lease.rank, f"the peer is rank {peer.side.rank.rank}")
+    if lease.rank != peer.side.rank:
+        raise InvalidArgument.of_field(f"{field}.rank", lease.rank, f"the peer is rank {peer.side.rank}")
     if lease.slot * WORD_BYTES >= peer.lease_table.size_bytes:
-        raise InvalidArgument.of_field("sources[0].lease.slot", lease.slot, "lies outside the peer's lease table")
+        raise InvalidArgument.of_field(f"{field}.slot", lease.slot, "lies outside the peer's lease table")
     if 0 in lease.word.to_bytes(WORD_BYTES, "little"):
-        raise InvalidArgument.of_field("sources[0].lease.word", "(secret)", "a lease word has no zero byte")
+        raise InvalidArgument.of_field(f"{field}.word", "(secret)", "a lease word has no zero byte")

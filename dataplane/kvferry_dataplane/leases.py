@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from kvferry.core.blocks import BlockLists
 from kvferry.core.errors import InvalidArgument, MessageTooLarge, NotFound, ResourceExhausted
-from kvferry_dataplane.blocks import BlockCounters, BlockLists
+from kvferry_dataplane.blocks import BlockCounters
 
 ATTRIBUTES_BYTES_MAX = 1024
 TTL_SECONDS_MAX = 24 * 3600.0

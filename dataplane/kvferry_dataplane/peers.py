@@ -1,6 +1,6 @@
 """Source ranks that control has told of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvferry.core.errors import InvalidArgument, LayoutInvalid, NotFound, ResourceExhausted
 from kvferry.core.layouts import validate_layout
@@ -53,7 +53,10 @@ class PeerBook:
             return
         if len(self._peers) >= self._bound:
             raise ResourceExhausted.of_field("peers_max", self._bound, "too many peers are connected")
-        self._peers[peer.name] = peer
+        layouts = (other.side.layout for other in self._peers.values())
+        # Ranks of one worker share one layout, so that what is planned for it is found by it.
+        same = next((layout for layout in layouts if layout == peer.side.layout), peer.side.layout)
+        self._peers[peer.name] = replace(peer, side=replace(peer.side, layout=same))
 
     def get(self, name: str) -> Peer:
         """The peer of that name.
@@ -93,7 +96,7 @@ def peer_from_wire(command: pb.ConnectPeer) -> Peer:
         agent_metadata=access.agent_metadata,
         pool=Region("DRAM" if host_memory else "VRAM", access.pool_address, access.pool_bytes, access.device_index),
         lease_table=Region("DRAM", access.lease_table_address, access.lease_slot_count * WORD_BYTES),
-        side=Side(layout.groups, layout.ranks[access.rank], access.pool_bytes),
+        side=Side(layout, access.rank, access.pool_bytes),
         backend=access.backend,
     )
 

@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from kvferry.core.blocks import checked_blocks
 from kvferry.core.errors import InternalError, InvalidArgument, KvferryError, LayoutInvalid, NotReady
 from kvferry.core.layouts import validate_layout
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.logs import bind_identity
 from kvferry.rpc.layouts import layout_from_wire
-from kvferry_dataplane.blocks import checked_blocks
-from kvferry_dataplane.desk import ReadDesk, block_counts_of
+from kvferry_dataplane.desk import ReadDesk, held_block_counts
 from kvferry_dataplane.leases import Lease, LeaseTable
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.outbox import Outbox
@@ -84,13 +84,13 @@ class Plane:
         side = _checked_adoption(adoption, self._pool_bytes)
         async with self._adopting:
             if _is_other_life(self.adoption, adoption) or side != self._side:
-                await self._start_over(side)
+                await self._start_over(side, adoption.worker)
             self.adoption = pb.Adoption()
             self.adoption.CopyFrom(adoption)
             bind_identity(worker=adoption.worker, rank=adoption.rank, incarnation=adoption.incarnation)
             _log.info("adopted", has_layout=side is not None)
 
-    async def _start_over(self, side: Side | None) -> None:
+    async def _start_over(self, side: Side | None, worker: str) -> None:
         self._side = None
         self.end_leases()
         for transfer in self._desk.transfers():
@@ -101,8 +101,8 @@ class Plane:
         except TimeoutError as error:
             raise InternalError(f"reads did not end within {_DRAIN_SECONDS:g} s of being cancelled") from error
         if side is not None:
-            self._leases.reset(block_counts_of(side))
-            self._desk.reset(side)
+            self._leases.reset(held_block_counts(side))
+            self._desk.reset(side, worker)
         self._side = side
 
     # Sessions
@@ -157,7 +157,7 @@ class Plane:
         command = request.acquire_lease
         side = self._require_side()
         lists = [(listed.group, listed.block_ids) for listed in command.blocks]
-        blocks = checked_blocks(lists, block_counts_of(side), "blocks")
+        blocks = checked_blocks(lists, side.block_counts(), "blocks")
         self._desk.destinations.refuse_held(blocks, "blocks", "is the destination of a read")
         lease = self._leases.acquire(
             command.publication, blocks, seconds_of(command.ttl), command.attributes, time.monotonic()
@@ -260,7 +260,7 @@ def _checked_adoption(adoption: pb.Adoption, pool_bytes: int) -> Side | None:
     validate_layout(layout, {adoption.rank: pool_bytes})
     if adoption.rank >= len(layout.ranks):
         raise LayoutInvalid.of_field("adoption.rank", adoption.rank, f"the layout has {len(layout.ranks)} ranks")
-    return Side(layout.groups, layout.ranks[adoption.rank], pool_bytes)
+    return Side(layout, adoption.rank, pool_bytes)
 
 
 def _is_other_life(known: pb.Adoption | None, given: pb.Adoption) -> bool:

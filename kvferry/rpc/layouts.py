@@ -33,7 +33,11 @@ def layout_to_wire(layout: WorkerLayout) -> pb.WorkerLayout:
         model=layout.model,
         groups=[_group_to_wire(group) for group in layout.groups],
         ranks=[
-            pb.RankLayout(rank=rank.rank, placements=[_placement_to_wire(p) for p in rank.placements])
+            pb.RankLayout(
+                rank=rank.rank,
+                placements=[_placement_to_wire(p) for p in rank.placements],
+                data_parallel_rank=rank.data_parallel_rank,
+            )
             for rank in layout.ranks
         ],
     )
@@ -49,7 +53,11 @@ def layout_from_wire(wire: pb.WorkerLayout) -> WorkerLayout:
         model=wire.model,
         groups=tuple(_group_from_wire(group) for group in wire.groups),
         ranks=tuple(
-            RankLayout(rank=rank.rank, placements=tuple(_placement_from_wire(p) for p in rank.placements))
+            RankLayout(
+                rank=rank.rank,
+                placements=tuple(_placement_from_wire(p) for p in rank.placements),
+                data_parallel_rank=rank.data_parallel_rank,
+            )
             for rank in wire.ranks
         ),
     )
@@ -84,6 +92,8 @@ def _group_to_wire(group: LayerGroup) -> pb.LayerGroup:
         tokens_per_block=group.tokens_per_block,
         window_tokens=group.window_tokens,
         layers=group.layers,
+        per_sequence=group.per_sequence,
+        scales_of=group.scales_of,
     )
 
 
@@ -100,6 +110,8 @@ def _group_from_wire(wire: pb.LayerGroup) -> LayerGroup:
         tokens_per_block=wire.tokens_per_block,
         layers=tuple(wire.layers),
         window_tokens=wire.window_tokens,
+        per_sequence=wire.per_sequence,
+        scales_of=wire.scales_of,
     )
 
 

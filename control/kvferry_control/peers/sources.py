@@ -16,6 +16,7 @@ from grpc import aio
 
 from kvferry.core.errors import DeadlineExceeded, KvferryError, LayoutMismatch, PeerError
 from kvferry.core.layouts import WorkerLayout, validate_layout
+from kvferry.core.pairing import Mismatch, mismatches
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
@@ -23,7 +24,6 @@ from kvferry.negotiation.v1.negotiation_pb2_grpc import NegotiationServiceStub
 from kvferry.rpc.errors import from_rpc
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry.rpc.options import channel_options
-from kvferry_control.pairing import Mismatch, mismatches
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import PROTOCOL_VERSION, WorkerRecord
 from kvferry_control.tasks import Spawn

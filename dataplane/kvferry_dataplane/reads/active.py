@@ -1,11 +1,13 @@
 """A read whose turn has come. Pure."""
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from kvferry.core.errors import KvferryError
-from kvferry_dataplane.plan import CopyPlan
-from kvferry_dataplane.reads.request import ReadOutcome, ReadRequest
+from kvferry.core.planning.copies import CopyPlan
+from kvferry_dataplane.reads.batches import cut, split_long
+from kvferry_dataplane.reads.request import ReadBounds, ReadOutcome, ReadRequest
 
 
 @dataclass(eq=False, slots=True)
@@ -15,7 +17,9 @@ class ActiveRead:
     request: ReadRequest
     activated_at: float
     todo: list[deque[CopyPlan]] = field(default_factory=list)
-    """Batches that are not in flight, by part."""
+    """Batches that are planned and not in flight, by part; none only where nothing is left to be planned."""
+    unplanned: list[Iterator[CopyPlan]] = field(default_factory=list)
+    """What is to be planned once those are posted, by part."""
     descriptor_count: int = 0
     batches_in_flight: int = 0
     batches_unconfirmed: int = 0
@@ -48,6 +52,30 @@ class ActiveRead:
     def is_settled(self) -> bool:
         """Whether no byte of it can still arrive."""
         return not self.batches_in_flight and not self.batches_unconfirmed
+
+    def begin(self, bounds: ReadBounds) -> None:
+        """Plan the first batches of every part."""
+        for part, source in enumerate(self.request.parts):
+            self.todo.append(deque())
+            self.unplanned.append(source.chunks())
+            self._refill(part, bounds)
+
+    def take_batch(self, part: int, bounds: ReadBounds) -> CopyPlan:
+        """The next batch of a part that has one, to be posted."""
+        batch = self.todo[part].popleft()
+        self._refill(part, bounds)
+        return batch
+
+    def drop_rest(self) -> None:
+        """Forget every batch that is not in flight."""
+        self.todo = [deque() for _ in self.request.parts]
+        self.unplanned = [iter(()) for _ in self.request.parts]
+
+    def _refill(self, part: int, bounds: ReadBounds) -> None:
+        while not self.todo[part] and (chunk := next(self.unplanned[part], None)) is not None:
+            plan = split_long(chunk, bounds.batch_bytes_max)
+            self.descriptor_count += plan.piece_count
+            self.todo[part].extend(cut(plan, bounds.batch_bytes_max, bounds.batch_descriptors_max))
 
     def next_part(self) -> int | None:
         """The part that has most batches left; None if every batch was posted."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kvferry_dataplane.plan import CopyPlan
+from kvferry.core.planning.copies import CopyPlan
 
 
 def split_long(plan: CopyPlan, run_bytes_max: int) -> CopyPlan:

@@ -11,7 +11,7 @@ that a peer that stays stuck costs one rollover and not one for each of its read
 
 import heapq
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 
@@ -20,7 +20,6 @@ from kvferry.core.reasons import Reason
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.active import ActiveRead
 from kvferry_dataplane.reads.agent import ReadAgent
-from kvferry_dataplane.reads.batches import cut, split_long
 from kvferry_dataplane.reads.generation import Flight, Generation, Purpose
 from kvferry_dataplane.reads.generations import Generations
 from kvferry_dataplane.reads.queue import Lane, ReadQueue
@@ -145,15 +144,11 @@ class ReadExecutor:
                 self._start(request, now)
 
     def _start(self, request: ReadRequest, now: float) -> None:
-        bounds = self._bounds
         read = ActiveRead(request, now)
         self._active[request.transfer] = read
         self._lanes[request.lane] += 1
         try:
-            for part in request.parts:
-                plan = split_long(part.make_plan(), bounds.batch_bytes_max)
-                read.descriptor_count += plan.piece_count
-                read.todo.append(deque(cut(plan, bounds.batch_bytes_max, bounds.batch_descriptors_max)))
+            read.begin(self._bounds)
         except KvferryError as error:
             self._end(request.transfer, error, now)
 
@@ -195,7 +190,7 @@ class ReadExecutor:
             return 0
         if not generation.connect(peer):
             return 0
-        read.todo[part].popleft()
+        read.take_batch(part, self._bounds)
         read.turn = next(self._turns)
         read.first_posted_at = self._clock() if read.first_posted_at is None else read.first_posted_at
         flight = Flight(Purpose.BLOCKS, peer, 0, read, part, batch)
@@ -316,7 +311,7 @@ class ReadExecutor:
             return
         active.failure = error
         active.settle_at = now + self._bounds.settle_seconds
-        active.todo = [deque() for _ in active.todo]
+        active.drop_rest()
         for generation in self._generations.all():
             for flight in generation.flights:
                 if flight.read is active and flight.purpose is Purpose.WORD:

@@ -4,8 +4,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.peers import Peer
-from kvferry_dataplane.plan import CopyPlan
 from kvferry_dataplane.reads.active import ActiveRead
 from kvferry_dataplane.reads.agent import ReadAgent
 

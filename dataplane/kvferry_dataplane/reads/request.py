@@ -1,19 +1,19 @@
 """What a read is asked to do and how it ended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from kvferry.core.errors import KvferryError
+from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.peers import Peer
-from kvferry_dataplane.plan import CopyPlan
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPart:
-    """What comes from one source rank: a plan, made only when the read's turn comes, and the lease to verify after."""
+    """What comes from one source rank: copies, planned a chunk at a time, and the lease to verify after."""
 
     peer: Peer
-    make_plan: Callable[[], CopyPlan]
+    chunks: Callable[[], Iterator[CopyPlan]]
     slot: int
     word: int = field(repr=False)
 

@@ -507,13 +507,19 @@ class Read(_message.Message):
     DESTINATION_BLOCKS_FIELD_NUMBER: _builtins.int
     TIME_LEFT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     transfer: _builtins.str
     """The transfer's id, unique within the worker."""
     priority: _builtins.int
     """Higher is served first."""
+    token_count: _builtins.int
+    """Tokens of the publication; 0 reads the source's blocks whole."""
+    first_token: _builtins.int
+    """The first token to read: those before it are at the destination already."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReadSource]:
-        """Where from: one entry per source rank."""
+        """Where from: one entry per source rank. Ranks from which this one needs nothing may be listed."""
 
     @_builtins.property
     def destination_blocks(self) -> _containers.RepeatedCompositeFieldContainer[_layout_pb2.BlockList]:
@@ -531,10 +537,12 @@ class Read(_message.Message):
         destination_blocks: _abc.Iterable[_layout_pb2.BlockList] | None = ...,
         time_left: _duration_pb2.Duration | None = ...,
         priority: _builtins.int = ...,
+        token_count: _builtins.int = ...,
+        first_token: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_blocks", b"destination_blocks", "priority", b"priority", "sources", b"sources", "time_left", b"time_left", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_blocks", b"destination_blocks", "first_token", b"first_token", "priority", b"priority", "sources", b"sources", "time_left", b"time_left", "token_count", b"token_count", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

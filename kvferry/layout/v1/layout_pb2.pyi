@@ -73,6 +73,8 @@ class LayerGroup(_message.Message):
     TOKENS_PER_BLOCK_FIELD_NUMBER: _builtins.int
     WINDOW_TOKENS_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
+    PER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    SCALES_OF_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique within the worker, for example `full` or `window`."""
     element_type: Global___ElementType.ValueType
@@ -87,6 +89,10 @@ class LayerGroup(_message.Message):
     """Tokens of one KV block."""
     window_tokens: _builtins.int
     """Tokens a sliding window keeps; 0 where every token is kept."""
+    per_sequence: _builtins.bool
+    """State without tokens (Mamba, linear attention): one block holds all of a sequence. tokens_per_block is 1 then."""
+    scales_of: _builtins.str
+    """The name of the 8-bit group whose scales these are; empty for any other group."""
     @_builtins.property
     def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The model's layer indices in this group, ascending."""
@@ -102,10 +108,12 @@ class LayerGroup(_message.Message):
         tokens_per_block: _builtins.int = ...,
         window_tokens: _builtins.int = ...,
         layers: _abc.Iterable[_builtins.int] | None = ...,
+        per_sequence: _builtins.bool = ...,
+        scales_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["element_type", b"element_type", "head_dim", b"head_dim", "kv_factor", b"kv_factor", "layers", b"layers", "name", b"name", "tokens_per_block", b"tokens_per_block", "total_kv_head_count", b"total_kv_head_count", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["element_type", b"element_type", "head_dim", b"head_dim", "kv_factor", b"kv_factor", "layers", b"layers", "name", b"name", "per_sequence", b"per_sequence", "scales_of", b"scales_of", "tokens_per_block", b"tokens_per_block", "total_kv_head_count", b"total_kv_head_count", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -209,8 +217,11 @@ class RankLayout(_message.Message):
 
     RANK_FIELD_NUMBER: _builtins.int
     PLACEMENTS_FIELD_NUMBER: _builtins.int
+    DATA_PARALLEL_RANK_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Index of the rank in its worker, from 0."""
+    data_parallel_rank: _builtins.int
+    """Ranks with the same number hold a request together; ranks with another hold other requests. Numbered from 0."""
     @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupPlacement]:
         """One placement per layer group this rank holds."""
@@ -220,10 +231,11 @@ class RankLayout(_message.Message):
         *,
         rank: _builtins.int = ...,
         placements: _abc.Iterable[Global___GroupPlacement] | None = ...,
+        data_parallel_rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["placements", b"placements", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "placements", b"placements", "rank", b"rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -265,7 +277,9 @@ Global___WorkerLayout: _TypeAlias = WorkerLayout  # noqa: Y015
 
 @_typing.final
 class BlockList(_message.Message):
-    """Block ids of one layer group. Position i holds tokens i * tokens_per_block and on."""
+    """Block ids of one layer group, in order of tokens. The last block holds the last token; where a group keeps a window,
+    or a prefix is there already, the first blocks may be left out. A group of state without tokens has one block.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -18,11 +18,15 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     started: list[DataPlane] = []
 
     async def start_one(
-        name: str, layout: WorkerLayout | None = None, environment: dict[str, str] | None = None, *flags: str
+        name: str,
+        layout: WorkerLayout | None = None,
+        environment: dict[str, str] | None = None,
+        *flags: str,
+        rank: int = 0,
     ) -> DataPlane:
         plane = DataPlane(tmp_path, name, environment or {}, *flags)
         started.append(plane)
-        await plane.connect(layout or small_layout())
+        await plane.connect(layout or small_layout(), rank)
         random = np.random.default_rng(len(started))
         plane.pool()[:] = random.integers(0, 256, plane.pool().size, dtype=np.uint8)
         return plane

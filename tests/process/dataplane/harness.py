@@ -144,21 +144,24 @@ class DataPlane:
         self.channel: aio.Channel | None = None
         self._mapping: mmap.mmap | None = None
 
-    async def connect(self, layout: WorkerLayout | None = None) -> None:
-        """Open the channel, and adopt the data plane if a layout is given."""
+    async def connect(self, layout: WorkerLayout | None = None, rank: int = 0) -> None:
+        """Open the channel, and adopt the data plane as a rank if a layout is given."""
         self.channel = aio.insecure_channel(f"unix:{self.socket}", options=channel_options())
         self.stub = dataplane_pb2_grpc.DataPlaneServiceStub(self.channel)
         if layout is not None:
-            await self.adopt(layout)
+            await self.adopt(layout, rank=rank)
 
-    async def adopt(self, layout: WorkerLayout, instance: bytes = b"i" * 16, incarnation: int = 7) -> None:
+    async def adopt(
+        self, layout: WorkerLayout, instance: bytes = b"i" * 16, incarnation: int = 7, rank: int = 0
+    ) -> None:
         """Take the data plane for a worker."""
-        self.layout = layout
+        self.layout, self.rank = layout, rank
         adoption = pb.Adoption(
             worker=self.socket.stem,
             instance_id=instance,
             incarnation=incarnation,
             handle_key=b"k" * 32,
+            rank=rank,
             layout=layout_to_wire(layout),
         )
         await self.stub.Adopt(pb.AdoptRequest(adoption=adoption))

@@ -7,9 +7,10 @@ import numpy as np
 from kvferry.core.dense import DenseModel, dense_layout
 from kvferry.core.errors import KvferryError
 from kvferry.core.layouts import ElementType
+from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.nixl_agent import Region
 from kvferry_dataplane.peers import Peer
-from kvferry_dataplane.plan import CopyPlan, Side
+from kvferry_dataplane.plan import Side
 from kvferry_dataplane.reads.agent import ReadAgent
 from kvferry_dataplane.reads.executor import ReadExecutor
 from kvferry_dataplane.reads.request import ReadBounds, ReadOutcome, ReadPart, ReadRequest
@@ -21,7 +22,7 @@ WORD = 0x0101010101010101
 def peer(name: str) -> Peer:
     """A peer."""
     region = Region("DRAM", 4096, 1 << 20)
-    return Peer(name, name, b"m", region, region, Side(LAYOUT.groups, LAYOUT.ranks[0], 1 << 20), "UCX")
+    return Peer(name, name, b"m", region, region, Side(LAYOUT, 0, 1 << 20), "UCX")
 
 
 @dataclass
@@ -119,7 +120,7 @@ class Bench:
         """Queue a read of so many batches from a peer."""
         lengths = np.full(batches, 100, dtype=np.int64)
         offsets = np.arange(batches, dtype=np.int64) * 200
-        part = ReadPart(peer(source), lambda: CopyPlan(offsets, offsets, lengths), 0, WORD)
+        part = ReadPart(peer(source), lambda: iter((CopyPlan(offsets, offsets, lengths),)), 0, WORD)
         self.executor.submit(ReadRequest(transfer, (part,), 100 * batches, batches, self.now, deadline, priority))
 
     def run(self, seconds: float = 0.0, step: float = 0.01) -> float | None:

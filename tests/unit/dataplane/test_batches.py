@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvferry_dataplane.plan import CopyPlan
+from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.reads.batches import cut, split_long
 
 

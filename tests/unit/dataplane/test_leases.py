@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from kvferry.core.blocks import BlockIds
 from kvferry.core.errors import InvalidArgument, MessageTooLarge, NotFound, ResourceExhausted
-from kvferry_dataplane.blocks import BlockIds
 from kvferry_dataplane.leases import ATTRIBUTES_BYTES_MAX, LeaseTable, new_word
 
 

@@ -1,0 +1,1 @@
+"""From two layouts and two block lists to copies of bytes. Pure: no I/O, no clock."""

@@ -1,0 +1,148 @@
+"""Which tokens of a request are copied, and how they fall into the blocks of both sides."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvferry.core.blocks import BlockIds
+from kvferry.core.errors import BlockError, InvalidArgument
+from kvferry.core.layouts import LayerGroup
+from kvferry.core.planning.copies import Offsets
+from kvferry.core.reasons import Reason
+
+TOKENS_MAX = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRange:
+    """The tokens to copy: from ``start``, those before being at the destination already, to before ``stop``.
+
+    The source holds ``total`` tokens; the destination will hold ``stop``.
+    """
+
+    start: int
+    stop: int
+    total: int
+
+    @classmethod
+    def whole(cls, total: int) -> "TokenRange":
+        """All tokens of a request."""
+        return cls(0, total, total)
+
+    def check(self) -> None:
+        """Refuse a range that is none.
+
+        Raises:
+            InvalidArgument: names the field.
+        """
+        for field, value, least, most in (
+            ("tokens.total", self.total, 1, TOKENS_MAX),
+            ("tokens.stop", self.stop, 1, self.total),
+            ("tokens.start", self.start, 0, self.stop),
+        ):
+            if not least <= value <= most:
+                raise InvalidArgument.of_field(field, value, f"must be {least} to {most}")
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Tokens that are neighbours in one block of each side; arrays of one length, ordered by block of one side."""
+
+    source_blocks: Offsets
+    source_tokens: Offsets
+    """Of each segment, the position in its block of its first token."""
+    destination_blocks: Offsets
+    destination_tokens: Offsets
+    counts: Offsets
+    by_destination: bool
+    """Which side's blocks they are ordered by: that with the smaller blocks, most of whose blocks are one segment."""
+
+    def __getitem__(self, part: slice | Offsets) -> "Segments":
+        return Segments(
+            self.source_blocks[part],
+            self.source_tokens[part],
+            self.destination_blocks[part],
+            self.destination_tokens[part],
+            self.counts[part],
+            self.by_destination,
+        )
+
+    @property
+    def token_count(self) -> int:
+        """Tokens in all."""
+        return int(self.counts.sum())
+
+
+def segments_of(
+    source: LayerGroup, destination: LayerGroup, held: BlockIds, wanted: BlockIds, tokens: TokenRange | None
+) -> Segments:
+    """Cut the tokens of a group at the blocks of both sides. ``tokens`` None copies the source's blocks whole.
+
+    Raises:
+        BlockError: reason BLOCK_COUNT_MISMATCH, a list does not hold the tokens.
+        InvalidArgument: the source's window no longer holds the tokens.
+    """
+    here, there = source.tokens_per_block, destination.tokens_per_block
+    if tokens is None:
+        start, stop, total = 0, held.size * here, held.size * here
+    elif source.per_sequence:
+        start, stop, total = 0, 1, 1
+        if tokens.stop != tokens.total:
+            why = f"group {source.name!r} is state after all {tokens.total} tokens"
+            raise InvalidArgument.of_field("tokens.stop", tokens.stop, why)
+    else:
+        start, stop, total = _clipped(source, destination, tokens), tokens.stop, tokens.total
+    first_held = _first_block("source_blocks", source, held, start, total)
+    first_wanted = _first_block("destination_blocks", destination, wanted, start, stop)
+    cuts = _cuts(start, stop, here, there)
+    begins, counts = cuts[:-1], np.diff(cuts)
+    held_index, wanted_index = begins // here, begins // there
+    segments = Segments(
+        source_blocks=held[held_index - first_held],
+        source_tokens=begins - held_index * here,
+        destination_blocks=wanted[wanted_index - first_wanted],
+        destination_tokens=begins - wanted_index * there,
+        counts=counts,
+        by_destination=there < here,
+    )
+    key = segments.destination_blocks if segments.by_destination else segments.source_blocks
+    return segments if bool((key[1:] >= key[:-1]).all()) else segments[np.argsort(key, kind="stable")]
+
+
+def _clipped(source: LayerGroup, destination: LayerGroup, tokens: TokenRange) -> int:
+    """The first token to copy, both windows heeded."""
+    start = tokens.start
+    if destination.window_tokens:
+        start = min(max(start, tokens.stop - destination.window_tokens), tokens.stop)
+    kept = max(tokens.total - source.window_tokens, 0) if source.window_tokens else 0
+    if start < min(kept, tokens.stop):
+        why = f"the source's window of group {source.name!r} begins at token {kept}, token {start} is needed"
+        raise InvalidArgument.of_field("tokens.stop", tokens.stop, why)
+    return start
+
+
+def _first_block(field: str, group: LayerGroup, ids: BlockIds, start: int, stop: int) -> int:
+    """The index, among a request's blocks, of the first that is listed: the last listed holds the last token."""
+    total = -(-stop // group.tokens_per_block)
+    needed = total - start // group.tokens_per_block if start < stop else 0
+    if not needed <= ids.size <= total:
+        least = "" if needed == total else f"{needed} to "
+        raise BlockError.of_field(
+            f"{field}[{group.name}]",
+            f"{ids.size} blocks",
+            f"tokens {start} to {stop} take {least}{total} blocks of {group.tokens_per_block}",
+            reason=Reason.BLOCK_COUNT_MISMATCH,
+        )
+    return total - int(ids.size)
+
+
+def _cuts(start: int, stop: int, here: int, there: int) -> Offsets:
+    """Token positions from ``start`` to ``stop`` where a block of either side begins."""
+    if start >= stop:
+        return np.array([start], dtype=np.int64)
+    small, large = min(here, there), max(here, there)
+    inside = np.arange((start // small + 1) * small, stop, small, dtype=np.int64)
+    if large % small:
+        others = np.arange((start // large + 1) * large, stop, large, dtype=np.int64)
+        inside = np.union1d(inside, others)
+    return np.concatenate(([start], inside, [stop])).astype(np.int64, copy=False)
