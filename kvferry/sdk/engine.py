@@ -165,8 +165,11 @@ class EngineClient:
         ttl_s: float,
         expected_readers: int = 1,
         request_id: str | None = None,
+        data_parallel_rank: int = 0,
     ) -> Publication:
         """Pin blocks on every rank for readers; ``handle`` of the result is for the decode engine.
+
+        ``data_parallel_rank`` is the one that holds the request; its ranks alone are asked.
 
         Until the publication has ended the blocks must keep their content. It ends after ``ttl_s`` seconds, when
         ``expected_readers`` transfers have read it (0: not by reading), or by :meth:`release`. The same ``request_id``
@@ -184,6 +187,7 @@ class EngineClient:
             token_count=checked_int("token_count", token_count, 1, TOKENS_MAX),
             ttl=duration(checked_seconds("ttl_s", ttl_s)),
             expected_reader_count=checked_int("expected_readers", expected_readers, 0, COUNT_MAX),
+            data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
         )
         checked_size("blocks", request)
         try:
@@ -258,8 +262,14 @@ class EngineClient:
         timeout_s: float = 30.0,
         request_id: str | None = None,
         priority: int = 0,
+        *,
+        first_token: int = 0,
+        data_parallel_rank: int = 0,
     ) -> TransferResult:
-        """Read a publication into ``blocks``, as many as were published; returns when every byte is there, verified.
+        """Read a publication into ``blocks``, as many as its tokens take here; returns when all is there, verified.
+
+        Tokens before ``first_token`` are at the destination already, in the first of its blocks, and are not read.
+        ``data_parallel_rank`` is the one of this worker that shall hold the request.
 
         Ends by ``timeout_s`` + 1 seconds whatever dies. If the calling task is cancelled, the transfer is cancelled
         and acknowledged before the CancelledError goes on. ``destination_settled(error)`` tells of whatever was raised
@@ -270,7 +280,15 @@ class EngineClient:
             PullFailed: it did not succeed; also of the class of its reason, for example Fenced, PeerError,
                 DeadlineExceeded. ``transfer`` and ``destination_settled`` tell what is known.
         """
-        pull = await self.start_pull(handle, blocks, timeout_s, request_id, priority)
+        pull = await self.start_pull(
+            handle,
+            blocks,
+            timeout_s,
+            request_id,
+            priority,
+            first_token=first_token,
+            data_parallel_rank=data_parallel_rank,
+        )
         return await pull.wait()
 
     async def start_pull(
@@ -280,6 +298,9 @@ class EngineClient:
         timeout_s: float = 30.0,
         request_id: str | None = None,
         priority: int = 0,
+        *,
+        first_token: int = 0,
+        data_parallel_rank: int = 0,
     ) -> Pull:
         """Like :meth:`pull`, but returns once control has made the transfer.
 
@@ -294,6 +315,8 @@ class EngineClient:
             destination_blocks=checked_blocks("blocks", blocks, self.layout),
             timeout=duration(timeout_s),
             priority=checked_int("priority", priority, -PRIORITY_MAX, PRIORITY_MAX),
+            first_token=checked_int("first_token", first_token, 0, TOKENS_MAX),
+            data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
         )
         checked_size("blocks", request)
         return await state.pulls.start(request, timeout_s)

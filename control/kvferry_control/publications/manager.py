@@ -42,6 +42,7 @@ class Publication:
     token_count: int
     expected_readers: int
     expires_at: float
+    ranks: frozenset[int]
     life: Life
     block_count: int = field(init=False)
     """Blocks on each rank, over all groups."""
@@ -126,8 +127,9 @@ class Publications:
         token_count: int,
         ttl_s: float,
         expected_readers: int,
+        ranks: frozenset[int],
     ) -> Publication:
-        """Pin blocks on every rank; ``body`` is the request's fingerprint.
+        """Pin blocks on ``ranks``; ``body`` is the request's fingerprint.
 
         Raises:
             RequestIdReused: the id was used with another body.
@@ -148,10 +150,11 @@ class Publications:
             token_count=token_count,
             expected_readers=expected_readers,
             expires_at=time.monotonic() + ttl_s,
-            life=Life(waiting=frozenset(link.rank for link in self._links)),
+            ranks=ranks,
+            life=Life(waiting=ranks),
         )
         self._add(publication)
-        for link in self._links:
+        for link in self._of(publication):
             # Not in the caller's task: a call that is given up must not leave ranks that were never heard.
             self._spawn(self._acquire(publication, link, ttl_s))
         return await self._settled(publication)
@@ -168,7 +171,8 @@ class Publications:
         expires_at = time.monotonic() + ttl_s
         async with asyncio.TaskGroup() as ranks:
             answers = [
-                ranks.create_task(_outcome(link.command(dp.SessionRequest(renew_lease=renew)))) for link in self._links
+                ranks.create_task(_outcome(link.command(dp.SessionRequest(renew_lease=renew))))
+                for link in self._of(publication)
             ]
         for answer in answers:
             if (error := answer.result()) is not None:
@@ -237,7 +241,7 @@ class Publications:
                 by_id.setdefault(state.publication, {})[rank] = state
         recovered = 0
         for publication_id, states in by_id.items():
-            if states.keys() == leases.keys():
+            if self._is_whole(states):
                 self._recover_one(publication_id, states)
                 recovered += 1
         return recovered
@@ -245,8 +249,18 @@ class Publications:
     def lose_all(self, why: str) -> None:
         """The worker begins a new life: every rank's lease table is gone or ended."""
         for publication in list(self._all.values()):
-            for link in self._links:
+            for link in self._of(publication):
                 self._apply(publication, machine.RankLost(link.rank, DataPlaneLost(why)))
+
+    def _of(self, publication: Publication) -> list[RankLink]:
+        """The links to the ranks that hold it."""
+        return [link for link in self._links if link.rank in publication.ranks]
+
+    @staticmethod
+    def _is_whole(states: Mapping[int, dp.LeaseState]) -> bool:
+        """Whether every rank that was given the lease still holds it."""
+        first = next(iter(states.values()))
+        return len(states) == pb.LeaseAttributes.FromString(first.attributes).rank_count
 
     def _recover_one(self, publication_id: str, states: Mapping[int, dp.LeaseState]) -> None:
         first = next(iter(states.values()))
@@ -260,6 +274,7 @@ class Publications:
             token_count=attributes.token_count,
             expected_readers=attributes.expected_reader_count,
             expires_at=time.monotonic() + left,
+            ranks=frozenset(states),
             life=Life(waiting=frozenset(), held=frozenset(states), state=State.LIVE),
             created_at=attributes.create_time.ToNanoseconds() / 1e9,
             leases={rank: state.lease for rank, state in states.items()},
@@ -296,6 +311,7 @@ class Publications:
             token_count=publication.token_count,
             expected_reader_count=publication.expected_readers,
             create_time=timestamp(publication.created_at),
+            rank_count=len(publication.ranks),
         )
         command = dp.AcquireLease(
             publication=publication.id,

@@ -11,7 +11,7 @@ from kvferry.engine.v1.engine_pb2_grpc import EngineServiceServicer
 from kvferry.rpc.errors import stream_method, unary_method
 from kvferry.rpc.layouts import blocks_from_wire, layout_from_wire
 from kvferry.rpc.times import checked_seconds, duration
-from kvferry_control.blocks import check_blocks
+from kvferry_control.blocks import check_blocks, check_tokens
 from kvferry_control.config import LimitsSection
 from kvferry_control.handles import make_handle
 from kvferry_control.publications.manager import Publication, Publications
@@ -67,10 +67,12 @@ class EngineService(EngineServiceServicer):
         layout = self._worker.require_ready()
         request_id = check_id("request_id", request.request_id)
         blocks = blocks_from_wire(request.blocks)
-        check_blocks("blocks", blocks, layout, self._limits.blocks_per_request)
+        shard = request.data_parallel_rank
+        check_blocks("blocks", blocks, layout, self._limits.blocks_per_request, shard)
         ttl_s = checked_seconds("ttl", request.ttl, self._limits.ttl_s)
         if not 1 <= request.token_count <= TOKENS_MAX:
             raise InvalidArgument.of_field("token_count", request.token_count, f"must be 1 to {TOKENS_MAX}")
+        check_tokens("blocks", blocks, layout, request.token_count)
         if request.expected_reader_count > READERS_MAX:
             raise InvalidArgument.of_field(
                 "expected_reader_count", request.expected_reader_count, f"at most {READERS_MAX}"
@@ -79,9 +81,16 @@ class EngineService(EngineServiceServicer):
             blocks=request.blocks,
             token_count=request.token_count,
             expected_reader_count=request.expected_reader_count,
+            data_parallel_rank=shard,
         )
         publication = await self._publications.publish(
-            request_id, fingerprint(body), blocks, request.token_count, ttl_s, request.expected_reader_count
+            request_id,
+            fingerprint(body),
+            blocks,
+            request.token_count,
+            ttl_s,
+            request.expected_reader_count,
+            frozenset(rank.rank for rank in layout.ranks_of(shard)),
         )
         identity = self._worker.identity
         handle = make_handle(

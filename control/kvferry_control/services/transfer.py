@@ -13,6 +13,7 @@ from kvferry.transfer.v1.transfer_pb2_grpc import TransferServiceServicer
 from kvferry_control.config import LimitsSection
 from kvferry_control.requests import check_id, fingerprint, id_of, page
 from kvferry_control.transfers.manager import Transfers
+from kvferry_control.transfers.request import PullRequest
 from kvferry_control.worker import LocalWorker
 
 
@@ -36,18 +37,23 @@ class TransferService(TransferServiceServicer):
             raise PermissionDenied("transfers are created on the engine's socket, since they name the engine's blocks")
         layout = self._worker.require_ready()
         body = pb.CreateTransferRequest(
-            handle=request.handle, destination_blocks=request.destination_blocks, priority=request.priority
+            handle=request.handle,
+            destination_blocks=request.destination_blocks,
+            priority=request.priority,
+            first_token=request.first_token,
+            data_parallel_rank=request.data_parallel_rank,
         )
-        record = self._transfers.create(
+        wanted = PullRequest(
             request_id=check_id("request_id", request.request_id),
-            body=fingerprint(body),
+            fingerprint=fingerprint(body),
             handle=request.handle,
             blocks=blocks_from_wire(request.destination_blocks),
             timeout_s=checked_seconds("timeout", request.timeout, self._limits.timeout_s),
             priority=request.priority,
-            layout=layout,
-            incarnation=self._worker.identity.incarnation,
+            first_token=request.first_token,
+            data_parallel_rank=request.data_parallel_rank,
         )
+        record = self._transfers.create(wanted, layout, self._worker.identity.incarnation)
         return pb.CreateTransferResponse(transfer=record.to_wire())
 
     @unary_method

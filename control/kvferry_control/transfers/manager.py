@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -14,10 +14,10 @@ from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
 from kvferry.publication.v1 import publication_pb2 as pub
-from kvferry.rpc.layouts import blocks_from_wire, blocks_to_wire
+from kvferry.rpc.layouts import blocks_to_wire
 from kvferry.rpc.reasons import reason_from_wire
 from kvferry.rpc.times import duration
-from kvferry_control.blocks import check_blocks, check_same_counts
+from kvferry_control.blocks import check_blocks, check_tokens
 from kvferry_control.config import LimitsSection
 from kvferry_control.handles import parse_payload
 from kvferry_control.metrics import ControlMetrics
@@ -28,6 +28,7 @@ from kvferry_control.tasks import Spawn
 from kvferry_control.transfers import machine
 from kvferry_control.transfers.machine import Failure, State
 from kvferry_control.transfers.record import TransferRecord
+from kvferry_control.transfers.request import PullRequest
 from kvferry_control.transfers.table import TransferTable
 
 BOOKKEEPING_DELAY_S = 0.001
@@ -60,17 +61,7 @@ class Transfers:
         self._worker_record = worker_record
         self._log = structlog.get_logger("kvferry.control.transfers")
 
-    def create(
-        self,
-        request_id: str,
-        body: bytes,
-        handle: bytes,
-        blocks: Mapping[str, Sequence[int]],
-        timeout_s: float,
-        priority: int,
-        layout: WorkerLayout,
-        incarnation: int,
-    ) -> TransferRecord:
+    def create(self, request: PullRequest, layout: WorkerLayout, incarnation: int) -> TransferRecord:
         """Start a transfer, or give the one that this request started before.
 
         Raises:
@@ -79,32 +70,35 @@ class Transfers:
             StaleIncarnation: the handle is of an earlier life of its worker.
             ResourceExhausted: too many transfers are active.
         """
-        known = self.table.known(request_id, body)
+        known = self.table.known(request.request_id, request.fingerprint)
         if known is not None:
             return known
-        payload = parse_payload(payload_of(handle))
-        check_blocks("destination_blocks", blocks, layout, self._limits.blocks_per_request)
+        payload = parse_payload(payload_of(request.handle))
+        shard = request.data_parallel_rank
+        check_blocks("destination_blocks", request.blocks, layout, self._limits.blocks_per_request, shard)
         source = self._find_source(payload)
         record = TransferRecord(
             id=secrets.token_hex(12),
-            request_id=request_id,
-            fingerprint=body,
-            handle=handle,
+            request_id=request.request_id,
+            fingerprint=request.fingerprint,
+            handle=request.handle,
             source_worker=payload.worker,
             source_incarnation=payload.incarnation,
             publication=payload.publication,
             destination_worker=self._worker,
             destination_incarnation=incarnation,
-            blocks=blocks,
-            priority=priority,
-            deadline=time.monotonic() + timeout_s,
+            blocks=request.blocks,
+            priority=request.priority,
+            first_token=request.first_token,
+            ranks=frozenset(rank.rank for rank in layout.ranks_of(shard)),
+            deadline=time.monotonic() + request.timeout_s,
         )
         self.table.add(record)
         self._metrics.active_transfers.set(self.table.active_count)
         loop = asyncio.get_running_loop()
         record.timers = [
-            loop.call_later(timeout_s, self._deadline_passed, record),
-            loop.call_later(timeout_s + SETTLE_BOUND_S, self.apply, record, machine.SettleTimedOut()),
+            loop.call_later(request.timeout_s, self._deadline_passed, record),
+            loop.call_later(request.timeout_s + SETTLE_BOUND_S, self.apply, record, machine.SettleTimedOut()),
         ]
         record.negotiation = self._spawn(self._negotiate(record, source, layout))
         return record
@@ -189,7 +183,7 @@ class Transfers:
             record.negotiated = True
             record.negotiate_s = time.monotonic() - record.begun
             self._sources.require_pairable(source, layout)
-            check_same_counts(blocks_from_wire(answer.blocks), record.blocks)
+            check_tokens("destination_blocks", record.blocks, layout, answer.token_count, record.first_token)
             record.token_count = answer.token_count
             self._send_reads(record, source, answer)
         except KvferryError as error:
@@ -203,21 +197,27 @@ class Transfers:
             self.apply(record, machine.Ended(failure))
 
     def _send_reads(self, record: TransferRecord, source: Source, answer: neg.NegotiateResponse) -> None:
-        leases = {lease.rank: lease for lease in answer.leases}
-        if leases.keys() != {link.rank for link in self._links}:
-            raise InternalError(f"workers/{source.worker} gave leases of ranks {sorted(leases)}")
-        for link in self._links:
+        """Give each reading rank its read. Every source rank is named: the data plane knows which it needs."""
+        links = [link for link in self._links if link.rank in record.ranks]
+        for link in links:
             if not link.up:
                 raise DataPlaneLost(f"rank {link.rank}: no session", metadata={"rank": str(link.rank)})
         destination = blocks_to_wire(record.blocks)
-        self.apply(record, machine.Negotiated(frozenset(leases)))
-        for link in self._links:
+        sources = [dp.ReadSource(peer=source.peer(lease.rank), lease=lease) for lease in answer.leases]
+        if not sources:
+            raise InternalError(f"workers/{source.worker} gave no leases")
+        # All ranks of a worker have the same block ids: it is enough that the first names them.
+        sources[0].blocks.extend(answer.blocks)
+        self.apply(record, machine.Negotiated(record.ranks))
+        for link in links:
             read = dp.Read(
                 transfer=record.id,
-                sources=[dp.ReadSource(peer=source.peer(link.rank), blocks=answer.blocks, lease=leases[link.rank])],
+                sources=sources,
                 destination_blocks=destination,
                 time_left=duration(record.seconds_left),
                 priority=record.priority,
+                token_count=answer.token_count,
+                first_token=record.first_token,
             )
             try:
                 self._sources.connect(source, link)

@@ -28,6 +28,9 @@ class TransferRecord:
     destination_incarnation: int
     blocks: Mapping[str, Sequence[int]]
     priority: int
+    first_token: int
+    ranks: frozenset[int]
+    """Ranks of this worker that read."""
     deadline: float
     begun: float = field(default_factory=time.monotonic)
     created_at: float = field(default_factory=time.time)
@@ -106,6 +109,7 @@ class TransferRecord:
             total_time=duration(self.total_s),
             ranks=[self.figures[rank] for rank in sorted(self.figures)],
             destination_settled=life.settled and life.state.terminal,
+            first_token=self.first_token,
         )
 
 

@@ -92,8 +92,8 @@ def segments_of(
             raise InvalidArgument.of_field("tokens.stop", tokens.stop, why)
     else:
         start, stop, total = _clipped(source, destination, tokens), tokens.stop, tokens.total
-    first_held = _first_block("source_blocks", source, held, start, total)
-    first_wanted = _first_block("destination_blocks", destination, wanted, start, stop)
+    first_held = _first_listed("source_blocks", source, held.size, start, total)
+    first_wanted = _first_listed("destination_blocks", destination, wanted.size, start, stop)
     cuts = _cuts(start, stop, here, there)
     begins, counts = cuts[:-1], np.diff(cuts)
     held_index, wanted_index = begins // here, begins // there
@@ -109,6 +109,19 @@ def segments_of(
     return segments if bool((key[1:] >= key[:-1]).all()) else segments[np.argsort(key, kind="stable")]
 
 
+def check_listed(field: str, group: LayerGroup, block_count: int, token_count: int, first_token: int = 0) -> None:
+    """Refuse a number of listed blocks that does not hold the tokens from ``first_token`` to ``token_count``.
+
+    Raises:
+        BlockError: reason BLOCK_COUNT_MISMATCH.
+    """
+    if group.per_sequence:
+        first_token, token_count = 0, 1
+    elif group.window_tokens:
+        first_token = min(max(first_token, token_count - group.window_tokens), token_count)
+    _first_listed(field, group, block_count, first_token, token_count)
+
+
 def _clipped(source: LayerGroup, destination: LayerGroup, tokens: TokenRange) -> int:
     """The first token to copy, both windows heeded."""
     start = tokens.start
@@ -121,19 +134,19 @@ def _clipped(source: LayerGroup, destination: LayerGroup, tokens: TokenRange) ->
     return start
 
 
-def _first_block(field: str, group: LayerGroup, ids: BlockIds, start: int, stop: int) -> int:
+def _first_listed(field: str, group: LayerGroup, listed: int, start: int, stop: int) -> int:
     """The index, among a request's blocks, of the first that is listed: the last listed holds the last token."""
     total = -(-stop // group.tokens_per_block)
     needed = total - start // group.tokens_per_block if start < stop else 0
-    if not needed <= ids.size <= total:
+    if not needed <= listed <= total:
         least = "" if needed == total else f"{needed} to "
         raise BlockError.of_field(
             f"{field}[{group.name}]",
-            f"{ids.size} blocks",
+            f"{listed} blocks",
             f"tokens {start} to {stop} take {least}{total} blocks of {group.tokens_per_block}",
             reason=Reason.BLOCK_COUNT_MISMATCH,
         )
-    return total - int(ids.size)
+    return total - listed
 
 
 def _cuts(start: int, stop: int, here: int, there: int) -> Offsets:

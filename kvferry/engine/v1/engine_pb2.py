@@ -27,7 +27,7 @@ from kvferry.layout.v1 import layout_pb2 as kvferry_dot_layout_dot_v1_dot_layout
 from kvferry.publication.v1 import publication_pb2 as kvferry_dot_publication_dot_v1_dot_publication__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekvferry/engine/v1/engine.proto\x12\x11kvferry.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ekvferry/layout/v1/layout.proto\x1a(kvferry/publication/v1/publication.proto\"W\n\x11OpenEngineRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12/\n\x06layout\x18\x02 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\"b\n\x08RankPool\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x12\n\npool_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bpool_socket\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\x0c\"\x9c\x01\n\x12OpenEngineResponse\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12*\n\x05pools\x18\x03 \x03(\x0b\x32\x1b.kvferry.engine.v1.RankPool\x12\x35\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xae\x01\n\x0ePublishRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15\x65xpected_reader_count\x18\x05 \x01(\r\"[\n\x0fPublishResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\x12\x0e\n\x06handle\x18\x02 \x01(\x0c\"O\n\x17RenewPublicationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x18RenewPublicationResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\")\n\x19ReleasePublicationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"V\n\x1aReleasePublicationResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\"%\n\x10HeartbeatRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\"\x13\n\x11HeartbeatResponse\"\'\n\x12WatchEngineRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\"\xc8\x01\n\x13WatchEngineResponse\x12@\n\x11publication_ended\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.PublicationH\x00\x12\x30\n\tpool_lost\x18\x02 \x01(\x0b\x32\x1b.kvferry.engine.v1.PoolLostH\x00\x12\x34\n\rpool_restored\x18\x03 \x01(\x0b\x32\x1b.kvferry.engine.v1.RankPoolH\x00\x42\x07\n\x05\x65vent\"\x18\n\x08PoolLost\x12\x0c\n\x04rank\x18\x01 \x01(\r2\xd4\x04\n\rEngineService\x12Y\n\nOpenEngine\x12$.kvferry.engine.v1.OpenEngineRequest\x1a%.kvferry.engine.v1.OpenEngineResponse\x12P\n\x07Publish\x12!.kvferry.engine.v1.PublishRequest\x1a\".kvferry.engine.v1.PublishResponse\x12k\n\x10RenewPublication\x12*.kvferry.engine.v1.RenewPublicationRequest\x1a+.kvferry.engine.v1.RenewPublicationResponse\x12q\n\x12ReleasePublication\x12,.kvferry.engine.v1.ReleasePublicationRequest\x1a-.kvferry.engine.v1.ReleasePublicationResponse\x12V\n\tHeartbeat\x12#.kvferry.engine.v1.HeartbeatRequest\x1a$.kvferry.engine.v1.HeartbeatResponse\x12^\n\x0bWatchEngine\x12%.kvferry.engine.v1.WatchEngineRequest\x1a&.kvferry.engine.v1.WatchEngineResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekvferry/engine/v1/engine.proto\x12\x11kvferry.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ekvferry/layout/v1/layout.proto\x1a(kvferry/publication/v1/publication.proto\"W\n\x11OpenEngineRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12/\n\x06layout\x18\x02 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\"b\n\x08RankPool\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x12\n\npool_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bpool_socket\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\x0c\"\x9c\x01\n\x12OpenEngineResponse\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12*\n\x05pools\x18\x03 \x03(\x0b\x32\x1b.kvferry.engine.v1.RankPool\x12\x35\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xca\x01\n\x0ePublishRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15\x65xpected_reader_count\x18\x05 \x01(\r\x12\x1a\n\x12\x64\x61ta_parallel_rank\x18\x06 \x01(\r\"[\n\x0fPublishResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\x12\x0e\n\x06handle\x18\x02 \x01(\x0c\"O\n\x17RenewPublicationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x18RenewPublicationResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\")\n\x19ReleasePublicationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"V\n\x1aReleasePublicationResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\"%\n\x10HeartbeatRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\"\x13\n\x11HeartbeatResponse\"\'\n\x12WatchEngineRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\"\xc8\x01\n\x13WatchEngineResponse\x12@\n\x11publication_ended\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.PublicationH\x00\x12\x30\n\tpool_lost\x18\x02 \x01(\x0b\x32\x1b.kvferry.engine.v1.PoolLostH\x00\x12\x34\n\rpool_restored\x18\x03 \x01(\x0b\x32\x1b.kvferry.engine.v1.RankPoolH\x00\x42\x07\n\x05\x65vent\"\x18\n\x08PoolLost\x12\x0c\n\x04rank\x18\x01 \x01(\r2\xd4\x04\n\rEngineService\x12Y\n\nOpenEngine\x12$.kvferry.engine.v1.OpenEngineRequest\x1a%.kvferry.engine.v1.OpenEngineResponse\x12P\n\x07Publish\x12!.kvferry.engine.v1.PublishRequest\x1a\".kvferry.engine.v1.PublishResponse\x12k\n\x10RenewPublication\x12*.kvferry.engine.v1.RenewPublicationRequest\x1a+.kvferry.engine.v1.RenewPublicationResponse\x12q\n\x12ReleasePublication\x12,.kvferry.engine.v1.ReleasePublicationRequest\x1a-.kvferry.engine.v1.ReleasePublicationResponse\x12V\n\tHeartbeat\x12#.kvferry.engine.v1.HeartbeatRequest\x1a$.kvferry.engine.v1.HeartbeatResponse\x12^\n\x0bWatchEngine\x12%.kvferry.engine.v1.WatchEngineRequest\x1a&.kvferry.engine.v1.WatchEngineResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,27 +41,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENENGINERESPONSE']._serialized_start=349
   _globals['_OPENENGINERESPONSE']._serialized_end=505
   _globals['_PUBLISHREQUEST']._serialized_start=508
-  _globals['_PUBLISHREQUEST']._serialized_end=682
-  _globals['_PUBLISHRESPONSE']._serialized_start=684
-  _globals['_PUBLISHRESPONSE']._serialized_end=775
-  _globals['_RENEWPUBLICATIONREQUEST']._serialized_start=777
-  _globals['_RENEWPUBLICATIONREQUEST']._serialized_end=856
-  _globals['_RENEWPUBLICATIONRESPONSE']._serialized_start=858
-  _globals['_RENEWPUBLICATIONRESPONSE']._serialized_end=942
-  _globals['_RELEASEPUBLICATIONREQUEST']._serialized_start=944
-  _globals['_RELEASEPUBLICATIONREQUEST']._serialized_end=985
-  _globals['_RELEASEPUBLICATIONRESPONSE']._serialized_start=987
-  _globals['_RELEASEPUBLICATIONRESPONSE']._serialized_end=1073
-  _globals['_HEARTBEATREQUEST']._serialized_start=1075
-  _globals['_HEARTBEATREQUEST']._serialized_end=1112
-  _globals['_HEARTBEATRESPONSE']._serialized_start=1114
-  _globals['_HEARTBEATRESPONSE']._serialized_end=1133
-  _globals['_WATCHENGINEREQUEST']._serialized_start=1135
-  _globals['_WATCHENGINEREQUEST']._serialized_end=1174
-  _globals['_WATCHENGINERESPONSE']._serialized_start=1177
-  _globals['_WATCHENGINERESPONSE']._serialized_end=1377
-  _globals['_POOLLOST']._serialized_start=1379
-  _globals['_POOLLOST']._serialized_end=1403
-  _globals['_ENGINESERVICE']._serialized_start=1406
-  _globals['_ENGINESERVICE']._serialized_end=2002
+  _globals['_PUBLISHREQUEST']._serialized_end=710
+  _globals['_PUBLISHRESPONSE']._serialized_start=712
+  _globals['_PUBLISHRESPONSE']._serialized_end=803
+  _globals['_RENEWPUBLICATIONREQUEST']._serialized_start=805
+  _globals['_RENEWPUBLICATIONREQUEST']._serialized_end=884
+  _globals['_RENEWPUBLICATIONRESPONSE']._serialized_start=886
+  _globals['_RENEWPUBLICATIONRESPONSE']._serialized_end=970
+  _globals['_RELEASEPUBLICATIONREQUEST']._serialized_start=972
+  _globals['_RELEASEPUBLICATIONREQUEST']._serialized_end=1013
+  _globals['_RELEASEPUBLICATIONRESPONSE']._serialized_start=1015
+  _globals['_RELEASEPUBLICATIONRESPONSE']._serialized_end=1101
+  _globals['_HEARTBEATREQUEST']._serialized_start=1103
+  _globals['_HEARTBEATREQUEST']._serialized_end=1140
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1142
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1161
+  _globals['_WATCHENGINEREQUEST']._serialized_start=1163
+  _globals['_WATCHENGINEREQUEST']._serialized_end=1202
+  _globals['_WATCHENGINERESPONSE']._serialized_start=1205
+  _globals['_WATCHENGINERESPONSE']._serialized_end=1405
+  _globals['_POOLLOST']._serialized_start=1407
+  _globals['_POOLLOST']._serialized_end=1431
+  _globals['_ENGINESERVICE']._serialized_start=1434
+  _globals['_ENGINESERVICE']._serialized_end=2030
 # @@protoc_insertion_point(module_scope)

@@ -136,12 +136,15 @@ class PublishRequest(_message.Message):
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
     EXPECTED_READER_COUNT_FIELD_NUMBER: _builtins.int
+    DATA_PARALLEL_RANK_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required, 1 to 128 characters."""
     token_count: _builtins.int
     """Tokens whose KV is in the blocks."""
     expected_reader_count: _builtins.int
     """The publication ends when this many transfers have read it; 0: only by release or expiry."""
+    data_parallel_rank: _builtins.int
+    """Which data-parallel rank holds the request; 0 where there is only one."""
     @_builtins.property
     def blocks(self) -> _containers.RepeatedCompositeFieldContainer[_layout_pb2.BlockList]:
         """The blocks, per layer group."""
@@ -158,10 +161,11 @@ class PublishRequest(_message.Message):
         token_count: _builtins.int = ...,
         ttl: _duration_pb2.Duration | None = ...,
         expected_reader_count: _builtins.int = ...,
+        data_parallel_rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "expected_reader_count", b"expected_reader_count", "request_id", b"request_id", "token_count", b"token_count", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "data_parallel_rank", b"data_parallel_rank", "expected_reader_count", b"expected_reader_count", "request_id", b"request_id", "token_count", b"token_count", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

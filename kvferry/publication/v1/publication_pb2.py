@@ -26,29 +26,29 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(kvferry/publication/v1/publication.proto\x12\x16kvferry.publication.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x02\n\x0bPublication\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32(.kvferry.publication.v1.PublicationState\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12\x13\n\x0b\x62lock_count\x18\x04 \x01(\r\x12\x1d\n\x15\x65xpected_reader_count\x18\x05 \x01(\r\x12\x1d\n\x15\x66inished_reader_count\x18\x06 \x01(\r\x12\x1b\n\x13\x61\x63tive_reader_count\x18\x07 \x01(\r\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\ttime_left\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"^\n\rHandlePayload\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x13\n\x0bpublication\x18\x03 \x01(\t\x12\x13\n\x0btoken_count\x18\x04 \x01(\x04\"\x9f\x01\n\x0fLeaseAttributes\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\x0c\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12\x1d\n\x15\x65xpected_reader_count\x18\x04 \x01(\r\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\x17ListPublicationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"n\n\x18ListPublicationsResponse\x12\x39\n\x0cpublications\x18\x01 \x03(\x0b\x32#.kvferry.publication.v1.Publication\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15GetPublicationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"R\n\x16GetPublicationResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication*\xeb\x01\n\x10PublicationState\x12!\n\x1dPUBLICATION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PUBLICATION_STATE_LEASING\x10\x01\x12\x1a\n\x16PUBLICATION_STATE_LIVE\x10\x02\x12\x1c\n\x18PUBLICATION_STATE_ENDING\x10\x03\x12\x1e\n\x1aPUBLICATION_STATE_RELEASED\x10\x04\x12\x1d\n\x19PUBLICATION_STATE_EXPIRED\x10\x05\x12\x1c\n\x18PUBLICATION_STATE_FAILED\x10\x06\x32\xfc\x01\n\x12PublicationService\x12u\n\x10ListPublications\x12/.kvferry.publication.v1.ListPublicationsRequest\x1a\x30.kvferry.publication.v1.ListPublicationsResponse\x12o\n\x0eGetPublication\x12-.kvferry.publication.v1.GetPublicationRequest\x1a..kvferry.publication.v1.GetPublicationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(kvferry/publication/v1/publication.proto\x12\x16kvferry.publication.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x02\n\x0bPublication\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32(.kvferry.publication.v1.PublicationState\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12\x13\n\x0b\x62lock_count\x18\x04 \x01(\r\x12\x1d\n\x15\x65xpected_reader_count\x18\x05 \x01(\r\x12\x1d\n\x15\x66inished_reader_count\x18\x06 \x01(\r\x12\x1b\n\x13\x61\x63tive_reader_count\x18\x07 \x01(\r\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\ttime_left\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"^\n\rHandlePayload\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x13\n\x0bpublication\x18\x03 \x01(\t\x12\x13\n\x0btoken_count\x18\x04 \x01(\x04\"\xb3\x01\n\x0fLeaseAttributes\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\x0c\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12\x1d\n\x15\x65xpected_reader_count\x18\x04 \x01(\r\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrank_count\x18\x06 \x01(\r\"@\n\x17ListPublicationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"n\n\x18ListPublicationsResponse\x12\x39\n\x0cpublications\x18\x01 \x03(\x0b\x32#.kvferry.publication.v1.Publication\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15GetPublicationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"R\n\x16GetPublicationResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication*\xeb\x01\n\x10PublicationState\x12!\n\x1dPUBLICATION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PUBLICATION_STATE_LEASING\x10\x01\x12\x1a\n\x16PUBLICATION_STATE_LIVE\x10\x02\x12\x1c\n\x18PUBLICATION_STATE_ENDING\x10\x03\x12\x1e\n\x1aPUBLICATION_STATE_RELEASED\x10\x04\x12\x1d\n\x19PUBLICATION_STATE_EXPIRED\x10\x05\x12\x1c\n\x18PUBLICATION_STATE_FAILED\x10\x06\x32\xfc\x01\n\x12PublicationService\x12u\n\x10ListPublications\x12/.kvferry.publication.v1.ListPublicationsRequest\x1a\x30.kvferry.publication.v1.ListPublicationsResponse\x12o\n\x0eGetPublication\x12-.kvferry.publication.v1.GetPublicationRequest\x1a..kvferry.publication.v1.GetPublicationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvferry.publication.v1.publication_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PUBLICATIONSTATE']._serialized_start=1008
-  _globals['_PUBLICATIONSTATE']._serialized_end=1243
+  _globals['_PUBLICATIONSTATE']._serialized_start=1028
+  _globals['_PUBLICATIONSTATE']._serialized_end=1263
   _globals['_PUBLICATION']._serialized_start=134
   _globals['_PUBLICATION']._serialized_end=446
   _globals['_HANDLEPAYLOAD']._serialized_start=448
   _globals['_HANDLEPAYLOAD']._serialized_end=542
   _globals['_LEASEATTRIBUTES']._serialized_start=545
-  _globals['_LEASEATTRIBUTES']._serialized_end=704
-  _globals['_LISTPUBLICATIONSREQUEST']._serialized_start=706
-  _globals['_LISTPUBLICATIONSREQUEST']._serialized_end=770
-  _globals['_LISTPUBLICATIONSRESPONSE']._serialized_start=772
-  _globals['_LISTPUBLICATIONSRESPONSE']._serialized_end=882
-  _globals['_GETPUBLICATIONREQUEST']._serialized_start=884
-  _globals['_GETPUBLICATIONREQUEST']._serialized_end=921
-  _globals['_GETPUBLICATIONRESPONSE']._serialized_start=923
-  _globals['_GETPUBLICATIONRESPONSE']._serialized_end=1005
-  _globals['_PUBLICATIONSERVICE']._serialized_start=1246
-  _globals['_PUBLICATIONSERVICE']._serialized_end=1498
+  _globals['_LEASEATTRIBUTES']._serialized_end=724
+  _globals['_LISTPUBLICATIONSREQUEST']._serialized_start=726
+  _globals['_LISTPUBLICATIONSREQUEST']._serialized_end=790
+  _globals['_LISTPUBLICATIONSRESPONSE']._serialized_start=792
+  _globals['_LISTPUBLICATIONSRESPONSE']._serialized_end=902
+  _globals['_GETPUBLICATIONREQUEST']._serialized_start=904
+  _globals['_GETPUBLICATIONREQUEST']._serialized_end=941
+  _globals['_GETPUBLICATIONRESPONSE']._serialized_start=943
+  _globals['_GETPUBLICATIONRESPONSE']._serialized_end=1025
+  _globals['_PUBLICATIONSERVICE']._serialized_start=1266
+  _globals['_PUBLICATIONSERVICE']._serialized_end=1518
 # @@protoc_insertion_point(module_scope)

@@ -164,6 +164,7 @@ class LeaseAttributes(_message.Message):
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     EXPECTED_READER_COUNT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    RANK_COUNT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """As given to Publish."""
     fingerprint: _builtins.bytes
@@ -172,6 +173,8 @@ class LeaseAttributes(_message.Message):
     """Tokens whose KV is in the blocks."""
     expected_reader_count: _builtins.int
     """Transfers that are expected to read it."""
+    rank_count: _builtins.int
+    """Ranks that hold a lease of it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -184,10 +187,11 @@ class LeaseAttributes(_message.Message):
         token_count: _builtins.int = ...,
         expected_reader_count: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        rank_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expected_reader_count", b"expected_reader_count", "fingerprint", b"fingerprint", "request_id", b"request_id", "token_count", b"token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expected_reader_count", b"expected_reader_count", "fingerprint", b"fingerprint", "rank_count", b"rank_count", "request_id", b"request_id", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

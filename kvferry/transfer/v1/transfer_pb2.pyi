@@ -212,6 +212,7 @@ class Transfer(_message.Message):
     TOTAL_TIME_FIELD_NUMBER: _builtins.int
     RANKS_FIELD_NUMBER: _builtins.int
     DESTINATION_SETTLED_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`transfers/{transfer}`."""
     request_id: _builtins.str
@@ -242,6 +243,8 @@ class Transfer(_message.Message):
     """True once no byte can still arrive in the destination blocks. False in a terminal state only when a data plane was
     lost and could not confirm it: keep those blocks out of use until that data plane is back.
     """
+    first_token: _builtins.int
+    """The first token that was asked for."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -304,10 +307,11 @@ class Transfer(_message.Message):
         total_time: _duration_pb2.Duration | None = ...,
         ranks: _abc.Iterable[Global___RankFigures] | None = ...,
         destination_settled: _builtins.bool = ...,
+        first_token: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "negotiate_time", b"negotiate_time", "queue_time", b"queue_time", "read_time", b"read_time", "total_time", b"total_time", "verify_time", b"verify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "descriptor_count", b"descriptor_count", "destination_incarnation", b"destination_incarnation", "destination_settled", b"destination_settled", "destination_worker", b"destination_worker", "end_time", b"end_time", "failure", b"failure", "name", b"name", "negotiate_time", b"negotiate_time", "priority", b"priority", "publication", b"publication", "queue_time", b"queue_time", "ranks", b"ranks", "read_time", b"read_time", "received_bytes", b"received_bytes", "request_id", b"request_id", "revision", b"revision", "source_incarnation", b"source_incarnation", "source_worker", b"source_worker", "state", b"state", "token_count", b"token_count", "total_time", b"total_time", "verify_time", b"verify_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "descriptor_count", b"descriptor_count", "destination_incarnation", b"destination_incarnation", "destination_settled", b"destination_settled", "destination_worker", b"destination_worker", "end_time", b"end_time", "failure", b"failure", "first_token", b"first_token", "name", b"name", "negotiate_time", b"negotiate_time", "priority", b"priority", "publication", b"publication", "queue_time", b"queue_time", "ranks", b"ranks", "read_time", b"read_time", "received_bytes", b"received_bytes", "request_id", b"request_id", "revision", b"revision", "source_incarnation", b"source_incarnation", "source_worker", b"source_worker", "state", b"state", "token_count", b"token_count", "total_time", b"total_time", "verify_time", b"verify_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -324,15 +328,21 @@ class CreateTransferRequest(_message.Message):
     DESTINATION_BLOCKS_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    DATA_PARALLEL_RANK_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required, 1 to 128 characters."""
     handle: _builtins.bytes
     """From the publication."""
     priority: _builtins.int
     """Higher is served first; 0 is normal."""
+    first_token: _builtins.int
+    """The first token to read: those before it are at the destination already, in the first of its blocks."""
+    data_parallel_rank: _builtins.int
+    """Which data-parallel rank of this worker shall hold the request; 0 where there is only one."""
     @_builtins.property
     def destination_blocks(self) -> _containers.RepeatedCompositeFieldContainer[_layout_pb2.BlockList]:
-        """Where the blocks shall go, per layer group, as many as were published."""
+        """Where the tokens shall go, per layer group: as many blocks as they take there."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
@@ -346,10 +356,12 @@ class CreateTransferRequest(_message.Message):
         destination_blocks: _abc.Iterable[_layout_pb2.BlockList] | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         priority: _builtins.int = ...,
+        first_token: _builtins.int = ...,
+        data_parallel_rank: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_blocks", b"destination_blocks", "handle", b"handle", "priority", b"priority", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "priority", b"priority", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,7 +8,7 @@ from kvferry.core.dense import DenseModel, dense_layout
 from kvferry.core.errors import BlockError, InvalidArgument, KvferryError, MessageTooLarge
 from kvferry.core.layouts import ElementType
 from kvferry.core.reasons import Reason
-from kvferry_control.blocks import check_blocks, check_same_counts
+from kvferry_control.blocks import check_blocks, check_tokens
 
 LAYOUT = dense_layout(
     DenseModel(model="m", layer_count=1, kv_heads=1, head_dim=8, tokens_per_block=16, element_type=ElementType.FLOAT16),
@@ -39,11 +39,21 @@ def test_every_block_of_the_pool_may_be_named() -> None:
     check_blocks("blocks", {"full": list(range(10))}, LAYOUT, count_max=20)
 
 
-def test_counts_must_agree_group_by_group() -> None:
-    """Fewer or more destination blocks than were published are refused with both numbers."""
-    check_same_counts({"full": [1, 2]}, {"full": [5, 6]})
-    for destination in ({"full": [5]}, {"full": [5, 6, 7]}, {}):
+def test_lists_must_hold_the_tokens() -> None:
+    """Fewer or more blocks than the tokens take are refused with both numbers; a last block may be partial."""
+    for token_count in (17, 32):
+        check_tokens("blocks", {"full": [1, 2]}, LAYOUT, token_count)
+    for blocks in ({"full": [5]}, {"full": [5, 6, 7]}, {}):
         with pytest.raises(BlockError) as caught:
-            check_same_counts({"full": [1, 2]}, destination)
+            check_tokens("blocks", blocks, LAYOUT, 32)
         assert Reason.BLOCK_COUNT_MISMATCH is caught.value.reason
-        assert "the publication has 2" in caught.value.message
+        assert "2 blocks of 16" in caught.value.message
+
+
+def test_a_prefix_that_is_there_needs_no_blocks() -> None:
+    """Blocks whose tokens are all there already may be left out; a prefix longer than the request is refused."""
+    check_tokens("blocks", {"full": [2]}, LAYOUT, token_count=32, first_token=16)
+    check_tokens("blocks", {"full": [1, 2]}, LAYOUT, token_count=32, first_token=16)
+    with pytest.raises(InvalidArgument) as caught:
+        check_tokens("blocks", {"full": [1, 2]}, LAYOUT, token_count=32, first_token=33)
+    assert "first_token" == caught.value.metadata["field"]

@@ -1,0 +1,18 @@
+"""What an engine asks for when it pulls."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """A pull, its fields checked by themselves but not yet against the layout. ``fingerprint`` is of the body."""
+
+    request_id: str
+    fingerprint: bytes
+    handle: bytes
+    blocks: Mapping[str, Sequence[int]]
+    timeout_s: float
+    priority: int
+    first_token: int
+    data_parallel_rank: int
