@@ -63,9 +63,7 @@ def proto_sources() -> dict[str, list[str]]:
     for path in sorted(PROTOS.rglob("*.proto")):
         relative = path.relative_to(PROTOS)
         if relative.parts[0] not in OUTPUT_ROOTS:
-            raise GenerationError(
-                f"protos/{relative}: no Python package for {relative.parts[0]!r} in OUTPUT_ROOTS"
-            )
+            raise GenerationError(f"protos/{relative}: no Python package for {relative.parts[0]!r} in OUTPUT_ROOTS")
         sources.setdefault(relative.parts[0], []).append(relative.as_posix())
     if not sources:
         raise GenerationError("no .proto files found")
@@ -88,9 +86,7 @@ def generate(root: Path) -> None:
             destination = root / OUTPUT_ROOTS[package]
             destination.mkdir(parents=True, exist_ok=True)
             mypy_plugin = plugin_flag("protoc-gen-mypy")
-            run_protoc(
-                [mypy_plugin, f"--python_out={destination}", f"--mypy_out=quiet:{destination}"], sources
-            )
+            run_protoc([mypy_plugin, f"--python_out={destination}", f"--mypy_out=quiet:{destination}"], sources)
             services = with_services(sources, Path(scratch))
             if services:
                 grpc_plugin = plugin_flag("protoc-gen-mypy_grpc")
@@ -138,9 +134,7 @@ def install(fresh: Path) -> None:
 def main() -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description="Generate the Python side of the wire contract.")
-    parser.add_argument(
-        "--check", action="store_true", help="compare with the committed files instead of writing"
-    )
+    parser.add_argument("--check", action="store_true", help="compare with the committed files instead of writing")
     options = parser.parse_args()
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="kvferry-protos-") as scratch:

@@ -53,6 +53,4 @@ def _check_ids(field: str, ids: Sequence[int], block_count: int) -> None:
         raise BlockError.of_field(f"{field}", twice, "block listed twice", reason=Reason.BLOCK_DUPLICATE)
     if ids and max(ids) >= block_count:
         position = next(i for i, block in enumerate(ids) if block >= block_count)
-        raise BlockError.of_field(
-            f"{field}[{position}]", ids[position], f"block ids are 0 to {block_count - 1}"
-        )
+        raise BlockError.of_field(f"{field}[{position}]", ids[position], f"block ids are 0 to {block_count - 1}")

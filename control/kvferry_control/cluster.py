@@ -86,9 +86,7 @@ class Cluster:
             destination_incarnation=destination.incarnation,
             compatible=not found,
             mismatches=[
-                pb.Mismatch(
-                    reason=reason_to_wire(m.reason), field=m.field, source=m.source, destination=m.destination
-                )
+                pb.Mismatch(reason=reason_to_wire(m.reason), field=m.field, source=m.source, destination=m.destination)
                 for m in found
             ],
         )

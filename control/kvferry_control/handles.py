@@ -24,9 +24,7 @@ def parse_payload(payload: bytes) -> pb.HandlePayload:
 
 def make_handle(worker: str, incarnation: int, publication: str, token_count: int, key: bytes) -> bytes:
     """A signed handle for one of our publications."""
-    payload = pb.HandlePayload(
-        worker=worker, incarnation=incarnation, publication=publication, token_count=token_count
-    )
+    payload = pb.HandlePayload(worker=worker, incarnation=incarnation, publication=publication, token_count=token_count)
     return seal(payload.SerializeToString(), key)
 
 

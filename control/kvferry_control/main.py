@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import start_http_server
 
 from kvferry.core.errors import AddressInUse, KvferryError
-from kvferry.logs import configure_logs
+from kvferry.logs import bind_identity, configure_logs
 from kvferry.rpc.addresses import check_address, with_port
 from kvferry_control.config import ControlConfig, load_config
 from kvferry_control.process import ControlProcess
@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = load_config(options.config)
-        configure_logs(config.log.level, options.log_format or config.log.format, worker=config.worker.name)
+        configure_logs(config.log.level, options.log_format or config.log.format)
+        bind_identity(worker=config.worker.name)
         asyncio.run(_run(config, options.ready_fd))
     except KvferryError as error:
         return _refused(error)

@@ -11,6 +11,7 @@ from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.engine.v1.engine_pb2_grpc import add_EngineServiceServicer_to_server
+from kvferry.logs import bind_identity
 from kvferry.negotiation.v1.negotiation_pb2_grpc import add_NegotiationServiceServicer_to_server
 from kvferry.publication.v1.publication_pb2_grpc import add_PublicationServiceServicer_to_server
 from kvferry.transfer.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_server
@@ -109,9 +110,10 @@ class ControlProcess:
             await self._parts.sources.close()
 
     async def _start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        self._parts = self._make_parts(spawner(group))
+        spawn = spawner(group)
+        self._parts = self._make_parts(spawn)
         self._add_services()
-        running = [group.create_task(link.run()) for link in self._links]
+        running = [group.create_task(link.run(spawn)) for link in self._links]
         running.append(group.create_task(self._parts.membership.run()))
         running.append(group.create_task(self._tick()))
         await self._servers.set_serving(False)
@@ -123,16 +125,10 @@ class ControlProcess:
         limits = self._config.limits
         publications = Publications(self._links, limits, self._metrics, spawn)
         sources = Sources(self._worker.name, self._links, spawn)
-        transfers = Transfers(
-            self._worker.name, self._links, sources, limits, self._metrics, spawn, self._cluster.find
-        )
-        engine = EngineService(
-            self._worker, publications, limits, self._busy, lambda: self._layout_replaced(spawn)
-        )
+        transfers = Transfers(self._worker.name, self._links, sources, limits, self._metrics, spawn, self._cluster.find)
+        engine = EngineService(self._worker, publications, limits, self._busy, lambda: self._layout_replaced(spawn))
         publications.on_ended = engine.publication_ended
-        membership = Membership(
-            self._config, self._worker, self._cluster, self._metrics, self._registered, spawn
-        )
+        membership = Membership(self._config, self._worker, self._cluster, self._metrics, self._registered, spawn)
         self._cluster.on_replaced = sources.workers_changed
         self._worker.on_change = self._worker_changed
         return Parts(publications, transfers, sources, engine, membership)
@@ -228,6 +224,7 @@ class ControlProcess:
     async def _registered(self, incarnation: int) -> None:
         self._worker.identity = dataclasses.replace(self._worker.identity, incarnation=incarnation)
         self._metrics.incarnation.set(incarnation)
+        bind_identity(incarnation=incarnation)
         await self._worker.adopt_quietly()
         self._worker_changed()
 
@@ -244,4 +241,3 @@ class ControlProcess:
                 self._worker_changed()
             await self._servers.set_serving(self._established and all(link.up for link in self._links))
             await asyncio.sleep(TICK_S)
-

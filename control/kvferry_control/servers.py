@@ -7,9 +7,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from kvferry.core.errors import AddressInUse
-from kvferry.device.socket_paths import claim_socket_path
 from kvferry.rpc.addresses import with_port
 from kvferry.rpc.options import server_options
+from kvferry.rpc.socket_paths import claim_socket_path
 
 STOP_GRACE_S = 0.5
 
@@ -39,9 +39,7 @@ class Servers:
 
     async def set_serving(self, serving: bool) -> None:
         """What the health service answers for the whole process."""
-        status = (
-            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         await self.health.set("", status)
 
     async def stop(self) -> None:

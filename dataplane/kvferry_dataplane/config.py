@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvferry.core.errors import ConfigInvalid
+from kvferry.logs import FORMATS
 
 LEASES_MAX = 1 << 20
 READS_MAX = 1 << 16
 POOL_BYTES_MAX = 1 << 50
-LOG_FORMATS = ("json", "console")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)?")
@@ -36,7 +36,7 @@ class Config:
     socket: Path
     """Control's socket; engines use the same with `.pool` appended."""
     metrics_listen: Listen | None = None
-    log_format: str = "json"
+    log_format: str = "auto"
     log_level: str = "info"
     lease_slot_count: int = 16384
     max_reads: int = 4096
@@ -63,7 +63,7 @@ def config_from_flags(flags: Namespace) -> Config:
         pool_bytes=pool_bytes,
         socket=Path(flags.socket),
         metrics_listen=None if flags.metrics_listen is None else parse_listen("metrics_listen", flags.metrics_listen),
-        log_format=_one_of("log_format", flags.log_format, LOG_FORMATS),
+        log_format=_one_of("log_format", flags.log_format, FORMATS),
         log_level=_one_of("log_level", flags.log_level, LOG_LEVELS),
         lease_slot_count=_count("max_leases", flags.max_leases, LEASES_MAX),
         max_reads=_count("max_reads", flags.max_reads, READS_MAX),

@@ -8,8 +8,8 @@ import time
 import structlog
 
 from kvferry.core.errors import InternalError, KvferryError
-from kvferry_dataplane.config import LOG_FORMATS, LOG_LEVELS, config_from_flags
-from kvferry_dataplane.logs import configure_logs
+from kvferry.logs import FORMATS, configure_logs
+from kvferry_dataplane.config import LOG_LEVELS, config_from_flags
 
 EXIT_DEFECT = 1
 EXIT_REFUSED = 2
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     flags = _parser().parse_args(arguments)
     try:
         config = config_from_flags(flags)
-        configure_logs(config.log_format, config.log_level)
+        configure_logs(config.log_level, config.log_format)
         # Only now: the imports of the process take longer than a refused flag should.
         from kvferry_dataplane.process import DataPlaneProcess  # noqa: PLC0415
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--pool-bytes", required=True, metavar="SIZE", help="size of the pool, for example 1GiB")
     add("--socket", required=True, metavar="PATH", help="Unix socket for control; engines use PATH.pool")
     add("--metrics-listen", metavar="HOST:PORT", help="serve Prometheus metrics here (default: not at all)")
-    add("--log-format", default="json", metavar="FORMAT", help=f"{' or '.join(LOG_FORMATS)} (default: json)")
+    add("--log-format", default="auto", metavar="FORMAT", help=f"{', '.join(FORMATS)} (default: auto)")
     add("--log-level", default="info", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (default: info)")
     add("--max-leases", default="16384", metavar="N", help="leases that can hold at a time (default: 16384)")
     add("--max-reads", default="4096", metavar="N", help="reads queued or running at a time (default: 4096)")

@@ -12,10 +12,10 @@ from kvferry.core.blocks import checked_blocks
 from kvferry.core.errors import InternalError, InvalidArgument, KvferryError, LayoutInvalid, NotReady
 from kvferry.core.layouts import validate_layout
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
+from kvferry.logs import bind_identity
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry_dataplane.desk import ReadDesk, held_block_counts
 from kvferry_dataplane.leases import Lease, LeaseTable
-from kvferry_dataplane.logs import bind_identity
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.outbox import Outbox
 from kvferry_dataplane.peers import PeerBook, peer_from_wire

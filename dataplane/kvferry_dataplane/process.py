@@ -21,9 +21,9 @@ from kvferry.core.errors import AddressInUse
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.dataplane.v1 import dataplane_pb2_grpc
 from kvferry.device import cuda
-from kvferry.device.socket_paths import claim_socket_path
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry.rpc.options import server_options
+from kvferry.rpc.socket_paths import claim_socket_path
 from kvferry_dataplane.config import Config, Listen
 from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.handoff import PoolSocket

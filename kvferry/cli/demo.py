@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from kvferry.cli.figures import milliseconds, rate_text, size_text
+from kvferry.cli.figures import milliseconds, rate_text
 from kvferry.cli.running import EXIT_FAILED
 from kvferry.cli.terminal import console, error_console, print_json, table
 from kvferry.demo.report import DemoReport
@@ -18,8 +18,19 @@ from kvferry.demo.router import Served
 from kvferry.demo.run import run_demo
 from kvferry.demo.settings import BLOCK_TOKENS, DemoSettings
 
-_COLUMNS = ("request", "path", "tokens", "blocks", "bytes", "descriptors", "queue ms", "negotiate ms")
-_COLUMNS_LAST = ("read ms", "verify ms", "GB/s")
+_COLUMNS = (
+    "request",
+    "path",
+    "tokens",
+    "blocks",
+    "MiB",
+    "descr-\niptors",
+    "queue\nms",
+    "nego-\ntiate\nms",
+    "read\nms",
+    "verify\nms",
+    "GB/s",
+)
 
 
 class LiveProgress:
@@ -87,7 +98,7 @@ def _show(report: DemoReport) -> None:
 
 def _transfers_table(served: tuple[Served, ...]) -> Table:
     rows = [_row(one) for one in sorted(served, key=lambda one: one.request.request_id)]
-    made = table("transfers", (*_COLUMNS, *_COLUMNS_LAST), rows, right=9)
+    made = table("transfers", _COLUMNS, rows, right=9)
     made.add_section()
     made.add_row(*_total_row(served), style="bold")
     return made
@@ -99,11 +110,11 @@ def _total_row(served: tuple[Served, ...]) -> tuple[str, ...]:
     reading = sum(transfer.read_s for transfer in transfers)
     tokens = [len(one.request.prompt_tokens) for one in served]
     return (
-        f"{len(served)} requests",
+        "total",
         "",
         str(sum(tokens)),
         str(sum(-(-count // BLOCK_TOKENS) for count in tokens)),
-        size_text(pulled),
+        _mebibytes(pulled),
         str(sum(transfer.descriptor_count for transfer in transfers)),
         milliseconds(sum(transfer.queue_s for transfer in transfers)),
         milliseconds(sum(transfer.negotiate_s for transfer in transfers)),
@@ -121,11 +132,15 @@ def _row(one: Served) -> tuple[str, ...]:
         f"{transfer.path}/{transfer.backend}".lower(),
         str(tokens),
         str(-(-tokens // BLOCK_TOKENS)),
-        size_text(transfer.received_bytes),
+        _mebibytes(transfer.received_bytes),
         str(transfer.descriptor_count),
         *map(milliseconds, stages),
         rate_text(transfer.received_bytes, transfer.read_s),
     )
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / (1 << 20):.3f}"
 
 
 def _verdict_table(report: DemoReport) -> Table:

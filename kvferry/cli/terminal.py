@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +36,8 @@ def _console(made: Console) -> Console:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> Table:
     """A table whose last ``right`` columns are numbers, aligned to the right."""
-    made = Table(title=title, title_justify="left", header_style="bold")
+    # Without lines between columns, so that the widest table still fits a terminal of 80.
+    made = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=0)
     for index, column in enumerate(columns):
         made.add_column(column, justify="right" if index >= len(columns) - right else "left")
     for row in rows:

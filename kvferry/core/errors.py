@@ -62,9 +62,7 @@ def cut(value: object) -> str:
     return shown if len(shown) <= VALUE_CHARS_MAX else f"{shown[: VALUE_CHARS_MAX - 1]}…"
 
 
-def _rebuild(
-    cls: type[KvferryError], message: str, reason: Reason, metadata: Mapping[str, str]
-) -> KvferryError:
+def _rebuild(cls: type[KvferryError], message: str, reason: Reason, metadata: Mapping[str, str]) -> KvferryError:
     return cls(message, reason=reason, metadata=metadata)
 
 

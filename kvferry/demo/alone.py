@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kvferry.core.errors import NotReady
 from kvferry.demo.prompts import Request
 from kvferry.launch.child import Child
 from kvferry.launch.errors import ProcessEnded
@@ -23,32 +24,37 @@ class AloneJob:
 
 
 class AloneRun:
-    """The single-process run under way in a process of its own."""
+    """The single-process run, in a process of its own; its files go to ``directory``."""
 
-    def __init__(self, child: Child, output: Path) -> None:
-        self._child = child
-        self._output = output
+    def __init__(self, job: AloneJob, directory: Path) -> None:
+        self._job = job
+        self._directory = directory
+        self._output = directory / "alone.tokens.json"
+        self._child: Child | None = None
 
-    @classmethod
-    async def start(cls, job: AloneJob, directory: Path) -> "AloneRun":
-        """Start the process; its files go to ``directory``. Raises ProcessError."""
-        job_path, output = directory / "alone.job.json", directory / "alone.tokens.json"
-        job_path.write_text(json.dumps(asdict(job)), encoding="utf-8")
-        command = ["-m", "kvferry.demo.alone_process", "--job", str(job_path), "--output", str(output)]
-        return cls(await Child.start("single-process run", command, directory / "alone.log"), output)
+    async def start(self) -> None:
+        """Start the process. Raises ProcessError."""
+        job_path = self._directory / "alone.job.json"
+        job_path.write_text(json.dumps(asdict(self._job)), encoding="utf-8")
+        command = ["-m", "kvferry.demo.alone_process", "--job", str(job_path), "--output", str(self._output)]
+        self._child = await Child.start("single-process run", command, self._directory / "alone.log")
 
     async def tokens(self) -> dict[str, list[int]]:
         """Wait for the tokens by request id.
 
         Raises:
             ProcessEnded: the process failed.
+            NotReady: it was not started.
         """
-        if status := await self._child.wait():
-            raise ProcessEnded.of_status(self._child.name, status, self._child.log_tail())
+        child = self._child
+        if child is None:
+            raise NotReady("the single-process run was not started")
+        if status := await child.wait():
+            raise ProcessEnded.of_status(child.name, status, child.log_tail())
         tokens: dict[str, list[int]] = json.loads(self._output.read_text(encoding="utf-8"))
         return tokens
 
     async def stop(self) -> None:
         """End the process if it still runs."""
-        if self._child.status is None:
+        if self._child is not None and self._child.status is None:
             await self._child.kill()

@@ -17,6 +17,8 @@ from kvferry.reference_engine.config import ModelConfig
 from kvferry.reference_engine.generate import ReferenceEngine, tokens_in_kv
 from kvferry.reference_engine.paged_kv import blocks_needed
 
+_NICENESS = 10
+
 
 def main() -> None:
     """Run the job that the command line names."""
@@ -25,6 +27,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--ready-fd", type=int)
     options = parser.parse_args()
+    # Nobody waits for this process before the workers are done.
+    os.nice(_NICENESS)
     job = _job_from(json.loads(options.job.read_text(encoding="utf-8")))
     if options.ready_fd is not None:
         os.write(options.ready_fd, b"ready\n")

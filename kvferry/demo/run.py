@@ -52,9 +52,12 @@ async def run_demo(settings: DemoSettings, observer: Observer) -> DemoReport:
     async with AsyncExitStack() as stack:
         observer.stage("starting etcd, 2 controls, 4 data planes, 2 engines")
         cluster = await stack.enter_async_context(LocalCluster(directory=settings.directory))
-        alone = await AloneRun.start(_alone_job(settings, requests), cluster.directory)
+        alone = AloneRun(_alone_job(settings, requests), cluster.directory)
         stack.push_async_callback(alone.stop)
-        prefill, decode = await _start_workers(cluster, settings)
+        roles = {PREFILL: "prefill", DECODE: "decode"}
+        workers = [_start_worker(cluster, name, role, settings) for name, role in roles.items()]
+        await all_of([*workers, alone.start()])
+        prefill, decode = (cluster.workers[name] for name in roles)
         client = await stack.enter_async_context(RouterClient(decode.endpoint))
         observer.stage("waiting for the pair")
         await _wait_for_pair(client)
@@ -82,22 +85,17 @@ def _alone_job(settings: DemoSettings, requests: Sequence[Request]) -> AloneJob:
     return AloneJob(MODEL, requests, MAX_NEW_TOKENS, BLOCK_TOKENS, settings.device)
 
 
-async def _start_workers(cluster: LocalCluster, settings: DemoSettings) -> tuple[LocalWorker, LocalWorker]:
-    async def start(name: str, role: str) -> LocalWorker:
-        spec = WorkerSpec(
-            name=name,
-            role=role,
-            ranks=RANKS,
-            device=settings.pool_device,
-            pool_bytes=settings.pool_bytes(block_bytes(MODEL, BLOCK_TOKENS)),
-        )
-        worker = await cluster.start_worker(spec)
-        arguments = ["--device", settings.device, "--block-count", str(settings.block_count)]
-        await worker.start_engine([*arguments, "--block-tokens", str(BLOCK_TOKENS)])
-        return worker
-
-    prefill, decode = await all_of([start(PREFILL, "prefill"), start(DECODE, "decode")])
-    return prefill, decode
+async def _start_worker(cluster: LocalCluster, name: str, role: str, settings: DemoSettings) -> None:
+    spec = WorkerSpec(
+        name=name,
+        role=role,
+        ranks=RANKS,
+        device=settings.pool_device,
+        pool_bytes=settings.pool_bytes(block_bytes(MODEL, BLOCK_TOKENS)),
+    )
+    worker = await cluster.start_worker(spec)
+    arguments = ["--device", settings.device, "--block-count", str(settings.block_count)]
+    await worker.start_engine([*arguments, "--block-tokens", str(BLOCK_TOKENS)])
 
 
 async def _wait_for_pair(client: RouterClient) -> None:

@@ -28,9 +28,7 @@ class RotaryTable:
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def causal_attention(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int
-) -> torch.Tensor:
+def causal_attention(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
     """Attend from queries [tokens, heads, head_dim] to keys and values [context, kv_heads, head_dim].
 
     The queries are positions `start` to context - 1, so the context holds their own keys too. Returns
@@ -40,11 +38,7 @@ def causal_attention(
     context, kv_heads, _ = keys.shape
     if context != start + tokens:
         raise ValueError(f"context of {context} positions for {tokens} queries from position {start}")
-    by_kv_head = (
-        (queries / math.sqrt(head_dim))
-        .view(tokens, kv_heads, heads // kv_heads, head_dim)
-        .permute(1, 2, 0, 3)
-    )
+    by_kv_head = (queries / math.sqrt(head_dim)).view(tokens, kv_heads, heads // kv_heads, head_dim).permute(1, 2, 0, 3)
     keys, values = keys.permute(1, 2, 0), values.transpose(0, 1)
     chunks = []
     for first in range(0, tokens, QUERY_CHUNK_TOKENS):

@@ -15,9 +15,7 @@ class OutOfBlocks(ResourceExhausted):
     @classmethod
     def of(cls, wanted: int, free: int) -> Self:
         """An error that names both counts, also as metadata."""
-        return cls(
-            f"{wanted} blocks wanted, {free} free", metadata={"wanted": str(wanted), "free": str(free)}
-        )
+        return cls(f"{wanted} blocks wanted, {free} free", metadata={"wanted": str(wanted), "free": str(free)})
 
 
 class UnknownBlock(BlockError):
@@ -85,9 +83,7 @@ class BlockAllocator:
         seen: set[int] = set()
         for index, block in enumerate(blocks):
             if type(block) is not int or not 0 <= block < self._num_blocks:
-                raise UnknownBlock.of_field(
-                    f"blocks[{index}]", block, f"not an id from 0 to {self._num_blocks - 1}"
-                )
+                raise UnknownBlock.of_field(f"blocks[{index}]", block, f"not an id from 0 to {self._num_blocks - 1}")
             if block in seen or block not in self._owners:
                 raise DoubleFree.of_field(f"blocks[{index}]", block, "not allocated, or named twice")
             seen.add(block)

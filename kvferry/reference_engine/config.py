@@ -69,13 +69,9 @@ class ModelConfig:
         """Refuse (InvalidArgument) a degree that does not split KV heads and MLP columns evenly."""
         require_int("tp_degree", tp_degree, at_least=1)
         if self.num_kv_heads % tp_degree:
-            raise InvalidArgument.of_field(
-                "tp_degree", tp_degree, f"does not divide num_kv_heads={self.num_kv_heads}"
-            )
+            raise InvalidArgument.of_field("tp_degree", tp_degree, f"does not divide num_kv_heads={self.num_kv_heads}")
         if self.mlp_size % tp_degree:
-            raise InvalidArgument.of_field(
-                "tp_degree", tp_degree, f"does not divide mlp_size={self.mlp_size}"
-            )
+            raise InvalidArgument.of_field("tp_degree", tp_degree, f"does not divide mlp_size={self.mlp_size}")
 
 
 def require_int(field: str, value: object, *, at_least: int) -> None:

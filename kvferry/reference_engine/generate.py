@@ -83,9 +83,7 @@ class ReferenceEngine:
         self._check_room(blocks, len(prompt_tokens))
         return self._next_token(prompt_tokens[start:], start, blocks)
 
-    def decode(
-        self, first_token: int, position: int, blocks: Sequence[int], max_new_tokens: int
-    ) -> list[int]:
+    def decode(self, first_token: int, position: int, blocks: Sequence[int], max_new_tokens: int) -> list[int]:
         """Generate the `max_new_tokens` tokens that follow `first_token`, which itself is not in the result.
 
         `position` is where `first_token` goes: the number of positions present, after a prefill the prompt's
@@ -164,7 +162,5 @@ def generate_alone(
     tokens = tokens_in_kv(len(prompt_tokens), max_new_tokens)
     config.check_tokens(tokens)
     num_blocks = blocks_needed(tokens, block_tokens)
-    engine = ReferenceEngine.with_private_kv(
-        config, num_blocks=num_blocks, block_tokens=block_tokens, device=device
-    )
+    engine = ReferenceEngine.with_private_kv(config, num_blocks=num_blocks, block_tokens=block_tokens, device=device)
     return engine.generate(prompt_tokens, range(num_blocks), max_new_tokens)

@@ -32,9 +32,7 @@ class ModelShard:
         self._num_kv_heads = kv.num_kv_heads
         self._dtype = compute_dtype(config)
         self._rotary = RotaryTable(config, self._dtype, kv.device)
-        self._layers = [
-            layer_shard(config, layer, rank, tp_degree, kv.device) for layer in range(config.num_layers)
-        ]
+        self._layers = [layer_shard(config, layer, rank, tp_degree, kv.device) for layer in range(config.num_layers)]
 
     def attention(self, layer: int, normed: torch.Tensor, slots: KVSlots) -> torch.Tensor:
         """Write the new tokens' KV, attend to the whole context; the rank's partial output [tokens, hidden].
@@ -83,9 +81,7 @@ class Decoder:
         for field in ("num_blocks", "block_tokens"):
             for rank, rank_kv in enumerate(kv):
                 if getattr(rank_kv, field) != getattr(kv[0], field):
-                    raise InvalidArgument.of_field(
-                        f"kv[{rank}].{field}", getattr(rank_kv, field), "not that of rank 0"
-                    )
+                    raise InvalidArgument.of_field(f"kv[{rank}].{field}", getattr(rank_kv, field), "not that of rank 0")
         self._config = config
         self._shards = [ModelShard(config, rank, len(kv), rank_kv) for rank, rank_kv in enumerate(kv)]
         self._device = kv[0].device

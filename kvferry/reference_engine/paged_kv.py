@@ -56,9 +56,7 @@ class PagedKV:
         if view.dim() != len(_VIEW_DIMS):
             raise InvalidArgument.of_field("view.shape", tuple(view.shape), f"not indexed {list(_VIEW_DIMS)}")
         if view.shape[2] != _KEYS_AND_VALUES:
-            raise InvalidArgument.of_field(
-                "view.shape[kv]", view.shape[2], "not 2, one for keys and one for values"
-            )
+            raise InvalidArgument.of_field("view.shape[kv]", view.shape[2], "not 2, one for keys and one for values")
         if view.dtype not in _KV_DTYPES.values():
             raise InvalidArgument.of_field("view.dtype", view.dtype, f"not one of {', '.join(_KV_DTYPES)}")
         for name, size, stride in zip(_VIEW_DIMS, view.shape, view.stride(), strict=True):
@@ -120,9 +118,7 @@ class PagedKV:
     def slots(self, blocks: Sequence[int], start: int, tokens: int) -> KVSlots:
         """Slots of `tokens` new tokens at positions `start`.. of the sequence in `blocks`."""
         context = start + tokens
-        table = torch.tensor(
-            blocks[: blocks_needed(context, self.block_tokens)], dtype=torch.int64, device=self.device
-        )
+        table = torch.tensor(blocks[: blocks_needed(context, self.block_tokens)], dtype=torch.int64, device=self.device)
         positions = torch.arange(start, context, device=self.device)
         return KVSlots(
             table=table,

@@ -63,9 +63,7 @@ def replicated_weights(config: ModelConfig, device: torch.device) -> ReplicatedW
     )
 
 
-def layer_shard(
-    config: ModelConfig, layer: int, rank: int, tp_degree: int, device: torch.device
-) -> LayerShard:
+def layer_shard(config: ModelConfig, layer: int, rank: int, tp_degree: int, device: torch.device) -> LayerShard:
     """The part of `layer` that `rank` of `tp_degree` holds, on `device`.
 
     Ranks hold consecutive heads; query head h reads KV head h // (num_heads / num_kv_heads), so a rank's
@@ -85,9 +83,7 @@ def layer_shard(
     def columns(field: str, size: int) -> torch.Tensor:
         return part(_projection(config, f"{name}.{field}", (hidden, size)), 1)
 
-    qkv = torch.cat(
-        [rows("q", q_size, _QUERY_KEY_GAIN), rows("k", kv_size, _QUERY_KEY_GAIN), rows("v", kv_size)]
-    )
+    qkv = torch.cat([rows("q", q_size, _QUERY_KEY_GAIN), rows("k", kv_size, _QUERY_KEY_GAIN), rows("v", kv_size)])
     gate_up = torch.cat([rows("gate", config.mlp_size), rows("up", config.mlp_size)])
     return LayerShard(
         qkv=_place(config, qkv, device),

@@ -304,7 +304,7 @@ class EngineClient:
         return self._state
 
     async def _reopen(self, timeout_s: float) -> None:
-        await self._link.open(timeout_s)
+        await self._link.restore(timeout_s)
 
     async def _withdraw(self, request: pb.PublishRequest) -> None:
         """Nobody will ever have the handle: learn the publication's name by the same request and end it."""
@@ -323,6 +323,7 @@ class EngineClient:
         try:
             await state.close()
         finally:
+            self._link.stop()
             self._running.cancel()
             # The body's own error goes on by itself; the group only reports defects of the client.
             await self._tasks.__aexit__(None, None, None)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ATTEMPT_S = 5.0
 """Bound on one attempt to open the engine, and on a stream's first message."""
+RESTORE_S = 5.0
+"""How long a call waits for a restarted control to become ready."""
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 1.0
 HEARTBEAT_CALL_MIN_S = 2.0
@@ -72,6 +74,7 @@ class EngineLink:
         self._listener = listener
         self._log = sdk_log(engine=request.engine_id, control=where)
         self._last_error: KvferryError | None = None
+        self._stopped = False
         self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the first session is in place; fails with what makes it impossible."""
 
@@ -87,6 +90,24 @@ class EngineLink:
             raise control_error(error, self._where) from error
         self._listener.on_opened(opened)
         self._interval_s = max(seconds_of(opened.heartbeat_interval), HEARTBEAT_INTERVAL_MIN_S)
+
+    async def restore(self, timeout_s: float) -> None:
+        """Declare the engine again to a control that may have restarted just now, and lack its data planes yet.
+
+        Raises:
+            KvferryError: control refused; NotReady when it did not become ready within ``timeout_s`` or ``RESTORE_S``.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(timeout_s, RESTORE_S)
+        pause = PAUSE_MIN_S
+        while True:
+            try:
+                return await self.open(max(deadline - loop.time(), PAUSE_MIN_S))
+            except NotReady:
+                if deadline - loop.time() <= pause:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, PAUSE_MAX_S)
 
     async def wait_first(self, timeout_s: float) -> None:
         """Return when the first session is in place.
@@ -104,11 +125,18 @@ class EngineLink:
                 metadata={"endpoint": self._where},
             ) from self._last_error
 
+    def stop(self) -> None:
+        """End with the session that is cancelled next.
+
+        Cancelling alone is not enough: before Python 3.13 a TaskGroup whose child fails at that moment swallows it.
+        """
+        self._stopped = True
+
     async def run(self) -> None:
-        """Hold one session after the other, until cancelled."""
+        """Hold one session after the other, until stopped and cancelled."""
         loop = asyncio.get_running_loop()
         pause = PAUSE_MIN_S
-        while True:
+        while not self._stopped:
             started = loop.time()
             try:
                 await self._session()
@@ -118,7 +146,8 @@ class EngineLink:
                 self._broken(_first_of(broken, KvferryError))
             lasted = loop.time() - started
             pause = PAUSE_MIN_S if lasted > ATTEMPT_S else min(2 * pause, PAUSE_MAX_S)
-            await asyncio.sleep(pause)
+            if not self._stopped:
+                await asyncio.sleep(pause)
 
     async def _session(self) -> None:
         await self.open(ATTEMPT_S)

@@ -14,45 +14,34 @@ from kvferry.core.errors import NotReady
 
 CANCEL_S = 10.0
 """How long an interrupted call waits for the end of its cancellation."""
-STOP_S = 10.0
 
 _Result = TypeVar("_Result")
 _Client = TypeVar("_Client")
 
 
 class LoopThread:
-    """The thread and its loop. It lives as long as somebody has acquired it."""
+    """The thread and its loop."""
 
     _lock: ClassVar[threading.Lock] = threading.Lock()
     _shared: ClassVar["LoopThread | None"] = None
 
     def __init__(self) -> None:
-        self._users = 0
         self._loop = asyncio.new_event_loop()
-        # A daemon, so that a client that was never closed does not keep the process from ending.
+        # A daemon, so that it does not keep the process from ending.
         self._thread = threading.Thread(target=self._loop.run_forever, name="kvferry-sdk", daemon=True)
         self._thread.start()
 
     @classmethod
-    def acquire(cls) -> "LoopThread":
-        """The shared thread, started for its first user."""
+    def shared(cls) -> "LoopThread":
+        """The one thread, started for its first user.
+
+        It stays until the process ends: gRPC may still have events for a loop whose last client is closed, and loses
+        other loops' events with them when that loop is gone.
+        """
         with cls._lock:
             if cls._shared is None:
                 cls._shared = cls()
-            cls._shared._users += 1
             return cls._shared
-
-    def release(self) -> None:
-        """Give it back; the last user's return stops it."""
-        with LoopThread._lock:
-            self._users -= 1
-            if self._users:
-                return
-            LoopThread._shared = None
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(STOP_S)
-        if not self._thread.is_alive():
-            self._loop.close()
 
     def call(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Run a coroutine on the loop and wait for it.

@@ -91,25 +91,19 @@ class _SyncClient(_Face[_Original]):
     def __enter__(self) -> Self:
         if self._thread is not None:
             raise NotReady("the client is open already")
-        thread = LoopThread.acquire()
-        try:
-            hosted = Hosted(thread, cast("Any", self._original))
-            hosted.wait_entered()
-        except BaseException:
-            thread.release()
-            raise
+        thread = LoopThread.shared()
+        hosted = Hosted(thread, cast("Any", self._original))
+        hosted.wait_entered()
         self._thread, self._hosted = thread, hosted
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        thread, self._thread = self._on(), None
-        try:
-            if self._hosted is not None:
-                self._hosted.leave()
-        finally:
-            thread.release()
+        self._on()
+        self._thread = None
+        if self._hosted is not None:
+            self._hosted.leave()
 
 
 class SyncPull(_Face[Pull]):

@@ -44,9 +44,7 @@ def references(file: PythonFile, modules: Iterable[str]) -> set[str]:
     known = set(modules)
     names = {name for _, name in imported_names(file.tree)}
     names |= {
-        node.value
-        for node in ast.walk(file.tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        node.value for node in ast.walk(file.tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     return _with_parents(names) & known
 

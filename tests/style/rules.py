@@ -40,9 +40,7 @@ def imported_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
             case ast.ImportFrom(module=str(module), level=0, names=names):
                 yield node.lineno, module
                 yield from ((node.lineno, f"{module}.{alias.name}") for alias in names)
-            case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]) if _is_dynamic_import(
-                function
-            ):
+            case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]) if _is_dynamic_import(function):
                 yield node.lineno, name
             case ast.Call(func=function) if _is_dynamic_import(function):
                 computed = True
@@ -113,9 +111,7 @@ def bare_task(file: PythonFile) -> Iterator[Violation]:
             case _:
                 continue
         if found:
-            yield Violation(
-                file.path, line, "task outside a TaskGroup: open one, or add a helper to TASK_HELPERS"
-            )
+            yield Violation(file.path, line, "task outside a TaskGroup: open one, or add a helper to TASK_HELPERS")
 
 
 def _is_event_loop(receiver: ast.expr) -> bool:
@@ -133,17 +129,11 @@ def swallowed_exception(file: PythonFile) -> Iterator[Violation]:
         match node:
             case ast.ExceptHandler(type=None):
                 yield Violation(file.path, node.lineno, "bare except: name the exceptions")
-            case ast.ExceptHandler(type=ast.expr() as caught, body=body) if _is_broad(
-                caught
-            ) and _does_nothing(body):
-                yield Violation(
-                    file.path, node.lineno, "swallowed exception: name the exceptions, or handle them"
-                )
+            case ast.ExceptHandler(type=ast.expr() as caught, body=body) if _is_broad(caught) and _does_nothing(body):
+                yield Violation(file.path, node.lineno, "swallowed exception: name the exceptions, or handle them")
             case ast.Call(func=ast.Name(id="suppress") | ast.Attribute(attr="suppress"), args=args):
                 if any(_is_broad(argument) for argument in args):
-                    yield Violation(
-                        file.path, node.lineno, "swallowed exception: name the exceptions to suppress"
-                    )
+                    yield Violation(file.path, node.lineno, "swallowed exception: name the exceptions to suppress")
 
 
 def _is_broad(caught: ast.expr) -> bool:

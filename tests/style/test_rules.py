@@ -93,9 +93,7 @@ def test_python_rule_fails(rule: PythonRule, source: str) -> None:
 )
 def test_python_rule_passes(rule: PythonRule, source: str) -> None:
     """What a rule asks for passes it."""
-    source = source.replace("async with", "async def f():\n  async with").replace(
-        "\n    group", "\n      group"
-    )
+    source = source.replace("async with", "async def f():\n  async with").replace("\n    group", "\n      group")
     assert [] == list(rule(python(source)))
 
 
@@ -105,9 +103,7 @@ OWNERS = [python(f"import {prefixes[0]}", path) for path, prefixes in imports.SI
 def test_foreign_import_elsewhere_fails() -> None:
     """A second importer of NIXL is named, also when it imports late, by name or by a computed name."""
     stray = python("def f():\n    import nixl._api\n    importlib.import_module(name)\nname = 'nixl_cu12'")
-    assert [(stray.path, 2), (stray.path, 4)] == [
-        (v.path, v.line) for v in imports.foreign_imports([*OWNERS, stray])
-    ]
+    assert [(stray.path, 2), (stray.path, 4)] == [(v.path, v.line) for v in imports.foreign_imports([*OWNERS, stray])]
 
 
 def test_foreign_import_owner_without_import_fails() -> None:
@@ -133,6 +129,4 @@ def test_dead_module_fails() -> None:
         python("", "control/kvferry_control/server.py"),
         python("", "control/kvferry_control/__init__.py"),
     ]
-    assert ["kvferry/core/one.py", "kvferry/core/two.py"] == sorted(
-        v.path for v in imports.dead_modules(files)
-    )
+    assert ["kvferry/core/one.py", "kvferry/core/two.py"] == sorted(v.path for v in imports.dead_modules(files))

@@ -39,9 +39,7 @@ class TextFile:
     @property
     def is_generated(self) -> bool:
         """Whether a generator wrote it, so that no rule on style applies."""
-        return PurePosixPath(self.path).name.endswith(
-            ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
-        )
+        return PurePosixPath(self.path).name.endswith(("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi"))
 
 
 @dataclass(frozen=True, slots=True)

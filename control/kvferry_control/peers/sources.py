@@ -54,6 +54,8 @@ class Source:
     wire: pb.SourceDescription | None = None
     connected: set[int] = field(default_factory=set)
     """Ranks of this worker whose data plane was told about this source."""
+    gone: bool = False
+    """It has left the cluster, or begun another life."""
     verdict: tuple[WorkerLayout, tuple[Mismatch, ...]] | None = None
     """Whether it can be paired with the layout named first."""
 
@@ -186,6 +188,13 @@ class Sources:
                 raise DeadlineExceeded(f"no answer from workers/{source.worker} before the deadline")
             try:
                 return await source.stub.Negotiate(request, timeout=left)
+            except (aio.UsageError, asyncio.CancelledError) as error:
+                # How a call ends whose channel is closed under it; to be cancelled oneself is another thing.
+                if not source.gone or _is_cancelled():
+                    raise
+                raise PeerError(
+                    f"workers/{source.worker} left the cluster while it was asked", reason=Reason.PEER_LOST
+                ) from error
             except grpc.RpcError as error:
                 failure = from_rpc(error)
                 if failure.reason is not Reason.PEER_UNREACHABLE or attempt >= ATTEMPTS:
@@ -202,11 +211,17 @@ class Sources:
         source.layout = layout
 
     def _drop(self, source: Source) -> None:
+        source.gone = True
         for link in self._links:
             if link.up and link.rank in source.connected:
                 for access in source.access:
                     link.post(dp.SessionRequest(disconnect_peer=dp.DisconnectPeer(peer=source.peer(access.rank))))
         self._spawn(source.channel.close(grace=1.0))
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _located(failure: KvferryError, source: Source) -> KvferryError:

@@ -43,6 +43,8 @@ class Publication:
     expected_readers: int
     expires_at: float
     life: Life
+    block_count: int = field(init=False)
+    """Blocks on each rank, over all groups."""
     created_at: float = field(default_factory=time.time)
     leases: dict[int, neg.RankLease] = field(default_factory=dict)
     active_readers: set[str] = field(default_factory=set)
@@ -51,15 +53,13 @@ class Publication:
     """Set once every rank has granted its lease or one has refused."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def __post_init__(self) -> None:
+        self.block_count = sum(len(ids) for ids in self.blocks.values())
+
     @property
     def name(self) -> str:
         """Its resource name."""
         return f"publications/{self.id}"
-
-    @property
-    def block_count(self) -> int:
-        """Blocks on each rank, over all groups."""
-        return sum(len(ids) for ids in self.blocks.values())
 
     def to_wire(self) -> pb.Publication:
         """Its wire form."""
@@ -151,9 +151,9 @@ class Publications:
             life=Life(waiting=frozenset(link.rank for link in self._links)),
         )
         self._add(publication)
-        async with asyncio.TaskGroup() as ranks:
-            for link in self._links:
-                ranks.create_task(self._acquire(publication, link, ttl_s))
+        for link in self._links:
+            # Not in the caller's task: a call that is given up must not leave ranks that were never heard.
+            self._spawn(self._acquire(publication, link, ttl_s))
         return await self._settled(publication)
 
     async def renew(self, publication: Publication, ttl_s: float) -> None:
@@ -317,8 +317,8 @@ class Publications:
         if state is not State.LEASING:
             publication.leased.set()
         if state is State.ENDING:
-            newly_held = publication.life.held if before.state is not State.ENDING else (
-                publication.life.held - before.held
+            newly_held = (
+                publication.life.held if before.state is not State.ENDING else (publication.life.held - before.held)
             )
             for link in self._links:
                 if link.rank in newly_held and link.up:
@@ -352,6 +352,8 @@ class Publications:
             held_s=round(time.time() - publication.created_at, 6),
         )
         self.on_ended(publication)
+        # What is kept of ended publications must stay small, however many blocks they had.
+        publication.blocks = {}
         self._kept.append(publication.id)
         self._forget_oldest()
 

@@ -1,7 +1,6 @@
 """The link to one data plane: one long-lived stream for commands and events, re-made whenever it breaks."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Protocol
 
 import grpc
@@ -15,6 +14,7 @@ from kvferry.dataplane.v1.dataplane_pb2_grpc import DataPlaneServiceStub
 from kvferry.rpc.errors import from_rpc
 from kvferry.rpc.options import channel_options
 from kvferry.rpc.reasons import reason_from_wire
+from kvferry_control.tasks import Spawn
 
 OUTGOING_COMMANDS_MAX = 8_192
 UNARY_TIMEOUT_S = 5.0
@@ -64,13 +64,13 @@ class RankLink:
         self._last_id = 0
         self._log = structlog.get_logger("kvferry.control.link").bind(rank=rank, socket=socket)
 
-    async def run(self) -> None:
+    async def run(self, spawn: Spawn) -> None:
         """Keep a session in place until cancelled."""
         waiting_said = False
         try:
             while True:
                 try:
-                    await self._session()
+                    await self._session(spawn)
                 except (grpc.RpcError, RetryableError) as error:
                     if not waiting_said:
                         failure = from_rpc(error) if isinstance(error, grpc.RpcError) else error
@@ -141,11 +141,12 @@ class RankLink:
             ) from None
         return self._last_id
 
-    async def _session(self) -> None:
+    async def _session(self, spawn: Spawn) -> None:
         """One session, from connecting to its end."""
         description = await self._stub.Describe(pb.DescribeRequest(), timeout=UNARY_TIMEOUT_S)
         self._outgoing = asyncio.Queue(OUTGOING_COMMANDS_MAX)
-        call = self._stub.Session(_drain(self._outgoing))
+        call = self._stub.Session()
+        writing = spawn(_write(call, self._outgoing))
         try:
             async for response in call:
                 if response.WhichOneof("event") == "opened":
@@ -155,6 +156,7 @@ class RankLink:
                 else:
                     self._dispatch(response)
         finally:
+            writing.cancel()
             call.cancel()
             self._break()
 
@@ -188,9 +190,16 @@ class RankLink:
         return DataPlaneLost(f"rank {self.rank}: {why}", metadata={"rank": str(self.rank), "socket": self.socket})
 
 
-async def _drain(outgoing: "asyncio.Queue[pb.SessionRequest]") -> AsyncIterator[pb.SessionRequest]:
-    while True:
-        yield await outgoing.get()
+async def _write(
+    call: "aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]", outgoing: "asyncio.Queue[pb.SessionRequest]"
+) -> None:
+    """Send commands in order until the session breaks; who reads the session says why it did."""
+    while not call.done():
+        command = await outgoing.get()
+        try:
+            await call.write(command)
+        except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError):
+            return
 
 
 def _refusal(refused: pb.CommandRefused) -> KvferryError:

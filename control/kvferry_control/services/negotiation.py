@@ -88,9 +88,7 @@ class NegotiationService(NegotiationServiceServicer):
         try:
             return self._publications.get(payload.publication)
         except NotFound as error:
-            raise LeaseEnded.of_field(
-                "publication", f"publications/{payload.publication}", "has ended"
-            ) from error
+            raise LeaseEnded.of_field("publication", f"publications/{payload.publication}", "has ended") from error
 
     def _describe(self) -> pb.SourceDescription:
         layout = self._worker.require_layout()

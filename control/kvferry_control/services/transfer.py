@@ -83,8 +83,10 @@ class TransferService(TransferServiceServicer):
             raise ResourceExhausted(f"{self._watchers} streams watch transfers, the bound (limits.watchers)")
         self._watchers += 1
         try:
-            yield pb.WatchTransfersResponse(revision=request.after_revision)
-            async for record in table.changes(request.after_revision):
+            # A revision that was never reached here is of an earlier control: its watcher has seen nothing of this one.
+            after = request.after_revision if request.after_revision <= table.revision else 0
+            yield pb.WatchTransfersResponse(revision=after)
+            async for record in table.changes(after):
                 if only is not None and record.id != only:
                     continue
                 if request.terminal_only and not record.life.state.terminal:

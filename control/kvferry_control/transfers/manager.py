@@ -214,9 +214,7 @@ class Transfers:
         for link in self._links:
             read = dp.Read(
                 transfer=record.id,
-                sources=[
-                    dp.ReadSource(peer=source.peer(link.rank), blocks=answer.blocks, lease=leases[link.rank])
-                ],
+                sources=[dp.ReadSource(peer=source.peer(link.rank), blocks=answer.blocks, lease=leases[link.rank])],
                 destination_blocks=destination,
                 time_left=duration(record.seconds_left),
                 priority=record.priority,
@@ -261,6 +259,8 @@ class Transfers:
         self._conclude(record)
         self._measure(record)
         self._report(record)
+        # What is kept of ended transfers must stay small, however many blocks they had.
+        record.blocks, record.handle, record.negotiation = {}, b"", None
 
     def _conclude(self, record: TransferRecord) -> None:
         """Tell the source, also of a negotiation cut short: it may have noted a reader."""
@@ -293,7 +293,6 @@ class Transfers:
             state=record.life.state.name,
             reason=failure.reason.value if failure else None,
             message=failure.message if failure else None,
-            incarnation=record.destination_incarnation,
             source=f"workers/{record.source_worker}",
             source_incarnation=record.source_incarnation,
             publication=f"publications/{record.publication}",

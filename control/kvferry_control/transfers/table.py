@@ -72,9 +72,7 @@ class TransferTable:
             ResourceExhausted: as many are active as may be.
         """
         if self.active_count >= self._limits.active_transfers:
-            raise ResourceExhausted(
-                f"{self.active_count} transfers are active, the bound (limits.active_transfers)"
-            )
+            raise ResourceExhausted(f"{self.active_count} transfers are active, the bound (limits.active_transfers)")
         self._by_request[record.request_id] = record.id
         self.changed(record)
 

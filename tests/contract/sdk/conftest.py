@@ -1,11 +1,13 @@
 """A scripted control and an engine's client that is connected to it."""
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from pytest_asyncio import is_async_test
 
 from kvferry.core.dense import DenseModel, dense_layout
 from kvferry.core.handles import new_key, seal
@@ -17,7 +19,7 @@ from tests.contract.sdk.fake_control import FakeControl
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One event loop for all: gRPC loses events when loops come and go."""
     for item in items:
-        if isinstance(item, pytest.Function) and "contract/sdk" in str(item.path):
+        if isinstance(item, pytest.Function) and is_async_test(item) and "contract/sdk" in str(item.path):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
@@ -53,3 +55,10 @@ async def engine(control: FakeControl, layout: WorkerLayout) -> AsyncIterator[En
     """A connected engine."""
     async with EngineClient.connect(control.path, "engine", layout, connect_timeout_s=10) as client:
         yield client
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    """Tasks that end with the test."""
+    async with asyncio.TaskGroup() as group:
+        yield group

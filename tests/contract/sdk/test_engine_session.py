@@ -182,7 +182,7 @@ async def test_refused_layout_fails_the_connection(control: FakeControl, layout:
 async def test_missing_control_is_waited_for(folder: Path, layout: WorkerLayout) -> None:
     """Entering waits for a control that is not there yet, at most as long as said."""
     path = folder / "control.sock"
-    with pytest.raises(NotReady, match="cannot be reached|was not ready"):
+    with pytest.raises(NotReady, match="within"):
         async with EngineClient.connect(path, "engine", layout, connect_timeout_s=0.2):
             pytest.fail("entered")
     control = FakeControl(path)

@@ -35,10 +35,12 @@ async def test_end_is_told_once_each(control: FakeControl, engine: EngineClient)
     assert [(await anext(ended)).name, (await anext(ended)).name] == [first.name, second.name]
 
 
-async def test_wait_ended_returns_the_final_state(control: FakeControl, engine: EngineClient) -> None:
+async def test_wait_ended_returns_the_final_state(
+    control: FakeControl, engine: EngineClient, tasks: asyncio.TaskGroup
+) -> None:
     """wait_ended returns when the stream tells the end, and at once ever after."""
     publication = await engine.publish([1], 1, 5.0)
-    waiter = asyncio.create_task(engine.wait_ended(publication, timeout_s=10))
+    waiter = tasks.create_task(engine.wait_ended(publication, timeout_s=10))
     control.end_publication(publication.name, RELEASED)
     assert (await waiter).state is PublicationState.RELEASED
     assert (await engine.wait_ended(publication.name)).state is PublicationState.RELEASED
@@ -86,11 +88,13 @@ async def test_unknown_publication_is_not_found(control: FakeControl, engine: En
         await engine.wait_ended("nowhere", timeout_s=5)
 
 
-async def test_cancelled_publish_is_released(control: FakeControl, engine: EngineClient) -> None:
+async def test_cancelled_publish_is_released(
+    control: FakeControl, engine: EngineClient, tasks: asyncio.TaskGroup
+) -> None:
     """A task cancelled while it publishes leaves nothing pinned: the publication is found by its id and released."""
     never = asyncio.Event()
     control.before["Publish"] = never.wait  # type: ignore[assignment]
-    task = asyncio.create_task(engine.publish([1], 1, 5.0, request_id="p"))
+    task = tasks.create_task(engine.publish([1], 1, 5.0, request_id="p"))
     await until(lambda: "Publish" in control.calls, "the call received")
     del control.before["Publish"]
     task.cancel()

@@ -51,7 +51,7 @@ async def test_hot_path_is_one_call(control: FakeControl, engine: EngineClient, 
 
 
 async def test_completion_before_the_answer_is_not_lost(
-    control: FakeControl, engine: EngineClient, handle: bytes
+    control: FakeControl, engine: EngineClient, handle: bytes, tasks: asyncio.TaskGroup
 ) -> None:
     """A terminal state that the stream tells before CreateTransfer answers ends the pull."""
     told = asyncio.Event()
@@ -65,7 +65,7 @@ async def test_completion_before_the_answer_is_not_lost(
         await told.wait()
 
     control.before["CreateTransfer"] = end_first
-    task = asyncio.create_task(engine.pull(handle, [1], request_id="early"))
+    task = tasks.create_task(engine.pull(handle, [1], request_id="early"))
     await started(control, "transfers/of-early")
     told.set()
     assert (await task).state is TransferState.SUCCEEDED
@@ -174,11 +174,11 @@ async def test_restarted_control_that_forgot_the_transfer(
 
 
 async def test_pull_begun_during_a_restart_goes_through(
-    control: FakeControl, engine: EngineClient, handle: bytes
+    control: FakeControl, engine: EngineClient, handle: bytes, tasks: asyncio.TaskGroup
 ) -> None:
     """A pull that is begun while control is away is made once it is back."""
     await control.kill()
-    task = asyncio.create_task(engine.pull(handle, [1], request_id="r", timeout_s=30))
+    task = tasks.create_task(engine.pull(handle, [1], request_id="r", timeout_s=30))
     again = await FakeControl(control.path).start()
     try:
         await until(lambda: "transfers/of-r" in again.transfers, "the transfer made")
@@ -187,6 +187,17 @@ async def test_pull_begun_during_a_restart_goes_through(
         assert (await task).succeeded
     finally:
         await again.kill()
+
+
+async def test_restarting_control_is_waited_for(control: FakeControl, engine: EngineClient, handle: bytes) -> None:
+    """A control that restarted and lacks its data planes yet is asked again until it can be opened."""
+    control.calls.clear()
+    control.refusals["CreateTransfer"] = [NotReady("no engine has declared a layout yet")]
+    control.refusals["OpenEngine"] = [NotReady("a data plane is missing"), NotReady("a data plane is missing")]
+    pull = await engine.start_pull(handle, [1])
+    assert control.calls == ["CreateTransfer", *["OpenEngine"] * 3, "CreateTransfer"]
+    control.end(pull.name, SUCCEEDED)
+    await pull.wait()
 
 
 async def test_not_ready_control_is_reopened_once(control: FakeControl, engine: EngineClient, handle: bytes) -> None:
@@ -203,10 +214,10 @@ async def test_not_ready_control_is_reopened_once(control: FakeControl, engine: 
 
 
 async def test_cancelled_task_cancels_the_transfer_first(
-    control: FakeControl, engine: EngineClient, handle: bytes
+    control: FakeControl, engine: EngineClient, handle: bytes, tasks: asyncio.TaskGroup
 ) -> None:
     """A task that is cancelled in a pull sees CancelledError only after control has ended the transfer."""
-    task = asyncio.create_task(engine.pull(handle, [1], request_id="c"))
+    task = tasks.create_task(engine.pull(handle, [1], request_id="c"))
     await started(control, "transfers/of-c")
     acknowledge = asyncio.Event()
     control.after_cancel = lambda _transfer: None
@@ -222,12 +233,12 @@ async def test_cancelled_task_cancels_the_transfer_first(
 
 
 async def test_task_cancelled_before_the_answer_cancels_the_transfer(
-    control: FakeControl, engine: EngineClient, handle: bytes
+    control: FakeControl, engine: EngineClient, handle: bytes, tasks: asyncio.TaskGroup
 ) -> None:
     """A task cancelled while CreateTransfer runs asks with the same request for the name, and cancels that."""
     never = asyncio.Event()
     control.before["CreateTransfer"] = never.wait  # type: ignore[assignment]
-    task = asyncio.create_task(engine.pull(handle, [1], request_id="c"))
+    task = tasks.create_task(engine.pull(handle, [1], request_id="c"))
     await started(control, "transfers/of-c")
     del control.before["CreateTransfer"]
     task.cancel()
@@ -239,12 +250,12 @@ async def test_task_cancelled_before_the_answer_cancels_the_transfer(
 
 
 async def test_unacknowledged_cancellation_is_said(
-    control: FakeControl, engine: EngineClient, handle: bytes, monkeypatch: pytest.MonkeyPatch
+    control: FakeControl, engine: EngineClient, handle: bytes, monkeypatch: pytest.MonkeyPatch, tasks: asyncio.TaskGroup
 ) -> None:
     """A cancellation that control never acknowledges is bounded, and leaves the destination unsettled."""
     monkeypatch.setattr("kvferry.sdk.pulls.CANCEL_S", 0.2)
     control.after_cancel = lambda _transfer: None
-    task = asyncio.create_task(engine.pull(handle, [1], request_id="c"))
+    task = tasks.create_task(engine.pull(handle, [1], request_id="c"))
     await started(control, "transfers/of-c")
     task.cancel()
     with pytest.raises(asyncio.CancelledError) as caught:

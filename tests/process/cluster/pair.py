@@ -122,4 +122,4 @@ async def running_pair(**spec: Any) -> AsyncIterator[Pair]:
         ]
         router = await stack.enter_async_context(RouterClient([worker.endpoint for worker in workers]))
         await ready(router, [worker.name for worker in workers])
-        yield Pair(cluster, *workers, *engines, router)
+        yield Pair(cluster, workers[0], workers[1], engines[0], engines[1], router)

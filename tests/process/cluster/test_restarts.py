@@ -3,14 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 import pytest_asyncio
+from grpc import aio
 
 from kvferry import EngineClient
 from kvferry.core.errors import KvferryError, StaleIncarnation
 from kvferry.core.reasons import Reason
+from kvferry.engine.v1 import engine_pb2
+from kvferry.engine.v1.engine_pb2_grpc import EngineServiceStub
 from kvferry.launch.errors import ProcessEnded
 from kvferry.launch.worker import WorkerSpec
+from kvferry.layout.v1 import layout_pb2
+from kvferry.rpc.times import duration
 from tests.process.cluster.pair import POOL_BYTES, RANKS, Pair, eventually, layout_of, ready, running_pair
 
 
@@ -187,3 +193,60 @@ async def test_a_port_that_is_taken_is_named(pair: Pair) -> None:
     assert "ADDRESS_IN_USE" in str(caught.value)
     assert "worker.listen" in str(caught.value)
     assert pair.decode.endpoint in str(caught.value)
+
+
+async def test_a_source_that_leaves_the_cluster_during_negotiation(pair: Pair) -> None:
+    """A source whose control is frozen until its registration is gone ends the pull typed, never as a defect."""
+    publication = await pair.publish([1], ttl_s=60)
+    pair.prefill.control.pause()
+    try:
+        with pytest.raises(KvferryError) as caught:
+            await pair.destination.pull(publication.handle, [1], timeout_s=8)
+    finally:
+        pair.prefill.control.resume()
+    assert caught.value.reason in (Reason.PEER_UNREACHABLE, Reason.PEER_LOST, Reason.DEADLINE_EXCEEDED)
+
+
+async def test_a_cancelled_publish_leaves_nothing_behind(pair: Pair) -> None:
+    """A Publish call given up while the ranks are asked is finished all the same: its request id still answers."""
+    request = engine_pb2.PublishRequest(
+        request_id="given-up",
+        blocks=[layout_pb2.BlockList(group="full", block_ids=[1, 2])],
+        token_count=32,
+        ttl=duration(30),
+    )
+    async with aio.insecure_channel(f"unix:{pair.prefill.engine_socket}") as channel:
+        publish = EngineServiceStub(channel).Publish
+        pair.prefill.data_planes[0].pause()
+        with pytest.raises(grpc.RpcError):
+            await publish(request, timeout=0.5)
+        pair.prefill.data_planes[0].resume()
+        answer = await publish(request, timeout=5)
+    assert 2 == answer.publication.block_count
+    await pair.source.release(answer.publication.name)
+
+
+async def test_a_watcher_of_an_earlier_control_hears_everything(pair: Pair) -> None:
+    """A revision that this control has not reached is another life's: the stream starts from the beginning."""
+    publication = await pair.publish([1])
+    result = await pair.destination.pull(publication.handle, [1], timeout_s=5)
+    async with asyncio.timeout(5):
+        async for change in pair.router.of_worker("decode-0").watch_transfers(after_revision=1_000_000):
+            if change.name == result.name:
+                return
+
+
+async def test_a_broken_session_leaves_no_noise(pair: Pair) -> None:
+    """A data plane that stops or dies is a warning in control's log: no traceback, no task that nobody looked after."""
+    for end in (pair.decode.data_planes[0].stop, pair.decode.data_planes[1].kill):
+        await end()
+    await eventually(
+        lambda: pair.decode.control.log_tail(100).count("session with data plane broke") == 2, "control noticed"
+    )
+    for rank in range(RANKS):
+        await pair.decode.start_data_plane(rank)
+    await ready(pair.router, ["decode-0"])
+    await pair.decode.control.stop()
+    log = pair.decode.control.log_tail(500)
+    assert "Traceback" not in log
+    assert "Task " not in log

@@ -3,11 +3,12 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from kvferry import EngineClient
 from kvferry.core.errors import NotReady
 from kvferry.dev.etcd_server import EtcdServer
 from kvferry.launch.worker import LocalWorker, WorkerSpec
-import pytest
 from tests.process.cluster.pair import POOL_BYTES, eventually, layout_of
 
 

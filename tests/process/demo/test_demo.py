@@ -48,9 +48,9 @@ async def test_an_interrupted_demo_ends_its_processes_in_order(
     assert [] == left_in(temporary)
 
 
-async def test_children_die_with_a_killed_parent() -> None:
+async def test_children_die_with_a_killed_parent(temporary: Path) -> None:
     """SIGKILL leaves the parent no time to clean up; the kernel ends its children."""
-    async with kvferry("up", "--json", "--pool", "8MiB") as up:
+    async with kvferry("up", "--json", "--pool", "8MiB", temporary=temporary) as up:
         assert up.stdout is not None
         described = json.loads(await up.stdout.readline())
         below = descendants(up.pid)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -18,6 +19,9 @@ from kvferry.refengine.v1.refengine_pb2_grpc import ReferenceEngineServiceStub
 from kvferry.rpc.times import duration
 from kvferry.sdk.router import RouterClient
 from tests.process.demo.commands import finished, kvferry
+
+if TYPE_CHECKING:
+    from kvferry.refengine.v1.refengine_pb2_grpc import ReferenceEngineServiceAsyncStub
 
 BLOCKS = 64
 PROMPT = list(b"The data plane owns the pool, the engine attaches.")
@@ -47,12 +51,12 @@ def prefill_request(request_id: str, ttl_s: float) -> pb.PrefillRequest:
     return pb.PrefillRequest(request_id=request_id, prompt_tokens=PROMPT, ttl=duration(ttl_s))
 
 
-async def used_blocks(engine: ReferenceEngineServiceStub) -> int:
+async def used_blocks(engine: "ReferenceEngineServiceAsyncStub") -> int:
     """Blocks that an engine holds."""
     return (await engine.GetUsage(pb.GetUsageRequest())).used_block_count
 
 
-async def wait_until_free(engine: ReferenceEngineServiceStub) -> None:
+async def wait_until_free(engine: "ReferenceEngineServiceAsyncStub") -> None:
     """Wait until an engine holds no blocks."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + 15
@@ -65,7 +69,7 @@ async def test_engine_refusals_and_a_pull_by_hand(workers: tuple[LocalWorker, Lo
     """Blocks return when a publication expires or a call fails; ``kvferry pull`` moves the published blocks once."""
     prefill, decode = workers
     async with aio.insecure_channel(prefill.engine_address) as channel:
-        engine = ReferenceEngineServiceStub(channel)
+        engine: ReferenceEngineServiceAsyncStub = ReferenceEngineServiceStub(channel)
         expiring = await engine.Prefill(prefill_request("expiring", ttl_s=0.5))
         await wait_until_free(engine)
         too_long = pb.PrefillRequest(request_id="long", prompt_tokens=PROMPT * 100, ttl=duration(1.0))

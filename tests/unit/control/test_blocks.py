@@ -11,9 +11,7 @@ from kvferry.core.reasons import Reason
 from kvferry_control.blocks import check_blocks, check_same_counts
 
 LAYOUT = dense_layout(
-    DenseModel(
-        model="m", layer_count=1, kv_heads=1, head_dim=8, tokens_per_block=16, element_type=ElementType.FLOAT16
-    ),
+    DenseModel(model="m", layer_count=1, kv_heads=1, head_dim=8, tokens_per_block=16, element_type=ElementType.FLOAT16),
     block_count=10,
 )
 

@@ -27,9 +27,7 @@ def placed(layout: WorkerLayout, **changes: Any) -> WorkerLayout:
     """``layout`` with the first rank's placement changed."""
     rank = layout.ranks[0]
     placement = dataclasses.replace(rank.placements[0], **changes)
-    return dataclasses.replace(
-        layout, ranks=(dataclasses.replace(rank, placements=(placement,)), *layout.ranks[1:])
-    )
+    return dataclasses.replace(layout, ranks=(dataclasses.replace(rank, placements=(placement,)), *layout.ranks[1:]))
 
 
 def first(layout: WorkerLayout) -> GroupPlacement:

@@ -1,12 +1,13 @@
 """Paths of Unix sockets."""
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
 from kvferry.core.errors import AddressInUse, ConfigInvalid
-from kvferry.device.socket_paths import SOCKET_PATH_BYTES_MAX, claim_socket_path
+from kvferry.rpc.socket_paths import SOCKET_PATH_BYTES_MAX, claim_socket_path
 
 
 def test_a_free_path_is_given_back(tmp_path: Path) -> None:
@@ -41,3 +42,24 @@ def test_unusable_paths_are_refused(tmp_path: Path) -> None:
             claim_socket_path("socket", path)
         assert "socket" == caught.value.metadata["field"]
     assert (tmp_path / "file").exists()
+
+
+def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    """A user who may not write to the folder is told so, by the field's name, before anything is bound."""
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o555)
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    child = os.fork()
+    if child == 0:
+        # Permissions do not bind root: look at it as nobody does.
+        if os.getuid() == 0:
+            os.setuid(65534)
+        try:
+            claim_socket_path("socket", str(folder / "dp.sock"))
+        except ConfigInvalid as error:
+            os._exit(7 if error.metadata["field"] == "socket" and "no permission" in error.message else 1)
+        except BaseException:
+            os._exit(2)
+        os._exit(0)
+    assert 7 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
