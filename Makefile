@@ -32,7 +32,8 @@ test-long: $(READY) ## run the planner's tests on many more layouts
 	@$(BIN)/pytest --hypothesis-profile long --timeout 7200 tests/unit/planning
 
 .PHONY: bench
-bench: $(READY) ## measure whole pulls against raw NIXL, and warm pulls against unary calls
+bench: $(READY) ## measure planning, whole pulls against raw NIXL, and warm pulls against unary calls
+	@$(BIN)/kvferry bench plan
 	@$(BIN)/kvferry bench transfer
 	@$(BIN)/kvferry bench latency
 

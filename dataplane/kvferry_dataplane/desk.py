@@ -117,7 +117,7 @@ class ReadDesk:
             if source.blocks and source.blocks != first.blocks:
                 raise InvalidArgument.of_field(f"sources[{index}].blocks", "other blocks", "must be those of the first")
         request = self._pairs.get(peer.side).request(held, wanted, _tokens(read))
-        sizes = {rank: request.size(rank) for rank in request.source_ranks}
+        sizes = request.sizes
         for rank in sizes:
             if rank not in sources:
                 raise InvalidArgument.of_field("sources", sorted(sources), f"source rank {rank} is needed")

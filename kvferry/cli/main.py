@@ -135,6 +135,35 @@ def pull(
     _run(command.pull(options, json_output=json_output), log_level="error")
 
 
+@app.command()
+def plan(
+    source: Annotated[Path, typer.Argument(help="The source worker's layout: kvferry.layout.v1.WorkerLayout as JSON.")],
+    destination: Annotated[Path, typer.Argument(help="The destination worker's layout, likewise.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of the request.")],
+    present: Annotated[int, typer.Option(min=0, help="Tokens that the destination has already.")] = 0,
+    scattered: Annotated[bool, typer.Option("--scattered", help="Blocks from anywhere in the pools.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Explain what a transfer between two layouts copies, or why it cannot be. Exit status 1 if it cannot."""
+    from kvferry.cli import plan as command
+    from kvferry.core.planning.tokens import TokenRange
+
+    wanted = TokenRange(present, tokens, tokens)
+    _run(command.plan(source, destination, wanted, scattered=scattered, json_output=json_output))
+
+
+@bench.command("plan")
+def bench_plan(
+    json_output: Json = False,
+    tokens: Annotated[int, typer.Option(min=1, max=1 << 22, help="Tokens of the request.")] = 32_768,
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Timed rounds of each case.")] = 21,
+) -> None:
+    """Planning for one destination rank: time, memory, and pieces before and after joining."""
+    from kvferry.cli import bench_plan as command
+
+    _run(command.plan(tokens, repeats=repeats, json_output=json_output))
+
+
 @bench.command("transfer")
 def bench_transfer(
     json_output: Json = False,

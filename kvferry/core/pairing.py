@@ -6,6 +6,7 @@ here and then fail when a request is waiting.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from kvferry.core.reasons import Reason
 ROWS_MAX = 1 << 23
 """Bound on the rows of one block on one rank, a row being what lies in one run whatever the order in memory."""
 _LISTED_MAX = 8
+_LAYOUTS_KEPT_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +51,25 @@ def _differences(source: WorkerLayout, destination: WorkerLayout) -> Iterator[Mi
         if name in theirs:
             yield from _group_differences(group, theirs[name])
             yield from _too_scattered(group, theirs[name], source, destination)
-    for group in source.groups:
-        for shard in range(source.data_parallel_size):
-            missing = _missing(group, source.ranks_of(shard))
+    for field, missing in _gaps(source):
+        yield Mismatch(field, missing, "every layer and head")
+    for field, missing in _gaps(destination):
+        yield Mismatch(field, "every layer and head", missing)
+
+
+@lru_cache(maxsize=_LAYOUTS_KEPT_MAX)
+def _gaps(layout: WorkerLayout) -> tuple[tuple[str, str], ...]:
+    """What a worker does not hold of its own model, data-parallel rank by data-parallel rank: field, and in words.
+
+    Kept, since a router asks for the verdicts of every worker with every other.
+    """
+    found = []
+    for group in layout.groups:
+        for shard in range(layout.data_parallel_size):
+            missing = _missing(group, layout.ranks_of(shard))
             if missing:
-                yield Mismatch(_ranks_field(group, source, shard), f"no rank with {missing}", "every layer and head")
-    for group in destination.groups:
-        for shard in range(destination.data_parallel_size):
-            missing = _missing(group, destination.ranks_of(shard))
-            if missing:
-                yield Mismatch(
-                    _ranks_field(group, destination, shard), "every layer and head", f"no rank with {missing}"
-                )
+                found.append((_ranks_field(group, layout, shard), f"no rank with {missing}"))
+    return tuple(found)
 
 
 def _group_differences(source: LayerGroup, destination: LayerGroup) -> Iterator[Mismatch]:

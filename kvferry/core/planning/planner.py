@@ -6,6 +6,7 @@ tokens, and gets its copies from a few additions of arrays.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,7 +33,10 @@ class PlanSize:
 
 
 class PairPlan:
-    """What one destination rank reads from a source worker, whatever the request. Not for several threads at once."""
+    """What one destination rank reads from a source worker, whatever the request.
+
+    Requests may be made on one thread while plans are written on another, but no two plans at a time.
+    """
 
     def __init__(
         self,
@@ -139,16 +143,21 @@ class RequestPlan:
     @property
     def source_ranks(self) -> tuple[int, ...]:
         """The source ranks that something is read from."""
-        return tuple(rank for rank in self._pair.source_ranks if self.size(rank).total_bytes)
+        return tuple(self.sizes)
 
-    def size(self, source_rank: int) -> PlanSize:
-        """What comes from a source rank, without making its plan."""
+    @cached_property
+    def sizes(self) -> dict[int, PlanSize]:
+        """What comes from each source rank that something is read from, without making the plans."""
+        kinds = {name: segments.kinds() for name, segments in self._segments.items()}
+        sizes = {rank: self._size(rank, kinds) for rank in self._pair.source_ranks}
+        return {rank: size for rank, size in sizes.items() if size.total_bytes}
+
+    def _size(self, source_rank: int, kinds: Mapping[str, Mapping[int, int]]) -> PlanSize:
         total_bytes = pieces = 0
-        for name, segments in self._segments.items():
-            counts, times = np.unique(segments.counts, return_counts=True)
+        for name, times in kinds.items():
             for share in self._pair.shares(source_rank, name):
-                total_bytes += segments.token_count * share.token_bytes
-                for count, repeats in zip(counts.tolist(), times.tolist(), strict=True):
+                for count, repeats in times.items():
+                    total_bytes += repeats * count * share.token_bytes
                     pieces += repeats * piece_count(folded(share, count)[0])
         return PlanSize(total_bytes, pieces)
 
@@ -156,8 +165,9 @@ class RequestPlan:
         """Runs if none were joined: one for each layer, K or V, head and token."""
         rows = 0
         for name, segments in self._segments.items():
+            tokens = int(segments.counts.sum())
             for share in self._pair.shares(source_rank, name):
-                rows += segments.token_count * (share.token_bytes // (share.axes[3].length * share.element_bytes))
+                rows += tokens * (share.token_bytes // (share.axes[3].length * share.element_bytes))
         return rows
 
     def plan(self, source_rank: int) -> CopyPlan:
@@ -174,15 +184,16 @@ class RequestPlan:
     def chunks(self, source_rank: int, pieces_max: int) -> Iterator[CopyPlan]:
         """The same copies a part at a time, each of about ``pieces_max`` pieces at most; at least one segment each."""
         for name, segments in self._segments.items():
+            counts = segments.kinds()
             each = 0
             for share in self._pair.shares(source_rank, name):
-                counts = np.unique(segments.counts).tolist()
                 each += max((piece_count(folded(share, count)[0]) for count in counts), default=0)
             if not each:
                 continue
-            step = max(pieces_max // each, 1)
-            for first in range(0, int(segments.counts.size), step):
-                yield self._written(source_rank, {name: segments[first : first + step]})
+            size, step = int(segments.counts.size), max(pieces_max // each, 1)
+            for first in range(0, size, step):
+                part = segments if step >= size else segments[first : first + step]
+                yield self._written(source_rank, {name: part})
 
     def strided(self, source_rank: int) -> tuple[StridedCopy, ...]:
         """The same copies as regions: few objects, whose bases are arrays over the blocks."""
@@ -210,8 +221,9 @@ class RequestPlan:
         return whole if sum(plan.piece_count for plan in plans) == count else concatenated(plans)
 
     def _parts(self, source_rank: int, name: str, segments: Segments) -> Iterator[Part]:
-        counts = np.unique(segments.counts).tolist()
-        for share in self._pair.shares(source_rank, name) if counts else ():
+        shares = self._pair.shares(source_rank, name)
+        counts = segments.kinds() if shares else ()
+        for share in shares if counts else ():
             templates = [
                 (count, self._pair.template(share, count, by_destination=segments.by_destination)) for count in counts
             ]

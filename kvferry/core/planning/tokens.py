@@ -1,5 +1,6 @@
 """Which tokens of a request are copied, and how they fall into the blocks of both sides."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from kvferry.core.planning.copies import Offsets
 from kvferry.core.reasons import Reason
 
 TOKENS_MAX = 1 << 40
+_FEW = 64
+"""So few segments are counted sooner one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,12 @@ class Segments:
             self.by_destination,
         )
 
-    @property
-    def token_count(self) -> int:
-        """Tokens in all."""
-        return int(self.counts.sum())
+    def kinds(self) -> dict[int, int]:
+        """How many segments there are of each number of tokens."""
+        if self.counts.size <= _FEW:
+            return dict(Counter(self.counts.tolist()))
+        kinds, times = np.unique(self.counts, return_counts=True)
+        return dict(zip(kinds.tolist(), times.tolist(), strict=True))
 
 
 def segments_of(

@@ -36,8 +36,8 @@ def check(case: Case, seed: int) -> None:
         flat, in_chunks, by_regions = pool.copy(), pool.copy(), pool.copy()
         writes = np.zeros_like(pool)
         moved_bytes = 0
-        for number in request.source_ranks:
-            plan, size = request.plan(number), request.size(number)
+        for number, size in request.sizes.items():
+            plan = request.plan(number)
             reference.run(plan, worlds.source[number], flat, writes)
             reference.run_strided(request.strided(number), worlds.source[number], by_regions)
             for chunk in request.chunks(number, 5):
