@@ -32,3 +32,11 @@ def model_variant(
         kv_dtype=kv_dtype,
         weight_seed=weight_seed,
     )
+
+
+def engine_arguments(config: ModelConfig) -> list[str]:
+    """The engine's command line arguments that make it run a variant."""
+    arguments = ["--layers", str(config.num_layers), "--kv-heads", str(config.num_kv_heads)]
+    arguments += ["--window", str(config.window_tokens), "--kv-dtype", config.kv_dtype]
+    arguments += ["--weight-seed", str(config.weight_seed)]
+    return [*arguments, "--mla"] if config.is_mla else arguments
