@@ -13,10 +13,13 @@ from rich.table import Table
 from kvferry.cli.figures import milliseconds, rate_text
 from kvferry.cli.running import EXIT_FAILED
 from kvferry.cli.terminal import console, error_console, print_json, table
+from kvferry.core.errors import InvalidArgument
 from kvferry.demo.report import DemoReport
 from kvferry.demo.router import Served
 from kvferry.demo.run import run_demo
-from kvferry.demo.settings import BLOCK_TOKENS, DemoSettings
+from kvferry.demo.settings import DemoSettings, WorkerShape, config_error
+from kvferry.reference_engine.paged_kv import blocks_needed
+from kvferry.reference_engine.variants import model_variant
 
 _COLUMNS = (
     "request",
@@ -70,10 +73,29 @@ class DemoOptions:
     requests: int
     concurrency: int
     directory: Path | None
+    prefill: WorkerShape
+    decode: WorkerShape
+    layers: int
+    kv_heads: int | None
+    kv_dtype: str
+    mla: bool
+    window: int
 
     def settings(self) -> DemoSettings:
         """As the demo takes it. Raises ConfigInvalid."""
-        return DemoSettings(self.device, self.requests, self.concurrency, self.directory)
+        try:
+            model = model_variant(
+                layers=self.layers,
+                kv_heads=self.kv_heads,
+                mla=self.mla,
+                window=self.window,
+                kv_dtype=self.kv_dtype,
+            )
+        except InvalidArgument as error:
+            raise config_error(error) from error
+        return DemoSettings(
+            self.device, self.requests, self.concurrency, self.directory, model, self.prefill, self.decode
+        )
 
 
 async def demo(options: DemoOptions, *, json_output: bool) -> None:
@@ -84,27 +106,27 @@ async def demo(options: DemoOptions, *, json_output: bool) -> None:
     if json_output:
         print_json(report.to_dict())
     else:
-        _show(report)
+        _show(report, settings.decode.block_tokens)
     if not report.ok:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _show(report: DemoReport) -> None:
+def _show(report: DemoReport, block_tokens: int) -> None:
     out = console()
-    out.print(_transfers_table(report.served))
+    out.print(_transfers_table(report.served, block_tokens))
     out.print(_verdict_table(report))
     sys.stdout.flush()
 
 
-def _transfers_table(served: tuple[Served, ...]) -> Table:
-    rows = [_row(one) for one in sorted(served, key=lambda one: one.request.request_id)]
+def _transfers_table(served: tuple[Served, ...], block_tokens: int) -> Table:
+    rows = [_row(one, block_tokens) for one in sorted(served, key=lambda one: one.request.request_id)]
     made = table("transfers", _COLUMNS, rows, right=9)
     made.add_section()
-    made.add_row(*_total_row(served), style="bold")
+    made.add_row(*_total_row(served, block_tokens), style="bold")
     return made
 
 
-def _total_row(served: tuple[Served, ...]) -> tuple[str, ...]:
+def _total_row(served: tuple[Served, ...], block_tokens: int) -> tuple[str, ...]:
     transfers = [one.transfer for one in served]
     pulled = sum(transfer.received_bytes for transfer in transfers)
     reading = sum(transfer.read_s for transfer in transfers)
@@ -113,7 +135,7 @@ def _total_row(served: tuple[Served, ...]) -> tuple[str, ...]:
         "total",
         "",
         str(sum(tokens)),
-        str(sum(-(-count // BLOCK_TOKENS) for count in tokens)),
+        str(sum(blocks_needed(count, block_tokens) for count in tokens)),
         _mebibytes(pulled),
         str(sum(transfer.descriptor_count for transfer in transfers)),
         milliseconds(sum(transfer.queue_s for transfer in transfers)),
@@ -124,14 +146,14 @@ def _total_row(served: tuple[Served, ...]) -> tuple[str, ...]:
     )
 
 
-def _row(one: Served) -> tuple[str, ...]:
+def _row(one: Served, block_tokens: int) -> tuple[str, ...]:
     transfer, tokens = one.transfer, len(one.request.prompt_tokens)
     stages = (transfer.queue_s, transfer.negotiate_s, transfer.read_s, transfer.verify_s)
     return (
         one.request.request_id,
         f"{transfer.path}/{transfer.backend}".lower(),
         str(tokens),
-        str(-(-tokens // BLOCK_TOKENS)),
+        str(blocks_needed(tokens, block_tokens)),
         _mebibytes(transfer.received_bytes),
         str(transfer.descriptor_count),
         *map(milliseconds, stages),

@@ -31,17 +31,54 @@ Endpoint = Annotated[str, typer.Option(envvar="KVFERRY_ENDPOINT", help="host:por
 
 
 @app.command()
-def demo(
+def demo(  # noqa: PLR0913, PLR0917 - one per option
     json_output: Json = False,
     device: Device = "cpu",
     requests: Annotated[int, typer.Option(min=1, max=1000, help="Requests to serve.")] = 16,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 8,
     logs: Annotated[Path | None, typer.Option(help="Keep configuration and logs in this directory.")] = None,
+    prefill_tp: Annotated[int, typer.Option(min=1, help="Tensor parallel degree of the prefill worker.")] = 2,
+    decode_tp: Annotated[int, typer.Option(min=1, help="Tensor parallel degree of the decode worker.")] = 2,
+    prefill_pp: Annotated[int, typer.Option(min=1, help="Pipeline stages of the prefill worker.")] = 1,
+    decode_pp: Annotated[int, typer.Option(min=1, help="Pipeline stages of the decode worker.")] = 1,
+    block_size_prefill: Annotated[int, typer.Option(min=1, help="Tokens of a KV block of the prefill worker.")] = 16,
+    block_size_decode: Annotated[int, typer.Option(min=1, help="Tokens of a KV block of the decode worker.")] = 16,
+    layout: Annotated[str, typer.Option(help="Order of KV in memory: nhd, hnd or cross-layer.")] = "nhd",
+    layout_prefill: Annotated[str | None, typer.Option(help="Another order for the prefill worker.")] = None,
+    layout_decode: Annotated[str | None, typer.Option(help="Another order for the decode worker.")] = None,
+    layers: Annotated[int, typer.Option(min=1, max=64, help="Layers of the model.")] = 4,
+    kv_heads: Annotated[int | None, typer.Option(min=1, help="KV heads of the model; else 4, with --mla 1.")] = None,
+    kv_dtype: Annotated[str, typer.Option(help="Element type of KV: bfloat16, float16 or float32.")] = "bfloat16",
+    mla: Annotated[bool, typer.Option("--mla", help="A model with multi-head latent attention.")] = False,
+    window: Annotated[int, typer.Option(min=0, help="Tokens that every second layer sees; 0: all.")] = 0,
 ) -> None:
     """Serve requests on two workers, checking every token and byte. Exit status 1 if anything differs."""
     from kvferry.cli import demo as command
+    from kvferry.demo.settings import WorkerShape
 
-    options = command.DemoOptions(device=device, requests=requests, concurrency=concurrency, directory=logs)
+    options = command.DemoOptions(
+        device=device,
+        requests=requests,
+        concurrency=concurrency,
+        directory=logs,
+        prefill=WorkerShape(
+            tensor_parallel=prefill_tp,
+            pipeline_parallel=prefill_pp,
+            block_tokens=block_size_prefill,
+            memory_order=layout_prefill or layout,
+        ),
+        decode=WorkerShape(
+            tensor_parallel=decode_tp,
+            pipeline_parallel=decode_pp,
+            block_tokens=block_size_decode,
+            memory_order=layout_decode or layout,
+        ),
+        layers=layers,
+        kv_heads=kv_heads,
+        kv_dtype=kv_dtype,
+        mla=mla,
+        window=window,
+    )
     _run(command.demo(options, json_output=json_output), log_level="error")
 
 

@@ -8,21 +8,16 @@ from typing import Protocol
 
 from kvferry.core.errors import LayoutMismatch, NotReady
 from kvferry.demo.alone import AloneJob, AloneRun
-from kvferry.demo.arithmetic import block_bytes, expected_bytes
+from kvferry.demo.arithmetic import expected_bytes
 from kvferry.demo.prompts import Request, make_requests
 from kvferry.demo.report import DemoReport, wrong_tokens
 from kvferry.demo.router import Router, Served
-from kvferry.demo.settings import (
-    BLOCK_TOKENS,
-    MAX_NEW_TOKENS,
-    MODEL,
-    RANKS,
-    SETTLE_TIMEOUT_S,
-    DemoSettings,
-)
+from kvferry.demo.settings import MAX_NEW_TOKENS, SETTLE_TIMEOUT_S, DemoSettings, WorkerShape
 from kvferry.launch.cluster import LocalCluster
 from kvferry.launch.concurrently import all_of
 from kvferry.launch.worker import LocalWorker, WorkerSpec
+from kvferry.reference_engine.generate import DEFAULT_BLOCK_TOKENS
+from kvferry.reference_engine.variants import engine_arguments
 from kvferry.sdk.router import RouterClient
 
 PREFILL = "prefill-0"
@@ -50,14 +45,18 @@ async def run_demo(settings: DemoSettings, observer: Observer) -> DemoReport:
     started = time.monotonic()
     requests = make_requests(settings.request_count)
     async with AsyncExitStack() as stack:
-        observer.stage("starting etcd, 2 controls, 4 data planes, 2 engines")
+        shapes = {PREFILL: settings.prefill, DECODE: settings.decode}
+        ranks = sum(shape.parallelism.rank_count for shape in shapes.values())
+        observer.stage(f"starting etcd, 2 controls, {ranks} data planes, 2 engines")
         cluster = await stack.enter_async_context(LocalCluster(directory=settings.directory))
         alone = AloneRun(_alone_job(settings, requests), cluster.directory)
         stack.push_async_callback(alone.stop)
-        roles = {PREFILL: "prefill", DECODE: "decode"}
-        workers = [_start_worker(cluster, name, role, settings) for name, role in roles.items()]
+        workers = [
+            _start_worker(cluster, name, role, shapes[name], settings)
+            for name, role in ((PREFILL, "prefill"), (DECODE, "decode"))
+        ]
         await all_of([*workers, alone.start()])
-        prefill, decode = (cluster.workers[name] for name in roles)
+        prefill, decode = (cluster.workers[name] for name in shapes)
         client = await stack.enter_async_context(RouterClient(decode.endpoint))
         observer.stage("waiting for the pair")
         await _wait_for_pair(client)
@@ -73,7 +72,7 @@ async def run_demo(settings: DemoSettings, observer: Observer) -> DemoReport:
     return DemoReport(
         served=tuple(served),
         wrong_tokens=wrong,
-        bytes_expected=expected_bytes(MODEL, BLOCK_TOKENS, [len(r.prompt_tokens) for r in requests]),
+        bytes_expected=_bytes_expected(settings, requests),
         leaked_leases=leases,
         leaked_blocks=blocks,
         serving_s=serving_s,
@@ -82,20 +81,28 @@ async def run_demo(settings: DemoSettings, observer: Observer) -> DemoReport:
 
 
 def _alone_job(settings: DemoSettings, requests: Sequence[Request]) -> AloneJob:
-    return AloneJob(MODEL, requests, MAX_NEW_TOKENS, BLOCK_TOKENS, settings.device)
+    return AloneJob(settings.model, requests, MAX_NEW_TOKENS, DEFAULT_BLOCK_TOKENS, settings.device)
 
 
-async def _start_worker(cluster: LocalCluster, name: str, role: str, settings: DemoSettings) -> None:
+def _bytes_expected(settings: DemoSettings, requests: Sequence[Request]) -> int:
+    lengths = [len(request.prompt_tokens) for request in requests]
+    return expected_bytes(settings.model, settings.decode.tensor_parallel, settings.prefill.block_tokens, lengths)
+
+
+async def _start_worker(
+    cluster: LocalCluster, name: str, role: str, shape: WorkerShape, settings: DemoSettings
+) -> None:
     spec = WorkerSpec(
         name=name,
         role=role,
-        ranks=RANKS,
+        ranks=shape.parallelism.rank_count,
+        pipeline_parallel=shape.pipeline_parallel,
         device=settings.pool_device,
-        pool_bytes=settings.pool_bytes(block_bytes(MODEL, BLOCK_TOKENS)),
+        pool_bytes=settings.pool_bytes(shape),
     )
     worker = await cluster.start_worker(spec)
-    arguments = ["--device", settings.device, "--block-count", str(settings.block_count)]
-    await worker.start_engine([*arguments, "--block-tokens", str(BLOCK_TOKENS)])
+    arguments = ["--device", settings.device, "--block-count", str(settings.block_count(shape))]
+    await worker.start_engine([*arguments, *shape.engine_arguments(), *engine_arguments(settings.model)])
 
 
 async def _wait_for_pair(client: RouterClient) -> None:

@@ -21,6 +21,8 @@ class WorkerSpec:
     name: str
     role: str
     ranks: int = 1
+    pipeline_parallel: int = 1
+    """Stages that the reference engine divides its layers over; ``ranks`` is a multiple of it."""
     device: str = "cpu"
     pool_bytes: int = 64 * MIB
     listen: str = "127.0.0.1:0"
@@ -115,9 +117,11 @@ class LocalWorker:
         return self._control
 
     async def start_engine(self, arguments: Sequence[str] = ()) -> Child:
-        """Start, or start again, the reference engine, with ``arguments`` beyond its sockets and degree."""
+        """Start, or start again, the reference engine, with ``arguments`` beyond its sockets and degrees."""
+        stages = self.spec.pipeline_parallel
         command = ["-m", "kvferry.reference_engine", "--control-socket", str(self.engine_socket)]
-        command += ["--listen", "127.0.0.1:0", "--tensor-parallel", str(self.spec.ranks), *arguments]
+        command += ["--listen", "127.0.0.1:0", "--tensor-parallel", str(self.spec.ranks // stages)]
+        command += ["--pipeline-parallel", str(stages), *arguments]
         self._engine = await self._start(f"{self.name}.engine", command)
         return self._engine
 

@@ -37,10 +37,10 @@ class BlockAllocator:
     bytes soon, where a long rest would hide the mistake.
     """
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, *, highest_first: bool = False) -> None:
         require_int("num_blocks", num_blocks, at_least=1)
         self._num_blocks = num_blocks
-        self._free = list(range(num_blocks - 1, -1, -1))
+        self._free = list(range(num_blocks) if highest_first else reversed(range(num_blocks)))
         self._owners: dict[int, str] = {}
 
     @property

@@ -1,16 +1,21 @@
 """Greedy decoding: prefill in one place, decode there or elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
 
 from kvferry.core.errors import InternalError, InvalidArgument
 from kvferry.reference_engine.config import ModelConfig, require_int
-from kvferry.reference_engine.model import Decoder
-from kvferry.reference_engine.paged_kv import PagedKV, blocks_needed, private_kv
+from kvferry.reference_engine.model import BlockTables, Decoder
+from kvferry.reference_engine.paged_kv import PagedKV, RankKV, blocks_needed, private_kv
+from kvferry.reference_engine.parallelism import Parallelism, rank_shares
 
 DEFAULT_BLOCK_TOKENS = 16
+SINGLE = Parallelism()
+
+Blocks = Sequence[int] | BlockTables
+"""A sequence's block ids by layer group, or one list for all groups."""
 
 
 class NonFiniteLogits(InternalError):
@@ -28,17 +33,17 @@ class NonFiniteLogits(InternalError):
 class ReferenceEngine:
     """A worker's model over its paged KV. It keeps no request state: a sequence is its tokens and its blocks.
 
-    `kv` holds one PagedKV per rank in rank order; its length is the tensor parallel degree. Block lists are
-    in order of position, hold for every rank, and may be longer than needed. Calls block while they compute.
+    `kv` holds every rank's KV by layer group, in rank order. Block lists are in order of position, hold for
+    every rank, and may be longer than needed. Calls block while they compute.
 
     Raises:
-        InvalidArgument: `kv` does not fit `config`.
+        InvalidArgument: `kv` or `parallelism` does not fit `config`.
     """
 
-    def __init__(self, config: ModelConfig, kv: Sequence[PagedKV]) -> None:
+    def __init__(self, config: ModelConfig, kv: Sequence[RankKV], parallelism: Parallelism = SINGLE) -> None:
         self._config = config
-        self._decoder = Decoder(config, kv)
-        self._kv = kv[0]
+        self._decoder = Decoder(config, kv, parallelism)
+        self._kv: dict[str, PagedKV] = {group: paged for rank_kv in kv for group, paged in rank_kv.items()}
 
     @classmethod
     def with_private_kv(
@@ -47,20 +52,17 @@ class ReferenceEngine:
         *,
         num_blocks: int,
         block_tokens: int = DEFAULT_BLOCK_TOKENS,
-        tp_degree: int = 1,
+        parallelism: Parallelism = SINGLE,
         device: torch.device | str = "cpu",
     ) -> Self:
         """An engine over memory of its own, without a pool."""
-        config.check_tp_degree(tp_degree)
         require_int("num_blocks", num_blocks, at_least=1)
         require_int("block_tokens", block_tokens, at_least=1)
-        ranks = range(tp_degree)
-        return cls(
-            config,
-            [private_kv(config, tp_degree, num_blocks, block_tokens, torch.device(device)) for _ in ranks],
-        )
+        shares = rank_shares(config, parallelism)
+        kv = [private_kv(config, share, num_blocks, block_tokens, torch.device(device)) for share in shares]
+        return cls(config, kv, parallelism)
 
-    def prefill(self, prompt_tokens: Sequence[int], blocks: Sequence[int], *, start: int = 0) -> int:
+    def prefill(self, prompt_tokens: Sequence[int], blocks: Blocks, *, start: int = 0) -> int:
         """Compute the prompt's KV into `blocks` and return the first generated token.
 
         Positions before `start` are present already: only the tokens from there on (at least one) are
@@ -80,10 +82,10 @@ class ReferenceEngine:
             )
         for index, token in enumerate(prompt_tokens):
             self._check_token(f"prompt_tokens[{index}]", token)
-        self._check_room(blocks, len(prompt_tokens))
-        return self._next_token(prompt_tokens[start:], start, blocks)
+        tables = self._tables(blocks, len(prompt_tokens))
+        return self._next_token(prompt_tokens[start:], start, tables)
 
-    def decode(self, first_token: int, position: int, blocks: Sequence[int], max_new_tokens: int) -> list[int]:
+    def decode(self, first_token: int, position: int, blocks: Blocks, max_new_tokens: int) -> list[int]:
         """Generate the `max_new_tokens` tokens that follow `first_token`, which itself is not in the result.
 
         `position` is where `first_token` goes: the number of positions present, after a prefill the prompt's
@@ -98,24 +100,24 @@ class ReferenceEngine:
         self._check_token("first_token", first_token)
         require_int("position", position, at_least=0)
         require_int("max_new_tokens", max_new_tokens, at_least=0)
-        self._check_room(blocks, position + max_new_tokens)
+        tables = self._tables(blocks, position + max_new_tokens)
         tokens = [first_token]
         for offset in range(max_new_tokens):
-            tokens.append(self._next_token(tokens[-1:], position + offset, blocks))
+            tokens.append(self._next_token(tokens[-1:], position + offset, tables))
         return tokens[1:]
 
-    def generate(self, prompt_tokens: Sequence[int], blocks: Sequence[int], max_new_tokens: int) -> list[int]:
+    def generate(self, prompt_tokens: Sequence[int], blocks: Blocks, max_new_tokens: int) -> list[int]:
         """Prefill and decode here: the `max_new_tokens` (at least 1) tokens that follow the prompt.
 
         Raises as `prefill` and `decode`, before anything is computed where the arguments are at fault.
         """
         require_int("max_new_tokens", max_new_tokens, at_least=1)
-        self._check_room(blocks, tokens_in_kv(len(prompt_tokens), max_new_tokens))
+        self._tables(blocks, tokens_in_kv(len(prompt_tokens), max_new_tokens))
         first = self.prefill(prompt_tokens, blocks)
         return [first, *self.decode(first, len(prompt_tokens), blocks, max_new_tokens - 1)]
 
-    def _next_token(self, tokens: Sequence[int], start: int, blocks: Sequence[int]) -> int:
-        logits = self._decoder.forward(tokens, start, blocks)
+    def _next_token(self, tokens: Sequence[int], start: int, tables: BlockTables) -> int:
+        logits = self._decoder.forward(tokens, start, tables)
         if not torch.isfinite(logits).all():
             raise NonFiniteLogits.after(start + len(tokens) - 1)
         return greedy_token(logits)
@@ -125,9 +127,18 @@ class ReferenceEngine:
         if token >= self._config.vocab_size:
             raise InvalidArgument.of_field(field, token, f"not below vocab_size={self._config.vocab_size}")
 
-    def _check_room(self, blocks: Sequence[int], tokens: int) -> None:
+    def _tables(self, blocks: Blocks, tokens: int) -> BlockTables:
+        """Block ids by layer group, checked to hold `tokens` tokens."""
         self._config.check_tokens(tokens)
-        self._kv.check_blocks(blocks, tokens)
+        if not isinstance(blocks, Mapping):
+            for kv in self._kv.values():
+                kv.check_blocks(blocks, tokens)
+            return dict.fromkeys(self._kv, blocks)
+        if blocks.keys() != self._kv.keys():
+            raise InvalidArgument.of_field("blocks", sorted(blocks), f"the groups are {sorted(self._kv)}")
+        for group, kv in self._kv.items():
+            kv.check_blocks(blocks[group], tokens, f"blocks[{group}]")
+        return blocks
 
 
 def greedy_token(logits: torch.Tensor) -> int:

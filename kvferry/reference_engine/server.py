@@ -12,12 +12,11 @@ import torch
 from grpc import aio
 
 from kvferry.core.errors import AddressInUse, ConfigInvalid, DataPlaneLost
-from kvferry.core.layouts import block_bytes
+from kvferry.core.layouts import WorkerLayout, block_bytes
 from kvferry.refengine.v1.refengine_pb2_grpc import add_ReferenceEngineServiceServicer_to_server
-from kvferry.reference_engine.block_allocator import BlockAllocator
-from kvferry.reference_engine.config import ModelConfig
 from kvferry.reference_engine.generate import ReferenceEngine
-from kvferry.reference_engine.layout import GROUP, engine_layout
+from kvferry.reference_engine.group_blocks import GroupBlocks
+from kvferry.reference_engine.layout import engine_layout
 from kvferry.reference_engine.paged_kv import PagedKV
 from kvferry.reference_engine.service import EngineService
 from kvferry.reference_engine.settings import MEMORY_ORDERS, EngineSettings
@@ -40,10 +39,9 @@ async def serve(settings: EngineSettings) -> None:
             DataPlaneLost later on, when a pool is gone: the KV in it is gone too, so the engine starts anew.
     """
     torch.set_num_threads(_MODEL_THREADS)
-    config = ModelConfig(weight_seed=settings.weight_seed)
     layout = engine_layout(
-        config,
-        settings.tensor_parallel,
+        settings.model,
+        settings.parallelism,
         settings.block_count,
         settings.block_tokens,
         MEMORY_ORDERS[settings.memory_order],
@@ -55,18 +53,17 @@ async def serve(settings: EngineSettings) -> None:
             aio.insecure_channel(where, options=channel_options()) as channel,
             asyncio.TaskGroup() as group,
         ):
-            views = await _attach(client, settings)
+            views = await _attach(client, layout, settings.device)
             loop = asyncio.get_running_loop()
-            engine = await loop.run_in_executor(executor, ReferenceEngine, config, views)
-            per_rank = (block_bytes(layout.group(GROUP), p) for r in layout.ranks for p in r.placements)
+            engine = await loop.run_in_executor(executor, ReferenceEngine, settings.model, views, settings.parallelism)
+            per_rank = (block_bytes(layout.group(p.group), p) for r in layout.ranks for p in r.placements)
             service = EngineService(
                 client,
                 engine,
-                BlockAllocator(settings.block_count),
+                GroupBlocks(settings.model.layer_groups, settings.block_count, settings.block_tokens),
                 TransferServiceStub(channel),
                 executor,
                 group,
-                block_tokens=settings.block_tokens,
                 block_bytes=sum(per_rank),
             )
             watcher = group.create_task(_fail_when_pool_lost(client))
@@ -75,19 +72,19 @@ async def serve(settings: EngineSettings) -> None:
             service.close()
 
 
-async def _attach(client: EngineClient, settings: EngineSettings) -> list[PagedKV]:
-    """Every rank's KV in place.
+async def _attach(client: EngineClient, layout: WorkerLayout, device: str) -> list[dict[str, PagedKV]]:
+    """Every rank's KV in place, by layer group.
 
     Raises:
         ConfigInvalid: a pool lies elsewhere than on ``device``.
     """
     views = []
-    for rank in range(settings.tensor_parallel):
-        pool = await client.attach(rank)
+    for rank in layout.ranks:
+        pool = await client.attach(rank.rank)
         kind = pool.info.device.partition(":")[0]
-        if kind != settings.device:
-            raise ConfigInvalid.of_field("device", settings.device, f"rank {rank}'s pool lies on {kind}")
-        views.append(PagedKV(pool.kv(GROUP)))
+        if kind != device:
+            raise ConfigInvalid.of_field("device", device, f"rank {rank.rank}'s pool lies on {kind}")
+        views.append({placement.group: PagedKV(pool.kv(placement.group)) for placement in rank.placements})
     return views
 
 

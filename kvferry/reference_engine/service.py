@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,10 +12,9 @@ from grpc import aio
 from kvferry.core.errors import InternalError, KvferryError
 from kvferry.refengine.v1 import refengine_pb2 as pb
 from kvferry.refengine.v1.refengine_pb2_grpc import ReferenceEngineServiceServicer
-from kvferry.reference_engine.block_allocator import BlockAllocator
 from kvferry.reference_engine.config import require_int
 from kvferry.reference_engine.generate import ReferenceEngine, tokens_in_kv
-from kvferry.reference_engine.paged_kv import blocks_needed
+from kvferry.reference_engine.group_blocks import GroupBlocks
 from kvferry.rpc.errors import from_rpc, unary_method
 from kvferry.rpc.times import checked_seconds, duration
 from kvferry.sdk.calls import is_outcome_unknown
@@ -44,21 +43,19 @@ class EngineService(ReferenceEngineServiceServicer):
         self,
         client: EngineClient,
         engine: ReferenceEngine,
-        allocator: BlockAllocator,
+        blocks: GroupBlocks,
         transfers: "TransferServiceAsyncStub",
         executor: Executor,
         group: asyncio.TaskGroup,
         *,
-        block_tokens: int,
         block_bytes: int,
     ) -> None:
         self._client = client
         self._engine = engine
-        self._allocator = allocator
+        self._blocks = blocks
         self._transfers = transfers
         self._executor = executor
         self._group = group
-        self._block_tokens = block_tokens
         self._block_bytes = block_bytes
         self._live_publications = 0
         self._watches: set[asyncio.Task[None]] = set()
@@ -69,7 +66,7 @@ class EngineService(ReferenceEngineServiceServicer):
         """Prefill a prompt into fresh blocks and publish them; they are freed when the publication has ended."""
         ttl_s = checked_seconds("ttl", request.ttl, TTL_S_MAX)
         tokens = list(request.prompt_tokens)
-        blocks = self._allocator.allocate(self._blocks_for(len(tokens)), request.request_id)
+        blocks = self._blocks.allocate(len(tokens), request.request_id)
         try:
             first, seconds = await self._compute(self._engine.prefill, tokens, blocks)
             publication = await self._client.publish(
@@ -91,18 +88,17 @@ class EngineService(ReferenceEngineServiceServicer):
         prompt, wanted = request.prompt_token_count, request.max_new_tokens
         require_int("prompt_token_count", prompt, at_least=1)
         require_int("max_new_tokens", wanted, at_least=1)
-        blocks = self._allocator.allocate(self._blocks_for(tokens_in_kv(prompt, wanted)), request.request_id)
+        blocks = self._blocks.allocate(tokens_in_kv(prompt, wanted), request.request_id)
         reusable = True
         try:
-            destination = blocks[: self._blocks_for(prompt)]
-            transfer = await self._pull(request, destination, timeout_s)
+            transfer = await self._pull(request, self._blocks.first(blocks, prompt), timeout_s)
             rest, seconds = await self._compute(self._engine.decode, request.first_token, prompt, blocks, wanted - 1)
         except BaseException as error:
             reusable = destination_settled(error)
             raise
         finally:
             if reusable:
-                self._allocator.free(blocks)
+                self._blocks.free(blocks)
             else:
                 self._log.warning("blocks stay out of use: late bytes may arrive", request=request.request_id)
         return pb.DecodeResponse(tokens=[request.first_token, *rest], transfer=transfer, compute_time=duration(seconds))
@@ -111,7 +107,7 @@ class EngineService(ReferenceEngineServiceServicer):
     async def GetUsage(self, request: pb.GetUsageRequest, context: _Context) -> pb.GetUsageResponse:
         """What is held now."""
         return pb.GetUsageResponse(
-            used_block_count=self._allocator.allocated_count,
+            used_block_count=self._blocks.allocated_count,
             live_publication_count=self._live_publications,
             block_bytes=self._block_bytes,
         )
@@ -121,10 +117,9 @@ class EngineService(ReferenceEngineServiceServicer):
         for watch in self._watches:
             watch.cancel()
 
-    def _blocks_for(self, tokens: int) -> int:
-        return blocks_needed(tokens, self._block_tokens)
-
-    async def _pull(self, request: pb.DecodeRequest, destination: list[int], timeout_s: float) -> transfer_pb2.Transfer:
+    async def _pull(
+        self, request: pb.DecodeRequest, destination: Mapping[str, Sequence[int]], timeout_s: float
+    ) -> transfer_pb2.Transfer:
         result = await self._client.pull(
             request.handle, destination, timeout_s, request_id=f"decode-{request.request_id}"
         )
@@ -149,20 +144,20 @@ class EngineService(ReferenceEngineServiceServicer):
             await asyncio.wait([future])
             raise
 
-    async def _free_when_ended(self, publication: Publication, blocks: list[int]) -> None:
+    async def _free_when_ended(self, publication: Publication, blocks: Mapping[str, Sequence[int]]) -> None:
         try:
             await self._client.wait_ended(publication)
         except KvferryError as error:
             # Reachable only when control forgot it: it has ended then, and long ago.
             self._log.warning("lost sight of a publication", publication=publication.name, error=str(error))
         self._live_publications -= 1
-        self._allocator.free(blocks)
+        self._blocks.free(blocks)
 
-    def _free_after(self, blocks: list[int], seconds: float) -> None:
+    def _free_after(self, blocks: Mapping[str, Sequence[int]], seconds: float) -> None:
         if seconds:
-            asyncio.get_running_loop().call_later(seconds, self._allocator.free, blocks)
+            asyncio.get_running_loop().call_later(seconds, self._blocks.free, blocks)
         else:
-            self._allocator.free(blocks)
+            self._blocks.free(blocks)
 
 
 def _may_be_published(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from kvferry.reference_engine.config import ModelConfig
+from kvferry.reference_engine.parallelism import RankShare
 
 _COMPUTE_DTYPES = {"float64": torch.float64, "float32": torch.float32}
 # With unit gain a random model attends to all of a long context alike, and its tokens hardly depend on any
@@ -32,15 +33,35 @@ class ReplicatedWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerShard:
-    """One rank's part of a layer, as [out, in] matrices.
+class GroupedShard:
+    """One rank's part of a layer's grouped-query attention, as [out, in] matrices.
 
-    qkv: [(heads + 2 * kv_heads) * head_dim, hidden]; attention_out: [hidden, heads * head_dim];
-    gate_up: [2 * mlp_columns, hidden]; down: [hidden, mlp_columns].
+    qkv: [(heads + 2 * kv_heads) * head_dim, hidden]; attention_out: [hidden, heads * head_dim].
     """
 
     qkv: torch.Tensor
     attention_out: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LatentShard:
+    """One rank's part of a layer's MLA.
+
+    query: [heads * (head_dim + rope_dim), hidden]; latent: [latent_dim + rope_dim, hidden], whole on every rank;
+    key_up, value_up: [heads, head_dim, latent_dim]; attention_out: [hidden, heads * head_dim].
+    """
+
+    query: torch.Tensor
+    latent: torch.Tensor
+    key_up: torch.Tensor
+    value_up: torch.Tensor
+    attention_out: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class MlpShard:
+    """One rank's part of a layer's MLP: gate_up [2 * mlp_columns, hidden], down [hidden, mlp_columns]."""
+
     gate_up: torch.Tensor
     down: torch.Tensor
 
@@ -63,34 +84,65 @@ def replicated_weights(config: ModelConfig, device: torch.device) -> ReplicatedW
     )
 
 
-def layer_shard(config: ModelConfig, layer: int, rank: int, tp_degree: int, device: torch.device) -> LayerShard:
-    """The part of `layer` that `rank` of `tp_degree` holds, on `device`.
+def grouped_shard(config: ModelConfig, layer: int, share: RankShare, device: torch.device) -> GroupedShard:
+    """The part of a layer's grouped-query attention that a rank holds, on `device`.
 
     Ranks hold consecutive heads; query head h reads KV head h // (num_heads / num_kv_heads), so a rank's
     query heads need only its own KV heads.
     """
-    name = f"layers.{layer}"
-    hidden = config.hidden_size
-    q_size = config.num_heads * config.head_dim
-    kv_size = config.num_kv_heads * config.head_dim
-
-    def part(tensor: torch.Tensor, dim: int) -> torch.Tensor:
-        return tensor.chunk(tp_degree, dim)[rank]
-
-    def rows(field: str, size: int, gain: float = 1.0) -> torch.Tensor:
-        return part(_projection(config, f"{name}.{field}", (size, hidden), gain), 0)
-
-    def columns(field: str, size: int) -> torch.Tensor:
-        return part(_projection(config, f"{name}.{field}", (hidden, size)), 1)
-
-    qkv = torch.cat([rows("q", q_size, _QUERY_KEY_GAIN), rows("k", kv_size, _QUERY_KEY_GAIN), rows("v", kv_size)])
-    gate_up = torch.cat([rows("gate", config.mlp_size), rows("up", config.mlp_size)])
-    return LayerShard(
-        qkv=_place(config, qkv, device),
-        attention_out=_place(config, columns("attention_out", q_size), device),
-        gate_up=_place(config, gate_up, device),
-        down=_place(config, columns("down", config.mlp_size), device),
+    name, dim = f"layers.{layer}", config.head_dim
+    query = _projection(config, f"{name}.q", (config.num_heads * dim, config.hidden_size), _QUERY_KEY_GAIN)
+    kv_shape = (config.num_kv_heads * dim, config.hidden_size)
+    held = slice(share.kv_heads.start * dim, share.kv_heads.stop * dim)
+    keys = _projection(config, f"{name}.k", kv_shape, _QUERY_KEY_GAIN)[held]
+    values = _projection(config, f"{name}.v", kv_shape)[held]
+    return GroupedShard(
+        qkv=_place(config, torch.cat([_part(query, 0, share), keys, values]), device),
+        attention_out=_attention_out(config, name, share, device),
     )
+
+
+def latent_shard(config: ModelConfig, layer: int, share: RankShare, device: torch.device) -> LatentShard:
+    """The part of a layer's MLA that a rank holds, on `device`: consecutive heads, and the way to the latent whole."""
+    name, hidden = f"layers.{layer}", config.hidden_size
+    latent, rope = config.mla_latent_dim, config.mla_rope_dim
+    query = _projection(
+        config, f"{name}.q", (config.num_heads * (config.head_dim + rope), hidden), gain=_QUERY_KEY_GAIN
+    )
+    up_shape = (config.num_heads * config.head_dim, latent)
+    down = _projection(config, f"{name}.latent", (latent, hidden))
+    rotary = _projection(config, f"{name}.rotary_key", (rope, hidden), _QUERY_KEY_GAIN)
+
+    def per_head(up: torch.Tensor) -> torch.Tensor:
+        return _part(up.view(config.num_heads, config.head_dim, latent), 0, share)
+
+    return LatentShard(
+        query=_place(config, _part(query, 0, share), device),
+        latent=_place(config, torch.cat([down, rotary]), device),
+        key_up=_place(config, per_head(_projection(config, f"{name}.key_up", up_shape, _QUERY_KEY_GAIN)), device),
+        value_up=_place(config, per_head(_projection(config, f"{name}.value_up", up_shape)), device),
+        attention_out=_attention_out(config, name, share, device),
+    )
+
+
+def mlp_shard(config: ModelConfig, layer: int, share: RankShare, device: torch.device) -> MlpShard:
+    """The part of a layer's MLP that a rank holds, on `device`: consecutive columns."""
+    name, hidden = f"layers.{layer}", config.hidden_size
+    gate, up = (_projection(config, f"{name}.{field}", (config.mlp_size, hidden)) for field in ("gate", "up"))
+    down = _projection(config, f"{name}.down", (hidden, config.mlp_size))
+    return MlpShard(
+        gate_up=_place(config, torch.cat([_part(gate, 0, share), _part(up, 0, share)]), device),
+        down=_place(config, _part(down, 1, share), device),
+    )
+
+
+def _attention_out(config: ModelConfig, name: str, share: RankShare, device: torch.device) -> torch.Tensor:
+    whole = _projection(config, f"{name}.attention_out", (config.hidden_size, config.num_heads * config.head_dim))
+    return _place(config, _part(whole, 1, share), device)
+
+
+def _part(tensor: torch.Tensor, dim: int, share: RankShare) -> torch.Tensor:
+    return tensor.chunk(share.tensor_degree, dim)[share.tensor_rank]
 
 
 def _projection(config: ModelConfig, name: str, shape: tuple[int, int], gain: float = 1.0) -> torch.Tensor:

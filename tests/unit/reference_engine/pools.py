@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from kvferry.core.dense import NHD, DenseModel, dense_layout
-from kvferry.core.layouts import ElementType, WorkerLayout, end_bytes
+from kvferry.core.dense import NHD
+from kvferry.core.layouts import GroupPlacement, LayerGroup, WorkerLayout
 from kvferry.reference_engine.config import TINY, ModelConfig
-from kvferry.reference_engine.generate import ReferenceEngine, generate_alone
+from kvferry.reference_engine.generate import SINGLE, ReferenceEngine, generate_alone
+from kvferry.reference_engine.layout import engine_layout, pool_bytes_needed
 from kvferry.reference_engine.paged_kv import PagedKV, kv_dtype
-from kvferry.reference_engine.weights import layer_shard
+from kvferry.reference_engine.parallelism import Parallelism, rank_shares
+from kvferry.reference_engine.weights import grouped_shard, mlp_shard
 
 SMALL = ModelConfig(num_layers=2, hidden_size=64, num_heads=8, num_kv_heads=4, head_dim=8, mlp_size=64)
 
@@ -30,29 +32,27 @@ def pooled_worker(
     *,
     num_blocks: int,
     block_tokens: int = 16,
-    tp_degree: int = 1,
+    parallelism: Parallelism = SINGLE,
     order: Sequence[str] = NHD,
     fill: int = 0,
 ) -> PooledWorker:
     """A worker on fresh pools of which every byte is `fill`."""
-    model = DenseModel(
-        model="reference",
-        layer_count=config.num_layers,
-        kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        tokens_per_block=block_tokens,
-        element_type=ElementType(config.kv_dtype),
-    )
-    layout = dense_layout(model, num_blocks, tp_degree, order)
-    size = end_bytes(layout.groups[0], layout.ranks[0].placements[0])
-    pools = [torch.full((size,), fill, dtype=torch.uint8) for _ in layout.ranks]
-    views = [view_in_pool(pool, layout, rank, config) for rank, pool in enumerate(pools)]
-    return PooledWorker(ReferenceEngine(config, [PagedKV(view) for view in views]), pools, layout)
+    layout = engine_layout(config, parallelism, num_blocks, block_tokens, order)
+    pools = [torch.full((pool_bytes_needed(layout),), fill, dtype=torch.uint8) for _ in layout.ranks]
+    kv = [
+        {p.group: PagedKV(_view(pool, layout.group(p.group), p, config)) for p in rank.placements}
+        for pool, rank in zip(pools, layout.ranks, strict=True)
+    ]
+    return PooledWorker(ReferenceEngine(config, kv, parallelism), pools, layout)
 
 
 def view_in_pool(pool: torch.Tensor, layout: WorkerLayout, rank: int, config: ModelConfig) -> torch.Tensor:
-    """The rank's KV in `pool` indexed [layer, block, kv, token, head, dim], without a copy."""
-    group, placement = layout.groups[0], layout.ranks[rank].placements[0]
+    """The rank's KV of its only group in `pool` indexed [layer, block, kv, token, head, dim], without a copy."""
+    (placement,) = layout.ranks[rank].placements
+    return _view(pool, layout.group(placement.group), placement, config)
+
+
+def _view(pool: torch.Tensor, group: LayerGroup, placement: GroupPlacement, config: ModelConfig) -> torch.Tensor:
     size, strides = group.element_type.size_bytes, placement.strides
     shape = (
         len(placement.layers),
@@ -63,7 +63,7 @@ def view_in_pool(pool: torch.Tensor, layout: WorkerLayout, rank: int, config: Mo
         group.head_dim,
     )
     in_bytes = (strides.layer, strides.block, strides.kv, strides.token, strides.head, strides.dim)
-    elements = pool.view(kv_dtype(config))
+    elements = pool[: pool.numel() // size * size].view(kv_dtype(config))
     return elements.as_strided(shape, [stride // size for stride in in_bytes], placement.base_bytes // size)
 
 
@@ -75,7 +75,13 @@ def text_tokens(count: int) -> list[int]:
 
 def fingerprint(threads: int) -> str:
     """Digest of a layer's weights, and some tokens, computed with that many threads."""
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    shard = layer_shard(TINY, 2, 1, 2, torch.device("cpu"))
-    digest = hashlib.sha256(shard.qkv.numpy().tobytes() + shard.down.numpy().tobytes()).hexdigest()
-    return f"{digest} {generate_alone(SMALL, text_tokens(50), 8)}"
+    try:
+        share = rank_shares(TINY, Parallelism(tensor=2))[1]
+        cpu = torch.device("cpu")
+        weights = grouped_shard(TINY, 2, share, cpu).qkv, mlp_shard(TINY, 2, share, cpu).down
+        digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in weights)).hexdigest()
+        return f"{digest} {generate_alone(SMALL, text_tokens(50), 8)}"
+    finally:
+        torch.set_num_threads(before)

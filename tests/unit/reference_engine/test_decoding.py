@@ -6,13 +6,32 @@ import torch
 from kvferry.core.errors import BlockError, InvalidArgument
 from kvferry.core.reasons import Reason
 from kvferry.reference_engine.config import TINY, ModelConfig
-from kvferry.reference_engine.generate import ReferenceEngine, generate_alone, greedy_token
+from kvferry.reference_engine.generate import SINGLE, ReferenceEngine, generate_alone, greedy_token
 from kvferry.reference_engine.model import Decoder
 from kvferry.reference_engine.paged_kv import private_kv
+from kvferry.reference_engine.parallelism import Parallelism, rank_shares
+from kvferry.reference_engine.variants import model_variant
 from tests.unit.reference_engine.dense_reference import dense_logits, dense_next_tokens
 from tests.unit.reference_engine.pools import SMALL, text_tokens
 
 NEW = 16
+
+VARIANTS = {
+    "mla": model_variant(layers=2, mla=True),
+    "window": model_variant(layers=3, window=50),
+    "window of one": model_variant(layers=2, window=1),
+    "mla and window": model_variant(layers=2, mla=True, window=300),
+    "8 KV heads": model_variant(layers=2, kv_heads=8),
+    "1 KV head": model_variant(layers=2, kv_heads=1),
+}
+
+
+def paged_logits(config: ModelConfig, prompt: list[int]) -> torch.Tensor:
+    """Logits after the prompt, from one rank over pages."""
+    blocks = range(len(prompt) // 16 + 1)
+    (share,) = rank_shares(config, SINGLE)
+    decoder = Decoder(config, [private_kv(config, share, len(blocks), 16, torch.device("cpu"))], SINGLE)
+    return decoder.forward(prompt, 0, dict.fromkeys(config.layer_groups, blocks))
 
 
 @pytest.mark.parametrize("prompt_tokens", [1, 15, 16, 17, 2000])
@@ -30,18 +49,24 @@ def test_logits_equal_dense_logits_for_every_kv_type(kv_dtype: str) -> None:
     """Logits agree with dense ones that round keys and values to the KV type, far below that rounding."""
     config = ModelConfig(num_layers=2, kv_dtype=kv_dtype)
     prompt = text_tokens(300)
-    decoder = Decoder(config, [private_kv(config, 1, 20, 16, torch.device("cpu"))])
-    torch.testing.assert_close(
-        dense_logits(config, prompt)[-1], decoder.forward(prompt, 0, range(20)), rtol=0, atol=1e-9
-    )
+    torch.testing.assert_close(dense_logits(config, prompt)[-1], paged_logits(config, prompt), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_equals_its_dense_mathematics(variant: str) -> None:
+    """Prefill over pages, and then decoding step by step, give the logits and tokens of one dense forward."""
+    config = VARIANTS[variant]
+    prompt = text_tokens(290)
+    torch.testing.assert_close(dense_logits(config, prompt)[-1], paged_logits(config, prompt), rtol=0, atol=1e-9)
+    tokens = generate_alone(config, prompt, NEW)
+    assert dense_next_tokens(config, prompt + tokens[:-1], NEW) == tokens
 
 
 def test_float32_compute_equals_dense_within_its_precision() -> None:
     """With float32 compute, logits stay within float32 rounding of the dense float64 ones."""
     config = ModelConfig(num_layers=2, compute_dtype="float32", kv_dtype="float32")
     prompt = text_tokens(100)
-    decoder = Decoder(config, [private_kv(config, 1, 7, 16, torch.device("cpu"))])
-    logits = decoder.forward(prompt, 0, range(7))
+    logits = paged_logits(config, prompt)
     assert torch.float32 == logits.dtype
     torch.testing.assert_close(dense_logits(config, prompt)[-1], logits.double(), rtol=0, atol=1e-3)
 
@@ -49,7 +74,9 @@ def test_float32_compute_equals_dense_within_its_precision() -> None:
 def test_every_tensor_parallel_degree_gives_the_same_tokens() -> None:
     """One, two and four ranks decode the same tokens."""
     prompt = text_tokens(333)
-    engines = [ReferenceEngine.with_private_kv(TINY, num_blocks=22, tp_degree=degree) for degree in (1, 2, 4)]
+    engines = [
+        ReferenceEngine.with_private_kv(TINY, num_blocks=22, parallelism=Parallelism(degree)) for degree in (1, 2, 4)
+    ]
     alone, two, four = (engine.generate(prompt, range(22), NEW) for engine in engines)
     assert alone == two
     assert alone == four
@@ -168,5 +195,5 @@ def test_too_few_blocks_for_the_whole_generation_are_refused_before_prefill() ->
 def test_cuda_gives_the_tokens_of_the_cpu() -> None:
     """An engine whose KV lies on a GPU computes there and decodes the tokens of the CPU."""
     prompt = text_tokens(500)
-    engine = ReferenceEngine.with_private_kv(TINY, num_blocks=33, tp_degree=2, device="cuda")
+    engine = ReferenceEngine.with_private_kv(TINY, num_blocks=33, parallelism=Parallelism(2), device="cuda")
     assert generate_alone(TINY, prompt, NEW) == engine.generate(prompt, range(33), NEW)

@@ -6,6 +6,7 @@ import torch
 from kvferry.core.dense import CROSS_LAYER, HND, NHD
 from kvferry.reference_engine.config import TINY
 from kvferry.reference_engine.generate import NonFiniteLogits, generate_alone
+from kvferry.reference_engine.parallelism import Parallelism
 from tests.unit.reference_engine.pools import SMALL, pooled_worker, text_tokens, view_in_pool
 
 NEW = 16
@@ -16,8 +17,8 @@ CANARY = 0xA5
 def test_moved_bytes_decode_on(order: tuple[str, ...]) -> None:
     """In any memory order, bytes copied to another worker's pools decode to the tokens of one process."""
     prompt = text_tokens(100)
-    source = pooled_worker(SMALL, num_blocks=8, tp_degree=2, order=order)
-    target = pooled_worker(SMALL, num_blocks=8, tp_degree=2, order=order, fill=CANARY)
+    source = pooled_worker(SMALL, num_blocks=8, parallelism=Parallelism(tensor=2), order=order)
+    target = pooled_worker(SMALL, num_blocks=8, parallelism=Parallelism(tensor=2), order=order, fill=CANARY)
     first = source.engine.prefill(prompt, range(8))
     for to, read in zip(target.pools, source.pools, strict=True):
         to.copy_(read)
