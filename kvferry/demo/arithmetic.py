@@ -20,7 +20,7 @@ def whole_block_tokens(prompt_tokens: int, _window_tokens: int, block_tokens: in
     return (prompt_tokens + block_tokens - 1) // block_tokens * block_tokens
 
 
-COPIED_TOKENS: CopiedTokens = whole_block_tokens
+COPIED_TOKENS: CopiedTokens = exact_tokens
 """What pulls copy at present."""
 
 
