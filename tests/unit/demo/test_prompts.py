@@ -1,11 +1,9 @@
-"""What the demo asks, and the bytes that it must move."""
+"""What the demo asks."""
 
 import pytest
 
 from kvferry.core.errors import InvalidArgument
-from kvferry.demo.arithmetic import block_bytes, expected_bytes
 from kvferry.demo.prompts import document_text, make_requests
-from kvferry.reference_engine.config import ModelConfig
 
 
 def test_prompts_reach_from_the_shortest_to_the_longest() -> None:
@@ -28,10 +26,3 @@ def test_a_wrong_number_of_requests_is_refused(count: int) -> None:
     with pytest.raises(InvalidArgument) as refused:
         make_requests(count)
     assert {"field": "requests", "value": str(count)} == refused.value.metadata
-
-
-def test_expected_bytes_count_last_blocks_whole() -> None:
-    """17 tokens take two blocks of 16: layers x K and V x heads x tokens x dimension x 2 bytes each."""
-    config = ModelConfig(num_layers=3, num_kv_heads=2, num_heads=4, head_dim=8)
-    assert 3 * 2 * 2 * 16 * 8 * 2 == block_bytes(config, 16)
-    assert (1 + 2) * 3072 == expected_bytes(config, 16, [16, 17])
