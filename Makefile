@@ -28,7 +28,8 @@ test: $(READY) ## run the tests
 	@$(BIN)/pytest
 
 .PHONY: test-long
-test-long: $(READY) ## run the planner's tests on many more layouts
+test-long: $(READY) ## run the planner's tests on many more layouts, and all pairs of shapes end to end
+	@$(BIN)/pytest -m long tests/process
 	@$(BIN)/pytest --hypothesis-profile long --timeout 7200 tests/unit/planning
 
 .PHONY: bench

@@ -86,7 +86,7 @@ def _alone_job(settings: DemoSettings, requests: Sequence[Request]) -> AloneJob:
 
 def _bytes_expected(settings: DemoSettings, requests: Sequence[Request]) -> int:
     lengths = [len(request.prompt_tokens) for request in requests]
-    return expected_bytes(settings.model, settings.decode.tensor_parallel, settings.prefill.block_tokens, lengths)
+    return expected_bytes(settings.model, settings.decode.tensor_parallel, lengths)
 
 
 async def _start_worker(

@@ -19,6 +19,17 @@ def covering(factors: Mapping[str, Sequence[str]], allowed: Callable[[Case], boo
     return chosen
 
 
+def representatives(cases: Sequence[Case]) -> list[Case]:
+    """A few of the cases in which every value of every factor occurs at least once."""
+    missing = {value for case in cases for value in case.items()}
+    chosen: list[Case] = []
+    while missing:
+        best = max(cases, key=lambda case: len(missing & set(case.items())))
+        chosen.append(best)
+        missing -= set(best.items())
+    return chosen
+
+
 def _cases(factors: Mapping[str, Sequence[str]]) -> Iterator[Case]:
     for values in product(*factors.values()):
         yield dict(zip(factors, values, strict=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.demo.commands import finished, kvferry
-from tests.process.demo.pairwise import Case, covering
+from tests.process.demo.pairwise import Case, covering, representatives
 
 FACTORS = {
     "prefill": ["1x1", "2x1", "4x1", "1x2", "2x2", "1x3"],
@@ -46,9 +46,21 @@ def arguments(case: Case) -> list[str]:
 
 
 CASES = covering(FACTORS, lambda case: ranks(case["prefill"]) + ranks(case["decode"]) <= 6)
+SHORT = representatives(CASES)
+"""Cases of the ordinary run, in which every value occurs; that every pair does is for the long run."""
 
 
-@pytest.mark.parametrize("case", CASES, ids=["-".join(case.values()).replace(" ", "") for case in CASES])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id="-".join(case.values()).replace(" ", ""),
+            marks=[] if case in SHORT else [pytest.mark.long],
+        )
+        for case in CASES
+    ],
+)
 async def test_any_shape_decodes_the_same_tokens(case: Case) -> None:
     """Every token is the single-process run's, every byte is accounted for, and nothing is held afterwards."""
     with tempfile.TemporaryDirectory(prefix="kvf-") as path:
