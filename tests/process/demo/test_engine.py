@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BLOCKS = 64
 PROMPT = list(b"The data plane owns the pool, the engine attaches.")
+TOKEN_BYTES = 4 * 2 * 4 * 32 * 2
+"""Layers, K and V, KV heads, head dimension, bytes of a number."""
 """50 tokens: 4 blocks."""
 
 
@@ -83,7 +85,7 @@ async def test_engine_refusals_and_a_pull_by_hand(workers: tuple[LocalWorker, Lo
             status, out, err = await finished(pull)
         assert status == 0, err
         found = json.loads(out)
-        assert ("succeeded", 4 * 32768) == (found["state"], found["received_bytes"])
+        assert ("succeeded", len(PROMPT) * TOKEN_BYTES) == (found["state"], found["received_bytes"])
         await wait_until_free(engine)
         async with kvferry("pull", expiring.handle.hex(), *arguments) as pull:
             status, out, err = await finished(pull)
