@@ -29,6 +29,7 @@ INSTANCE_ID_BYTES = 16
 HANDLE_KEY_BYTES_MAX = 64
 WORKER_CHARS_MAX = 256
 _DRAIN_SECONDS = 5.0
+_BOOKKEEPING_DELAY_SECONDS = 0.001
 _log = structlog.get_logger("kvferry.dataplane")
 
 
@@ -229,6 +230,10 @@ class Plane:
         ended = self._desk.settle(outcome.transfer)
         finished = read_finished_of(outcome, self.rank)
         self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
+        # Control hears of the end before the books are kept.
+        asyncio.get_running_loop().call_later(_BOOKKEEPING_DELAY_SECONDS, self._keep_books, outcome)
+
+    def _keep_books(self, outcome: ReadOutcome) -> None:
         self._metrics.reads_outstanding.set(len(self._desk))
         self._metrics.events_dropped.set(self.outbox.dropped_count)
         self._metrics.read_ended(outcome, "nixl" if outcome.backend else "")

@@ -72,13 +72,12 @@ class NegotiationService(NegotiationServiceServicer):
         description = self._describe() if request.want_description else None
         self._publications.begin_read(publication, transfer)
         self._expect_readers(min(time_left or EXPECT_READERS_S_MAX, EXPECT_READERS_S_MAX))
-        shown = publication.to_wire()
         return pb.NegotiateResponse(
             incarnation=self._worker.identity.incarnation,
             blocks=blocks_to_wire(publication.blocks),
             token_count=publication.token_count,
             leases=[publication.leases[rank] for rank in sorted(publication.leases)],
-            time_left=shown.time_left,
+            time_left=duration(publication.expires_at - time.monotonic()),
             description=description,
         )
 

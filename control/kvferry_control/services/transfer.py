@@ -1,5 +1,6 @@
 """TransferService: pulls into this worker."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from grpc import aio
@@ -54,6 +55,8 @@ class TransferService(TransferServiceServicer):
             data_parallel_rank=request.data_parallel_rank,
         )
         record = self._transfers.create(wanted, layout, self._worker.identity.incarnation)
+        # The negotiation goes out first: what the engine waits for is its end, not this answer.
+        await asyncio.sleep(0)
         return pb.CreateTransferResponse(transfer=record.to_wire())
 
     @unary_method
