@@ -7,114 +7,79 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kvferry.core.dense import DenseModel as DenseModel
-    from kvferry.core.dense import dense_layout as dense_layout
+    from kvferry.core.dense import DenseModel as DenseModel, dense_layout as dense_layout
     from kvferry.core.errors import (
+        AddressInUse as AddressInUse,
         BlockError as BlockError,
-    )
-    from kvferry.core.errors import (
         CallerError as CallerError,
-    )
-    from kvferry.core.errors import (
         Cancelled as Cancelled,
-    )
-    from kvferry.core.errors import (
+        ConfigInvalid as ConfigInvalid,
         DataPlaneLost as DataPlaneLost,
-    )
-    from kvferry.core.errors import (
         DeadlineExceeded as DeadlineExceeded,
-    )
-    from kvferry.core.errors import (
         Fenced as Fenced,
-    )
-    from kvferry.core.errors import (
+        HandleForged as HandleForged,
+        HandleMalformed as HandleMalformed,
         InternalError as InternalError,
-    )
-    from kvferry.core.errors import (
+        InvalidArgument as InvalidArgument,
         KvferryError as KvferryError,
-    )
-    from kvferry.core.errors import (
         KvGoneError as KvGoneError,
-    )
-    from kvferry.core.errors import (
+        LayoutInvalid as LayoutInvalid,
+        LayoutMismatch as LayoutMismatch,
         LeaseEnded as LeaseEnded,
-    )
-    from kvferry.core.errors import (
+        MessageTooLarge as MessageTooLarge,
+        NotFound as NotFound,
         NotReady as NotReady,
-    )
-    from kvferry.core.errors import (
         OperatorError as OperatorError,
-    )
-    from kvferry.core.errors import (
         PeerError as PeerError,
-    )
-    from kvferry.core.errors import (
+        PermissionDenied as PermissionDenied,
+        PoolTooLarge as PoolTooLarge,
+        RequestIdReused as RequestIdReused,
+        ResourceExhausted as ResourceExhausted,
         RetryableError as RetryableError,
-    )
-    from kvferry.core.errors import (
         StaleIncarnation as StaleIncarnation,
+        TransportFailed as TransportFailed,
+        WorkerNameTaken as WorkerNameTaken,
     )
-    from kvferry.core.layouts import ElementType as ElementType
-    from kvferry.core.layouts import GroupPlacement as GroupPlacement
-    from kvferry.core.layouts import LayerGroup as LayerGroup
-    from kvferry.core.layouts import RankLayout as RankLayout
-    from kvferry.core.layouts import Strides as Strides
-    from kvferry.core.layouts import WorkerLayout as WorkerLayout
-    from kvferry.core.reasons import Actor as Actor
-    from kvferry.core.reasons import Reason as Reason
+    from kvferry.core.layouts import (
+        ElementType as ElementType,
+        GroupPlacement as GroupPlacement,
+        LayerGroup as LayerGroup,
+        RankLayout as RankLayout,
+        Strides as Strides,
+        WorkerLayout as WorkerLayout,
+    )
+    from kvferry.core.reasons import Actor as Actor, Reason as Reason
     from kvferry.sdk.engine import EngineClient as EngineClient
-    from kvferry.sdk.events import PoolLost as PoolLost
-    from kvferry.sdk.events import PoolRestored as PoolRestored
-    from kvferry.sdk.events import PublicationEnded as PublicationEnded
-    from kvferry.sdk.failures import PullFailed as PullFailed
-    from kvferry.sdk.failures import destination_settled as destination_settled
-    from kvferry.sdk.pools import AttachedPool as AttachedPool
-    from kvferry.sdk.pools import PoolInfo as PoolInfo
+    from kvferry.sdk.events import (
+        PoolLost as PoolLost,
+        PoolRestored as PoolRestored,
+        PublicationEnded as PublicationEnded,
+    )
+    from kvferry.sdk.failures import PullFailed as PullFailed, destination_settled as destination_settled
+    from kvferry.sdk.pools import AttachedPool as AttachedPool, PoolInfo as PoolInfo
     from kvferry.sdk.pulls import Pull as Pull
     from kvferry.sdk.results import (
         ClusterView as ClusterView,
-    )
-    from kvferry.sdk.results import (
         Mismatch as Mismatch,
-    )
-    from kvferry.sdk.results import (
         Pair as Pair,
-    )
-    from kvferry.sdk.results import (
         Path as Path,
-    )
-    from kvferry.sdk.results import (
         Publication as Publication,
-    )
-    from kvferry.sdk.results import (
         PublicationState as PublicationState,
-    )
-    from kvferry.sdk.results import (
         Rank as Rank,
-    )
-    from kvferry.sdk.results import (
         RankFigures as RankFigures,
-    )
-    from kvferry.sdk.results import (
         Role as Role,
-    )
-    from kvferry.sdk.results import (
         TransferResult as TransferResult,
-    )
-    from kvferry.sdk.results import (
         TransferState as TransferState,
-    )
-    from kvferry.sdk.results import (
         Worker as Worker,
-    )
-    from kvferry.sdk.results import (
         WorkerState as WorkerState,
     )
     from kvferry.sdk.router import RouterClient as RouterClient
-    from kvferry.sdk.sync import SyncEngineClient as SyncEngineClient
-    from kvferry.sdk.sync import SyncPull as SyncPull
-    from kvferry.sdk.sync import SyncRouterClient as SyncRouterClient
-    from kvferry.sdk.sync import SyncWorkerClient as SyncWorkerClient
+    from kvferry.sdk.sync import (
+        SyncEngineClient as SyncEngineClient,
+        SyncPull as SyncPull,
+        SyncRouterClient as SyncRouterClient,
+        SyncWorkerClient as SyncWorkerClient,
+    )
     from kvferry.sdk.worker_client import WorkerClient as WorkerClient
 
     __version__: str
@@ -122,21 +87,36 @@ if TYPE_CHECKING:
 _HOMES = {
     "kvferry.core.dense": ("DenseModel", "dense_layout"),
     "kvferry.core.errors": (
+        "AddressInUse",
         "BlockError",
         "CallerError",
         "Cancelled",
+        "ConfigInvalid",
         "DataPlaneLost",
         "DeadlineExceeded",
         "Fenced",
+        "HandleForged",
+        "HandleMalformed",
         "InternalError",
+        "InvalidArgument",
         "KvGoneError",
         "KvferryError",
+        "LayoutInvalid",
+        "LayoutMismatch",
         "LeaseEnded",
+        "MessageTooLarge",
+        "NotFound",
         "NotReady",
         "OperatorError",
         "PeerError",
+        "PermissionDenied",
+        "PoolTooLarge",
+        "RequestIdReused",
+        "ResourceExhausted",
         "RetryableError",
         "StaleIncarnation",
+        "TransportFailed",
+        "WorkerNameTaken",
     ),
     "kvferry.core.layouts": (
         "ElementType",

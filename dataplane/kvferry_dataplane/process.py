@@ -18,8 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from kvferry.core.errors import AddressInUse
-from kvferry.dataplane.v1 import dataplane_pb2 as pb
-from kvferry.dataplane.v1 import dataplane_pb2_grpc
+from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
 from kvferry.device import cuda
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry.rpc.options import server_options

@@ -7,8 +7,7 @@ from typing import Any
 import structlog
 
 from kvferry.core.errors import InternalError, KvferryError
-from kvferry.dataplane.v1 import dataplane_pb2 as pb
-from kvferry.dataplane.v1 import dataplane_pb2_grpc
+from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
 from kvferry.rpc.errors import abort, unary_method
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.outbox import SessionQueue

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from kvferry.core.errors import ConfigInvalid
 from kvferry_control.discovery.snapshot import (

@@ -104,8 +104,11 @@ async def ready(router: RouterClient, names: Sequence[str]) -> None:
 
 
 @asynccontextmanager
-async def running_pair(**spec: Any) -> AsyncIterator[Pair]:
+async def running_pair(
+    source_layout: WorkerLayout | None = None, destination_layout: WorkerLayout | None = None, **spec: Any
+) -> AsyncIterator[Pair]:
     """Start everything; ends everything. ``spec`` changes fields of both workers' specs."""
+    layouts = {"prefill-0": source_layout or layout_of(), "decode-0": destination_layout or layout_of()}
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(LocalCluster())
         workers = [
@@ -116,7 +119,7 @@ async def running_pair(**spec: Any) -> AsyncIterator[Pair]:
         ]
         engines = [
             await stack.enter_async_context(
-                EngineClient.connect(worker.engine_socket, f"engine-{worker.name}", layout_of())
+                EngineClient.connect(worker.engine_socket, f"engine-{worker.name}", layouts[worker.name])
             )
             for worker in workers
         ]

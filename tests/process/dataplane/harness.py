@@ -17,8 +17,7 @@ from grpc import aio
 
 from kvferry.core.dense import HND, DenseModel, dense_layout
 from kvferry.core.layouts import ElementType, WorkerLayout
-from kvferry.dataplane.v1 import dataplane_pb2 as pb
-from kvferry.dataplane.v1 import dataplane_pb2_grpc
+from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
 from kvferry.device.descriptors import receive_offer
 from kvferry.device.memfd import map_shared_memory
 from kvferry.layout.v1.layout_pb2 import BlockList

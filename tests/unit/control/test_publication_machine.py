@@ -1,7 +1,6 @@
 """A publication's blocks are given back only when no rank's lease word can still be set."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from kvferry.core.errors import BlockError, DataPlaneLost
 from kvferry_control.publications.machine import (

@@ -1,8 +1,7 @@
 """The transfer machine reaches a terminal state whatever comes, and never calls a partial transfer a success."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from kvferry.core.reasons import Reason
 from kvferry_control.transfers.machine import (

@@ -1,8 +1,7 @@
 """Handles tell truncation from forgery, and neither from a good one."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from kvferry.core.errors import HandleForged, HandleMalformed
 from kvferry.core.handles import new_key, payload_of, seal, verify

@@ -5,8 +5,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from kvferry.core.dense import DenseModel, dense_layout
 from kvferry.core.errors import KvferryError, LayoutInvalid

@@ -1,8 +1,7 @@
 """Cutting plans into batches."""
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.reads.batches import cut, split_long

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from kvferry.core.dense import CROSS_LAYER, HND, NHD, DenseModel, dense_layout
 from kvferry.core.errors import LayoutMismatch

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from kvferry.core.blocks import BlockIds, checked_blocks
 from kvferry.core.dense import DenseModel, dense_layout
