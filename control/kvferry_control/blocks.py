@@ -1,12 +1,13 @@
 """Block lists of requests, checked against a layout before anything is done with them."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from kvferry.core.errors import BlockError, InvalidArgument, MessageTooLarge
+import numpy as np
+
+from kvferry.core.blocks import check_ids
+from kvferry.core.errors import InvalidArgument, MessageTooLarge
 from kvferry.core.layouts import WorkerLayout
 from kvferry.core.planning.tokens import check_listed
-from kvferry.core.reasons import Reason
 
 Blocks = Mapping[str, Sequence[int]]
 
@@ -31,7 +32,8 @@ def check_blocks(field: str, blocks: Blocks, layout: WorkerLayout, count_max: in
     for group, ids in blocks.items():
         if group not in known:
             raise InvalidArgument.of_field(f"{field}.group", group, f"the layout has {sorted(known)}")
-        _check_ids(f"{field}[{group}]", ids, layout.block_count(group, data_parallel_rank))
+        held = layout.block_count(group, data_parallel_rank)
+        check_ids(group, np.fromiter(ids, dtype=np.int64, count=len(ids)), held, field)
 
 
 def check_tokens(field: str, blocks: Blocks, layout: WorkerLayout, token_count: int, first_token: int = 0) -> None:
@@ -45,12 +47,3 @@ def check_tokens(field: str, blocks: Blocks, layout: WorkerLayout, token_count: 
         raise InvalidArgument.of_field("first_token", first_token, f"the publication has {token_count} tokens")
     for group in layout.groups:
         check_listed(field, group, len(blocks.get(group.name, ())), token_count, first_token)
-
-
-def _check_ids(field: str, ids: Sequence[int], block_count: int) -> None:
-    if len(set(ids)) != len(ids):
-        twice = next(block for block, count in Counter(ids).items() if count > 1)
-        raise BlockError.of_field(f"{field}", twice, "block listed twice", reason=Reason.BLOCK_DUPLICATE)
-    if ids and max(ids) >= block_count:
-        position = next(i for i, block in enumerate(ids) if block >= block_count)
-        raise BlockError.of_field(f"{field}[{position}]", ids[position], f"block ids are 0 to {block_count - 1}")

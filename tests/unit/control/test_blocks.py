@@ -22,8 +22,8 @@ LAYOUT = dense_layout(
         ({}, InvalidArgument, Reason.INVALID_ARGUMENT, "blocks"),
         ({"full": []}, InvalidArgument, Reason.INVALID_ARGUMENT, "blocks"),
         ({"other": [1]}, InvalidArgument, Reason.INVALID_ARGUMENT, "blocks.group"),
-        ({"full": [0, 10]}, BlockError, Reason.BLOCK_OUT_OF_RANGE, "blocks[full][1]"),
-        ({"full": [3, 4, 3]}, BlockError, Reason.BLOCK_DUPLICATE, "blocks[full]"),
+        ({"full": [0, 10]}, BlockError, Reason.BLOCK_OUT_OF_RANGE, "blocks[full].block_ids[1]"),
+        ({"full": [3, 4, 3]}, BlockError, Reason.BLOCK_DUPLICATE, "blocks[full].block_ids[2]"),
         ({"full": list(range(10)) * 3}, MessageTooLarge, Reason.MESSAGE_TOO_LARGE, "blocks"),
     ],
 )
