@@ -6,7 +6,7 @@ from typing import Protocol
 from kvferry.core.errors import ConfigInvalid
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.device import cuda
-from kvferry.device.memfd import create_shared_memory, reopen_read_only
+from kvferry.device.memfd import create_shared_memory
 from kvferry_dataplane.nixl_agent import Region
 
 
@@ -88,10 +88,6 @@ class HostPool:
         """The descriptor, for reading and writing."""
         message = pb.PoolOffer(device=self.device, pool_bytes=self._region.size_bytes, boot_id=boot_id)
         return Offer(message.SerializeToString(), self._memory.descriptor)
-
-    def read_only_descriptor(self) -> int:
-        """A descriptor for a reader that must not write; the caller closes it."""
-        return reopen_read_only(self._memory.descriptor)
 
     def close(self) -> None:
         """Unmap and close."""

@@ -11,7 +11,7 @@ from kvferry.refengine.v1 import refengine_pb2 as pb
 from kvferry.refengine.v1.refengine_pb2_grpc import ReferenceEngineServiceStub
 from kvferry.rpc.errors import from_rpc
 from kvferry.rpc.options import channel_options
-from kvferry.rpc.times import duration, seconds_of
+from kvferry.rpc.times import duration
 from kvferry.sdk.convert import transfer_of
 from kvferry.sdk.results import TransferResult
 
@@ -28,10 +28,6 @@ class Served:
     request: Request
     tokens: tuple[int, ...]
     transfer: TransferResult
-    prefill_s: float
-    """How long the prefill worker's model ran."""
-    decode_s: float
-    """How long the decode worker's model ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +99,4 @@ class Router:
             request=request,
             tokens=tuple(decoded.tokens),
             transfer=transfer_of(decoded.transfer),
-            prefill_s=seconds_of(prefilled.compute_time),
-            decode_s=seconds_of(decoded.compute_time),
         )

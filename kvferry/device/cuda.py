@@ -121,15 +121,6 @@ def bindings_major() -> int | None:
     return int(str(bindings.__version__).split(".")[0])
 
 
-def device_count() -> int:
-    """Devices that this process may use; 0 without a driver or without the bindings."""
-    try:
-        _call("cuInit", 0)
-        return int(_call("cuDeviceGetCount"))
-    except (ConfigInvalid, TransportFailed):
-        return 0
-
-
 def open_device(index: int, *, field: str = "device") -> CudaDevice:
     """The device of this index.
 

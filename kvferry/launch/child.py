@@ -118,10 +118,6 @@ class Child:
         """Let it go on after :meth:`pause`."""
         self._process.send_signal(signal.SIGCONT)
 
-    def interrupt(self) -> None:
-        """Send SIGINT, as Ctrl-C does."""
-        self._process.send_signal(signal.SIGINT)
-
     async def kill(self) -> None:
         """End it without any notice (SIGKILL), and wait until it is gone."""
         self._process.kill()

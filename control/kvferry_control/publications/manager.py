@@ -27,7 +27,7 @@ from kvferry_control.config import LimitsSection
 from kvferry_control.metrics import ControlMetrics
 from kvferry_control.publications import machine
 from kvferry_control.publications.machine import Life, State
-from kvferry_control.ranks.link import RankLink
+from kvferry_control.ranks.link import COMMAND_TIMEOUT_S, RankLink
 from kvferry_control.tasks import Spawn
 
 
@@ -187,7 +187,7 @@ class Publications:
         """
         self._apply(publication, machine.Release())
         try:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 await publication.ended.wait()
         except TimeoutError as error:
             held = sorted(publication.life.held)
@@ -336,7 +336,7 @@ class Publications:
             newly_held = (
                 publication.life.held if before.state is not State.ENDING else (publication.life.held - before.held)
             )
-            for link in self._links:
+            for link in self._of(publication):
                 if link.rank in newly_held and link.up:
                     self._spawn(self._clear(publication, link))
         if state.terminal and not before.state.terminal:

@@ -15,7 +15,6 @@ class ActiveRead:
     """Where a read stands: batches to post, batches in flight, words to verify."""
 
     request: ReadRequest
-    activated_at: float
     todo: list[deque[CopyPlan]] = field(default_factory=list)
     """Batches that are planned and not in flight, by part; none only where nothing is left to be planned."""
     unplanned: list[Iterator[CopyPlan]] = field(default_factory=list)

@@ -144,7 +144,7 @@ class ReadExecutor:
                 self._start(request, now)
 
     def _start(self, request: ReadRequest, now: float) -> None:
-        read = ActiveRead(request, now)
+        read = ActiveRead(request)
         self._active[request.transfer] = read
         self._lanes[request.lane] += 1
         try:
@@ -303,7 +303,7 @@ class ReadExecutor:
         error.__traceback__ = error.__cause__ = error.__context__ = None
         waiting = self._queue.remove(transfer)
         if waiting is not None:
-            read = ActiveRead(waiting, now, failure=error)
+            read = ActiveRead(waiting, failure=error)
             self._on_finished(read.outcome(self._clock()))
             return
         active = self._active.get(transfer)

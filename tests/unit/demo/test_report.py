@@ -20,7 +20,7 @@ def served(request_id: str, tokens: tuple[int, ...], received_bytes: int = 100) 
         path="nixl",
         received_bytes=received_bytes,
     )
-    return Served(Request(request_id, (1, 2)), tokens, transfer, 0.0, 0.0)
+    return Served(Request(request_id, (1, 2)), tokens, transfer)
 
 
 GOOD = DemoReport(
