@@ -874,3 +874,48 @@ class PoolOffer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PoolOffer: _TypeAlias = PoolOffer  # noqa: Y015
+
+@_typing.final
+class ShareOffer(_message.Message):
+    """Sent once, by the share socket, to each data plane that connects to it, framed like PoolOffer. The lease table's
+    descriptor comes with it as ancillary data, and for host memory the pool's after it. Nothing can be written through
+    either. The connection stays open for as long as this data plane lives: its end is how readers learn of its death.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    POOL_BYTES_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    LEASE_SLOT_COUNT_FIELD_NUMBER: _builtins.int
+    CUDA_IPC_HANDLE_FIELD_NUMBER: _builtins.int
+    CUDA_DEVICE_UUID_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    """`cpu` or `cuda:N`."""
+    pool_bytes: _builtins.int
+    """Size of the pool."""
+    boot_id: _builtins.bytes
+    """Identity of this life of the data plane."""
+    lease_slot_count: _builtins.int
+    """Words in the lease table."""
+    cuda_ipc_handle: _builtins.bytes
+    """For CUDA: the memory's IPC handle, 64 bytes."""
+    cuda_device_uuid: _builtins.bytes
+    """For CUDA: the device's UUID, 16 bytes."""
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        pool_bytes: _builtins.int = ...,
+        boot_id: _builtins.bytes = ...,
+        lease_slot_count: _builtins.int = ...,
+        cuda_ipc_handle: _builtins.bytes = ...,
+        cuda_device_uuid: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "cuda_device_uuid", b"cuda_device_uuid", "cuda_ipc_handle", b"cuda_ipc_handle", "device", b"device", "lease_slot_count", b"lease_slot_count", "pool_bytes", b"pool_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareOffer: _TypeAlias = ShareOffer  # noqa: Y015

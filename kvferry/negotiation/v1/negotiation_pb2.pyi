@@ -214,6 +214,9 @@ class RankAccess(_message.Message):
     LEASE_TABLE_ADDRESS_FIELD_NUMBER: _builtins.int
     LEASE_SLOT_COUNT_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    SHARE_SOCKET_FIELD_NUMBER: _builtins.int
+    PACK_ENDPOINT_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Index of the rank."""
     device: _builtins.str
@@ -236,6 +239,14 @@ class RankAccess(_message.Message):
     """Words in the lease table."""
     backend: _builtins.str
     """Backend of the agent, for example `UCX`."""
+    host_id: _builtins.bytes
+    """Identity of the running kernel that the data plane lives on, and of the namespaces that decide what it can share.
+    Data planes with equal ones may map each other's memory. Empty if it shares nothing.
+    """
+    share_socket: _builtins.str
+    """Unix socket that hands the pool and the lease table to data planes of the same host, for reading only."""
+    pack_endpoint: _builtins.str
+    """`host:port` where this data plane packs scattered pieces for readers; empty if it does not."""
     def __init__(
         self,
         *,
@@ -250,10 +261,13 @@ class RankAccess(_message.Message):
         lease_table_address: _builtins.int = ...,
         lease_slot_count: _builtins.int = ...,
         backend: _builtins.str = ...,
+        host_id: _builtins.bytes = ...,
+        share_socket: _builtins.str = ...,
+        pack_endpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_metadata", b"agent_metadata", "agent_name", b"agent_name", "backend", b"backend", "boot_id", b"boot_id", "device", b"device", "device_index", b"device_index", "lease_slot_count", b"lease_slot_count", "lease_table_address", b"lease_table_address", "pool_address", b"pool_address", "pool_bytes", b"pool_bytes", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_metadata", b"agent_metadata", "agent_name", b"agent_name", "backend", b"backend", "boot_id", b"boot_id", "device", b"device", "device_index", b"device_index", "host_id", b"host_id", "lease_slot_count", b"lease_slot_count", "lease_table_address", b"lease_table_address", "pack_endpoint", b"pack_endpoint", "pool_address", b"pool_address", "pool_bytes", b"pool_bytes", "rank", b"rank", "share_socket", b"share_socket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

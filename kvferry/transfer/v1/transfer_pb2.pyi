@@ -141,6 +141,7 @@ class RankFigures(_message.Message):
     QUEUE_TIME_FIELD_NUMBER: _builtins.int
     READ_TIME_FIELD_NUMBER: _builtins.int
     VERIFY_TIME_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Index of the destination rank."""
     path: Global___Path.ValueType
@@ -163,6 +164,12 @@ class RankFigures(_message.Message):
     def verify_time(self) -> _duration_pb2.Duration:
         """Reading back the lease word."""
 
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedCompositeFieldContainer[Global___PathFigures]:
+        """What each path carried, one entry per source rank that was read. `path` and `backend` above are those that carried
+        most.
+        """
+
     def __init__(
         self,
         *,
@@ -174,14 +181,57 @@ class RankFigures(_message.Message):
         queue_time: _duration_pb2.Duration | None = ...,
         read_time: _duration_pb2.Duration | None = ...,
         verify_time: _duration_pb2.Duration | None = ...,
+        paths: _abc.Iterable[Global___PathFigures] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queue_time", b"queue_time", "read_time", b"read_time", "verify_time", b"verify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "descriptor_count", b"descriptor_count", "path", b"path", "queue_time", b"queue_time", "rank", b"rank", "read_time", b"read_time", "received_bytes", b"received_bytes", "verify_time", b"verify_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "descriptor_count", b"descriptor_count", "path", b"path", "paths", b"paths", "queue_time", b"queue_time", "rank", b"rank", "read_time", b"read_time", "received_bytes", b"received_bytes", "verify_time", b"verify_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RankFigures: _TypeAlias = RankFigures  # noqa: Y015
+
+@_typing.final
+class PathFigures(_message.Message):
+    """What came from one source rank."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_RANK_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    DESCRIPTOR_COUNT_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    source_rank: _builtins.int
+    """Index of the source rank."""
+    path: Global___Path.ValueType
+    """How its bytes travelled."""
+    backend: _builtins.str
+    """The backend below the path, for example `UCX`, `memory` or `cuda`."""
+    received_bytes: _builtins.int
+    """Bytes that arrived."""
+    descriptor_count: _builtins.int
+    """Pieces in the plan, after coalescing."""
+    choice: _builtins.str
+    """Why this path was taken and no faster one, for people."""
+    def __init__(
+        self,
+        *,
+        source_rank: _builtins.int = ...,
+        path: Global___Path.ValueType = ...,
+        backend: _builtins.str = ...,
+        received_bytes: _builtins.int = ...,
+        descriptor_count: _builtins.int = ...,
+        choice: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "choice", b"choice", "descriptor_count", b"descriptor_count", "path", b"path", "received_bytes", b"received_bytes", "source_rank", b"source_rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathFigures: _TypeAlias = PathFigures  # noqa: Y015
 
 @_typing.final
 class Transfer(_message.Message):
