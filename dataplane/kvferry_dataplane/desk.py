@@ -11,7 +11,8 @@ from kvferry.core.planning.planner import RequestPlan
 from kvferry.core.planning.tokens import TokenRange
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry_dataplane.blocks import BlockCounters
-from kvferry_dataplane.peers import WORD_BYTES, Peer, PeerBook
+from kvferry_dataplane.leases import WORD_BYTES
+from kvferry_dataplane.peers import Peer, PeerBook
 from kvferry_dataplane.plan import PairPlans, Side
 from kvferry_dataplane.reads.request import ReadPart, ReadRequest
 

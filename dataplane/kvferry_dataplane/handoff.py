@@ -1,4 +1,4 @@
-"""Hands the pool to engines of this user, over a Unix socket."""
+"""Hands memory to processes of this user, over a Unix socket: the pool to engines, and to data planes for reading."""
 
 import asyncio
 import os
@@ -12,22 +12,23 @@ from kvferry.core.errors import AddressInUse, TransportFailed
 from kvferry.device.descriptors import send_offer
 from kvferry_dataplane.pool import Offer
 
-CONNECTIONS_MAX = 64
 _PEER_CREDENTIALS = struct.Struct("3i")
 _log = structlog.get_logger("kvferry.dataplane.handoff")
 
 
-class PoolSocket:
+class OfferSocket:
     """Sends every process that connects one offer, and keeps the connection so that both see the other's end."""
 
-    def __init__(self, path: Path, offer: Offer) -> None:
-        """Bind ``path``, which was claimed before.
+    def __init__(self, path: Path, offer: Offer, what: str, connections_max: int) -> None:
+        """Bind ``path``, which was claimed before; ``what`` names the offer in the log.
 
         Raises:
             AddressInUse: somebody took the path in between.
         """
         self._path = path
         self._offer = offer
+        self._connections_max = connections_max
+        self._log = _log.bind(offer=what)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         previous = os.umask(0o177)
         try:
@@ -37,12 +38,12 @@ class PoolSocket:
             raise AddressInUse.of_field("socket", str(path), error.strerror or "cannot be bound") from error
         finally:
             os.umask(previous)
-        self._socket.listen(CONNECTIONS_MAX)
+        self._socket.listen(connections_max)
 
     async def serve(self) -> None:
         """Serve until cancelled."""
         loop = asyncio.get_running_loop()
-        free = asyncio.Semaphore(CONNECTIONS_MAX)
+        free = asyncio.Semaphore(self._connections_max)
         async with asyncio.TaskGroup() as connections:
             while True:
                 await free.acquire()
@@ -61,13 +62,13 @@ class PoolSocket:
                 connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
             )
             if uid not in (os.getuid(), 0):
-                _log.warning("pool refused to another user", pid=pid, uid=uid)
+                self._log.warning("memory refused to another user", pid=pid, uid=uid)
                 return
             connection.setblocking(False)
             try:
-                send_offer(connection, self._offer.message, self._offer.descriptor)
-                _log.info("pool handed over", pid=pid)
+                send_offer(connection, self._offer.message, self._offer.descriptors)
+                self._log.info("memory handed over", pid=pid)
                 await asyncio.get_running_loop().sock_recv(connection, 1)
             except (TransportFailed, OSError) as error:
-                _log.info("engine's connection failed", pid=pid, message=str(error))
-            _log.info("engine detached", pid=pid)
+                self._log.info("connection failed", pid=pid, message=str(error))
+            self._log.info("connection ended", pid=pid)

@@ -20,7 +20,7 @@ from kvferry_dataplane.blocks import BlockCounters
 ATTRIBUTES_BYTES_MAX = 1024
 TTL_SECONDS_MAX = 24 * 3600.0
 PUBLICATION_CHARS_MAX = 256
-_WORD_BYTES = 8
+WORD_BYTES = 8
 _HEAP_SLACK = 64
 
 
@@ -42,7 +42,7 @@ class Lease:
 
 def new_word() -> int:
     """A random nonce of 8 bytes, none of them zero."""
-    return int.from_bytes(bytes(1 + secrets.randbelow(255) for _ in range(_WORD_BYTES)), "little")
+    return int.from_bytes(bytes(1 + secrets.randbelow(255) for _ in range(WORD_BYTES)), "little")
 
 
 class LeaseTable:

@@ -7,13 +7,15 @@ from kvferry.core.layouts import validate_layout
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.negotiation.v1 import negotiation_pb2
 from kvferry.rpc.layouts import layout_from_wire
+from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.nixl_agent import BACKEND, Region
 from kvferry_dataplane.plan import Side
 
 PEERS_MAX = 1024
 AGENT_METADATA_BYTES_MAX = 64 * 1024
 PEER_NAME_CHARS_MAX = 512
-WORD_BYTES = 8
+HOST_ID_BYTES_MAX = 64
+SHARE_SOCKET_CHARS_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,10 @@ class Peer:
     lease_table: Region
     side: Side
     backend: str
+    boot_id: bytes = b""
+    host_id: bytes = b""
+    """Of the kernel that it lives on; empty if it shares nothing."""
+    share_socket: str = ""
 
 
 class PeerBook:
@@ -98,6 +104,9 @@ def peer_from_wire(command: pb.ConnectPeer) -> Peer:
         lease_table=Region("DRAM", access.lease_table_address, access.lease_slot_count * WORD_BYTES),
         side=Side(layout, access.rank, access.pool_bytes),
         backend=access.backend,
+        boot_id=access.boot_id,
+        host_id=access.host_id,
+        share_socket=access.share_socket,
     )
 
 
@@ -117,5 +126,16 @@ def _check_access(access: negotiation_pb2.RankAccess) -> None:
     for name, (address, size) in addresses.items():
         if not address or not size or address + size >= 1 << 63:
             raise InvalidArgument.of_field(f"access.{name}_address", address, f"cannot hold {size} bytes")
+    _check_share(access)
     if access.device != "cpu" and not access.device.startswith("cuda:"):
         raise InvalidArgument.of_field("access.device", access.device, "must be cpu or cuda:N")
+
+
+def _check_share(access: negotiation_pb2.RankAccess) -> None:
+    if len(access.host_id) > HOST_ID_BYTES_MAX:
+        raise InvalidArgument.of_field(
+            "access.host_id", f"{len(access.host_id)} bytes", f"at most {HOST_ID_BYTES_MAX} bytes"
+        )
+    socket = access.share_socket
+    if access.host_id and not (socket.startswith("/") and len(socket) <= SHARE_SOCKET_CHARS_MAX):
+        raise InvalidArgument.of_field("access.share_socket", socket, "must be an absolute path")

@@ -6,16 +6,17 @@ from typing import Protocol
 from kvferry.core.errors import ConfigInvalid
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.device import cuda
-from kvferry.device.memfd import create_shared_memory
+from kvferry.device.memfd import SharedMemory, create_shared_memory, reopen_read_only
+from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.nixl_agent import Region
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What an engine gets to map the pool."""
+    """What another process gets to map the pool."""
 
     message: bytes
-    descriptor: int | None
+    descriptors: tuple[int, ...]
 
 
 class Pool(Protocol):
@@ -45,8 +46,20 @@ class Pool(Protocol):
         """Prepare the calling thread to touch the memory."""
         ...
 
+    @property
+    def cuda_device(self) -> cuda.CudaDevice | None:
+        """The device that it lies on; None for host memory."""
+        ...
+
     def offer(self, boot_id: bytes) -> Offer:
         """What an engine gets to map it."""
+        ...
+
+    def share(self, boot_id: bytes, table: SharedMemory) -> Offer:
+        """What a data plane of the same host gets to map it and the lease table for reading.
+
+        The caller closes the descriptors.
+        """
         ...
 
     def close(self) -> None:
@@ -84,10 +97,26 @@ class HostPool:
     def make_current(self) -> None:
         """Host memory needs no preparation."""
 
+    @property
+    def cuda_device(self) -> None:
+        """None."""
+        return
+
     def offer(self, boot_id: bytes) -> Offer:
         """The descriptor, for reading and writing."""
         message = pb.PoolOffer(device=self.device, pool_bytes=self._region.size_bytes, boot_id=boot_id)
-        return Offer(message.SerializeToString(), self._memory.descriptor)
+        return Offer(message.SerializeToString(), (self._memory.descriptor,))
+
+    def share(self, boot_id: bytes, table: SharedMemory) -> Offer:
+        """Descriptors for reading only."""
+        message = pb.ShareOffer(
+            device=self.device,
+            pool_bytes=self._region.size_bytes,
+            boot_id=boot_id,
+            lease_slot_count=table.size_bytes // WORD_BYTES,
+        )
+        descriptors = reopen_read_only(table.descriptor), reopen_read_only(self._memory.descriptor)
+        return Offer(message.SerializeToString(), descriptors)
 
     def close(self) -> None:
         """Unmap and close."""
@@ -129,6 +158,11 @@ class CudaPool:
         """Bind the device's context to the calling thread."""
         self._device.make_current()
 
+    @property
+    def cuda_device(self) -> cuda.CudaDevice:
+        """The device that it lies on."""
+        return self._device
+
     def offer(self, boot_id: bytes) -> Offer:
         """The IPC handle and the device's UUID."""
         message = pb.PoolOffer(
@@ -138,7 +172,19 @@ class CudaPool:
             cuda_ipc_handle=self._handle,
             cuda_device_uuid=self._device.uuid,
         )
-        return Offer(message.SerializeToString(), None)
+        return Offer(message.SerializeToString(), ())
+
+    def share(self, boot_id: bytes, table: SharedMemory) -> Offer:
+        """The table's descriptor, the IPC handle and the device's UUID; CUDA has no handles for reading only."""
+        message = pb.ShareOffer(
+            device=self.device,
+            pool_bytes=self._region.size_bytes,
+            boot_id=boot_id,
+            lease_slot_count=table.size_bytes // WORD_BYTES,
+            cuda_ipc_handle=self._handle,
+            cuda_device_uuid=self._device.uuid,
+        )
+        return Offer(message.SerializeToString(), (reopen_read_only(table.descriptor),))
 
     def close(self) -> None:
         """Free the allocation."""

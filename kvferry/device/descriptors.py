@@ -1,6 +1,6 @@
-"""Passes one message and one descriptor over a Unix socket.
+"""Passes one message and a few descriptors over a Unix socket.
 
-The message is preceded by its length as 4 bytes, little endian; the descriptor comes as ancillary data with the first
+The message is preceded by its length as 4 bytes, little endian; the descriptors come as ancillary data with the first
 byte.
 """
 
@@ -8,6 +8,8 @@ import array
 import os
 import socket
 import struct
+import time
+from collections.abc import Sequence
 
 from kvferry.core.errors import TransportFailed
 
@@ -17,16 +19,16 @@ _DESCRIPTOR_BYTES = array.array("i").itemsize
 _DESCRIPTORS_MAX = 4
 
 
-def send_offer(connection: socket.socket, message: bytes, descriptor: int | None) -> None:
-    """Send ``message``, and ``descriptor`` with it unless None. The connection must take it in one go.
+def send_offer(connection: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send ``message``, and ``descriptors`` with it. The connection must take it in one go.
 
     Raises:
         TransportFailed: the peer is gone, or took only a part.
     """
     framed = _LENGTH.pack(len(message)) + message
     ancillary = []
-    if descriptor is not None:
-        ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
+    if descriptors:
+        ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors)))
     try:
         sent = connection.sendmsg([framed], ancillary)
     except OSError as error:
@@ -35,31 +37,39 @@ def send_offer(connection: socket.socket, message: bytes, descriptor: int | None
         raise TransportFailed(f"sending the pool offer: {sent} of {len(framed)} bytes were taken")
 
 
-def receive_offer(connection: socket.socket) -> tuple[bytes, int | None]:
-    """Receive what :func:`send_offer` sent: the message and, if one came, a descriptor that the caller must close.
+def receive_offer(
+    connection: socket.socket, *, descriptors_max: int = 1, timeout_s: float = 5.0
+) -> tuple[bytes, tuple[int, ...]]:
+    """Receive what :func:`send_offer` sent: the message and the descriptors, which the caller must close.
 
-    Set a timeout on the connection before.
+    Sets the connection's timeout; all of it has come within ``timeout_s``.
 
     Raises:
         TransportFailed: the peer closed, timed out, or sent something else.
     """
     received: list[int] = []
     try:
-        message = _receive(connection, received)
-        _refuse_several(received)
+        message = _receive(connection, received, time.monotonic() + timeout_s)
+        if len(received) > descriptors_max:
+            why = f"{len(received)} descriptors came with the pool offer, expected at most {descriptors_max}"
+            raise TransportFailed(why)
     except BaseException as error:
         for descriptor in received:
             os.close(descriptor)
         if isinstance(error, OSError):
             raise TransportFailed(f"receiving the pool offer: {error}") from error
         raise
-    return message, received[0] if received else None
+    return message, tuple(received)
 
 
-def _receive(connection: socket.socket, received: list[int]) -> bytes:
+def _receive(connection: socket.socket, received: list[int], deadline: float) -> bytes:
     data = b""
     expected = _LENGTH.size
     while len(data) < expected:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TransportFailed("the pool offer took too long")
+        connection.settimeout(left)
         chunk, ancillary, flags, _ = connection.recvmsg(
             expected - len(data), socket.CMSG_SPACE(_DESCRIPTORS_MAX * _DESCRIPTOR_BYTES), socket.MSG_CMSG_CLOEXEC
         )
@@ -72,11 +82,6 @@ def _receive(connection: socket.socket, received: list[int]) -> bytes:
         if expected == _LENGTH.size == len(data):
             expected += _checked_length(_LENGTH.unpack(data)[0])
     return data[_LENGTH.size :]
-
-
-def _refuse_several(received: list[int]) -> None:
-    if len(received) > 1:
-        raise TransportFailed(f"{len(received)} descriptors came with the pool offer, expected at most one")
 
 
 def _checked_length(length: int) -> int:

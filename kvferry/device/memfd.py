@@ -74,12 +74,7 @@ def map_shared_memory(descriptor: int, size_bytes: int, *, writable: bool = True
     Raises:
         TransportFailed: the descriptor is smaller than ``size_bytes`` or cannot be mapped.
     """
-    held = os.fstat(descriptor).st_size
-    if held < size_bytes:
-        raise TransportFailed(
-            f"the descriptor holds {held} bytes, {size_bytes} were offered",
-            metadata={"field": "pool_bytes", "value": str(size_bytes)},
-        )
+    _require_size(descriptor, size_bytes)
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     try:
         return mmap.mmap(descriptor, size_bytes, mmap.MAP_SHARED, access)
@@ -87,9 +82,37 @@ def map_shared_memory(descriptor: int, size_bytes: int, *, writable: bool = True
         raise TransportFailed(f"mapping {size_bytes} bytes: {error}") from error
 
 
+def require_sealed(descriptor: int, size_bytes: int) -> None:
+    """Check that a descriptor holds ``size_bytes`` and that nobody can make it hold less.
+
+    What is mapped from it can then be read without the fear that its owner truncates it meanwhile, which would kill
+    this process.
+
+    Raises:
+        TransportFailed: it is no memfd, can be truncated, or is too small.
+    """
+    try:
+        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise TransportFailed(f"the descriptor is not of sealed memory: {error.strerror}") from error
+    if not seals & fcntl.F_SEAL_SHRINK:
+        raise TransportFailed("the descriptor's memory can be truncated")
+    # Only after the seal is known to be there does the size stay what it is.
+    _require_size(descriptor, size_bytes)
+
+
 def reopen_read_only(descriptor: int) -> int:
     """A second descriptor of the same memory through which nobody can write."""
     return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _require_size(descriptor: int, size_bytes: int) -> None:
+    held = os.fstat(descriptor).st_size
+    if held < size_bytes:
+        raise TransportFailed(
+            f"the descriptor holds {held} bytes, {size_bytes} were offered",
+            metadata={"field": "pool_bytes", "value": str(size_bytes)},
+        )
 
 
 class _NotAligned(Exception):

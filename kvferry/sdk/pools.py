@@ -277,15 +277,15 @@ def map_pool(info: PoolInfo) -> MappedPool:
             raise PermissionDenied.of_field("pool_socket", info.pool_socket, str(error)) from error
         except OSError as error:
             raise DataPlaneLost.of_field("pool_socket", info.pool_socket, str(error)) from error
-        message, descriptor = receive_offer(connection)
-        memory, torch_device = _map_offer(info, message, descriptor)
+        message, descriptors = receive_offer(connection, timeout_s=ATTACH_S)
+        memory, torch_device = _map_offer(info, message, *descriptors)
     except BaseException:
         connection.close()
         raise
     return MappedPool(memory, torch_device, connection)
 
 
-def _map_offer(info: PoolInfo, message: bytes, descriptor: int | None) -> "tuple[Memory, str]":
+def _map_offer(info: PoolInfo, message: bytes, descriptor: int | None = None) -> "tuple[Memory, str]":
     try:
         offer = dataplane_pb2.PoolOffer.FromString(message)
         if offer.boot_id != info.boot_id:

@@ -6,7 +6,8 @@ import numpy as np
 
 from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.nixl_agent import NixlAgent, NixlLibrary, Region
-from kvferry_dataplane.peers import WORD_BYTES, Peer
+from kvferry_dataplane.leases import WORD_BYTES
+from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.lingering import LingeringConnections, hold_connections
 
 CELL_COUNT = 1024

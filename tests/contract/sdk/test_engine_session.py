@@ -52,7 +52,7 @@ class PoolOwner:
             except OSError:
                 return
             self._connections.append(connection)
-            send_offer(connection, self._offer.SerializeToString(), self.memory.descriptor)
+            send_offer(connection, self._offer.SerializeToString(), [self.memory.descriptor])
 
     def close(self) -> None:
         """Stop listening and let go of every connection."""

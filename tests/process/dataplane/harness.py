@@ -186,9 +186,8 @@ class DataPlane:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(5.0)
                 connection.connect(f"{self.socket}.pool")
-                message, descriptor = receive_offer(connection)
+                message, (descriptor,) = receive_offer(connection)
             offer = pb.PoolOffer.FromString(message)
-            assert descriptor is not None
             self._mapping = map_shared_memory(descriptor, offer.pool_bytes)
             os.close(descriptor)
         return np.frombuffer(self._mapping, dtype=np.uint8)

@@ -88,10 +88,9 @@ def test_an_offer_carries_its_descriptor() -> None:
     """Message and descriptor arrive together, the descriptor as one of the receiver's own."""
     left, right = socket.socketpair()
     memory = create_shared_memory("test", 1 << 16)
-    send_offer(left, b"hello", memory.descriptor)
-    message, descriptor = receive_offer(right)
+    send_offer(left, b"hello", [memory.descriptor])
+    message, (descriptor,) = receive_offer(right)
     assert b"hello" == message
-    assert descriptor is not None
     assert os.fstat(memory.descriptor).st_ino == os.fstat(descriptor).st_ino
     os.close(descriptor)
     memory.close()

@@ -1,0 +1,1 @@
+"""Memory that data planes of one host show each other."""
