@@ -24,11 +24,11 @@ constexpr std::uint64_t CHUNK_BYTES_MAX = std::uint64_t{512} << 10;
 constexpr std::uint64_t CHUNKS_PER_THREAD = 8;
 
 // Waking a thread takes longer than copying so much.
-constexpr std::uint64_t INLINE_BYTES_MAX = std::uint64_t{64} << 10;
-constexpr std::uint64_t INLINE_RUNS_MAX = 256;
+constexpr std::uint64_t INLINE_BYTES_MAX = std::uint64_t{256} << 10;
+constexpr std::uint64_t INLINE_RUNS_MAX = 1024;
 
 // Copies of less stay in the caches, where their reader finds them.
-constexpr std::uint64_t STREAM_TOTAL_BYTES_MIN = std::uint64_t{4} << 20;
+constexpr std::uint64_t STREAM_TOTAL_BYTES_MIN = std::uint64_t{8} << 20;
 
 std::size_t checked_thread_count(std::size_t count) {
     if (count < 1 || count > THREADS_MAX)

@@ -23,7 +23,7 @@ def instruction_sets() -> tuple[str, ...]:
 class HostCopier(Copier):
     """A pool of ``thread_count`` native threads; no copy holds the interpreter's lock.
 
-    Jobs are done by priority, those of one priority in turns of at most 512 KiB. A tiny job (64 KiB or less in few runs)
+    Jobs are done by priority, those of one priority in turns of at most 512 KiB. A tiny job (256 KiB or less in few runs)
     is copied by ``submit`` itself and is done when that returns. The memory of both windows must stay mapped until the job
     is done; dropping the job does not end it. At exit of the interpreter what is still under way is cancelled.
 
