@@ -1,21 +1,30 @@
 """The data plane's configuration: one frozen object, read once, refusing what it does not understand."""
 
+import os
 import re
 from argparse import Namespace
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from kvferry.core.errors import ConfigInvalid
 from kvferry.logs import FORMATS
+from kvferry_dataplane.paths import PathPolicy, PathRule, SameHost
 
 LEASES_MAX = 1 << 20
 READS_MAX = 1 << 16
 POOL_BYTES_MAX = 1 << 50
+THREADS_MAX = 64
+COPY_THREADS_AUTO_MAX = 8
+SM_COUNT_MAX = 1024
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)?")
 _UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _DEVICE = re.compile(r"cpu|cuda:\d{1,3}")
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,12 @@ class Config:
     """Reads that may be queued or running."""
     max_outstanding_bytes: int = POOL_BYTES_MAX
     """Bytes that queued and running reads may come to."""
+    paths: PathPolicy = PathPolicy()
+    """Which paths reads may take."""
+    copy_thread_count: int = 2
+    """Threads that copy between pools of host memory."""
+    sm_count_max: int | None = None
+    """Multiprocessors of the GPU that copies may take; None: all."""
     ready_fd: int | None = None
     """Where the line `ready` is written once the process serves."""
 
@@ -68,6 +83,9 @@ def config_from_flags(flags: Namespace) -> Config:
         lease_slot_count=_count("max_leases", flags.max_leases, LEASES_MAX),
         max_reads=_count("max_reads", flags.max_reads, READS_MAX),
         max_outstanding_bytes=parse_size("max_outstanding_bytes", flags.max_outstanding_bytes),
+        paths=PathPolicy(_choice("path", flags.path, PathRule), _choice("same_host", flags.same_host, SameHost)),
+        copy_thread_count=_copy_threads(flags.copy_threads),
+        sm_count_max=None if flags.sm_count == "all" else _count("sm_count", flags.sm_count, SM_COUNT_MAX),
         ready_fd=None if flags.ready_fd is None else _count("ready_fd", flags.ready_fd, 1 << 20),
     )
 
@@ -101,6 +119,17 @@ def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise ConfigInvalid.of_field(field, value, f"must be one of {', '.join(allowed)}")
     return value
+
+
+def _choice(field: str, value: str, kind: type[Choice]) -> Choice:
+    return kind(_one_of(field, value, tuple(kind)))
+
+
+def _copy_threads(text: str) -> int:
+    if text != "auto":
+        return _count("copy_threads", text, THREADS_MAX)
+    # An engine needs the rest; more than a few threads do not copy faster than memory allows.
+    return min(max(len(os.sched_getaffinity(0)) // 2, 2), COPY_THREADS_AUTO_MAX)
 
 
 def _count(field: str, text: str, bound: int) -> int:

@@ -7,7 +7,7 @@ from functools import partial
 
 from kvferry.core.blocks import BlockLists, checked_blocks
 from kvferry.core.errors import DeadlineExceeded, InvalidArgument, NotReady, ResourceExhausted
-from kvferry.core.planning.planner import RequestPlan
+from kvferry.core.planning.planner import PlanSize, RequestPlan
 from kvferry.core.planning.tokens import TokenRange
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry_dataplane.blocks import BlockCounters
@@ -123,8 +123,9 @@ class ReadDesk:
             if rank not in sources:
                 raise InvalidArgument.of_field("sources", sorted(sources), f"source rank {rank} is needed")
         # Where nothing is to be read, one lease says that the publication still held.
-        parts = tuple(_part(request, rank, *sources[rank]) for rank in sizes or (peer.side.rank,))
-        pieces = sum(min(size.pieces_max, CHUNK_PIECES_MAX) for size in sizes.values())
+        wanted_ranks = sizes or {peer.side.rank: PlanSize(0, 0)}
+        parts = tuple(_part(request, rank, size, *sources[rank]) for rank, size in wanted_ranks.items())
+        pieces = sum(min(part.pieces_max, CHUNK_PIECES_MAX) for part in parts)
         return parts, sum(size.total_bytes for size in sizes.values()), pieces
 
     def _check_bounds(self, read: pb.Read) -> None:
@@ -167,8 +168,16 @@ def _sources(read: pb.Read, peers: PeerBook) -> dict[int, tuple[Peer, pb.ReadSou
     return sources
 
 
-def _part(request: RequestPlan, rank: int, peer: Peer, source: pb.ReadSource) -> ReadPart:
-    return ReadPart(peer, partial(request.chunks, rank, CHUNK_PIECES_MAX), source.lease.slot, source.lease.word)
+def _part(request: RequestPlan, rank: int, size: PlanSize, peer: Peer, source: pb.ReadSource) -> ReadPart:
+    return ReadPart(
+        peer=peer,
+        chunks=partial(request.chunks, rank, CHUNK_PIECES_MAX),
+        regions=partial(request.strided, rank),
+        slot=source.lease.slot,
+        word=source.lease.word,
+        total_bytes=size.total_bytes,
+        pieces_max=size.pieces_max,
+    )
 
 
 def _tokens(read: pb.Read) -> TokenRange | None:

@@ -10,6 +10,7 @@ import structlog
 from kvferry.core.errors import InternalError, KvferryError
 from kvferry.logs import FORMATS, configure_logs
 from kvferry_dataplane.config import LOG_LEVELS, config_from_flags
+from kvferry_dataplane.paths import PathRule
 
 EXIT_DEFECT = 1
 EXIT_REFUSED = 2
@@ -57,5 +58,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="bytes of queued and running reads (default: no bound but the pool)",
     )
+    add("--path", default="auto", metavar="PATH", help=f"{', '.join(PathRule)}: force one (default: auto)")
+    add(
+        "--same-host",
+        default="fused",
+        metavar="HOW",
+        help="fused: map pools of this host and copy; backend: never map them (default: fused)",
+    )
+    add("--copy-threads", default="auto", metavar="N", help="threads that copy between pools of host memory")
+    add("--sm-count", default="all", metavar="N", help="GPU multiprocessors that copies may take (default: all)")
     add("--ready-fd", metavar="N", help="descriptor that gets the line `ready` once the process serves")
     return parser

@@ -37,12 +37,14 @@ class Metrics:
         self.events_dropped = self._gauge("events_dropped", "Events that no control came to fetch.")
         self.commands_refused = self._counter("commands_refused", "Commands refused, by reason.", ("reason",))
 
-    def read_ended(self, outcome: ReadOutcome, path: str) -> None:
+    def read_ended(self, outcome: ReadOutcome) -> None:
         """Count a read."""
+        path = outcome.main.path.value if outcome.main is not None else ""
         reason = "" if outcome.failure is None else outcome.failure.reason.value
         self._reads.labels("succeeded" if outcome.failure is None else "failed", reason, path).inc()
-        self._bytes.labels(path).inc(outcome.received_bytes)
-        self._descriptors.labels(path).inc(outcome.descriptor_count)
+        for share in outcome.shares:
+            self._bytes.labels(share.route.path.value).inc(share.received_bytes)
+            self._descriptors.labels(share.route.path.value).inc(share.descriptor_count)
         self._seconds.labels("queue").observe(outcome.queue_seconds)
         self._seconds.labels("read").observe(outcome.read_seconds)
         self._seconds.labels("verify").observe(outcome.verify_seconds)

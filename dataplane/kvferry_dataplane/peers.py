@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from kvferry.core.errors import InvalidArgument, LayoutInvalid, NotFound, ResourceExhausted
+from kvferry.core.errors import InvalidArgument, LayoutInvalid, NotFound, PeerError, ResourceExhausted
 from kvferry.core.layouts import validate_layout
+from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.negotiation.v1 import negotiation_pb2
 from kvferry.rpc.layouts import layout_from_wire
@@ -78,6 +79,11 @@ class PeerBook:
     def remove(self, name: str) -> Peer | None:
         """Forget a peer."""
         return self._peers.pop(name, None)
+
+
+def peer_lost(peer: Peer) -> PeerError:
+    """A peer that no longer guards its blocks."""
+    return PeerError(f"peer {peer.name} has died", reason=Reason.PEER_LOST)
 
 
 def peer_from_wire(command: pb.ConnectPeer) -> Peer:

@@ -1,14 +1,13 @@
 """The data-plane process: makes its parts in order, serves, and takes them down in the opposite order."""
 
 import asyncio
-import mmap
 import os
 import secrets
 import signal
 import time
 from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path as FilePath
 
 import numpy as np
 import structlog
@@ -20,27 +19,39 @@ from prometheus_client import start_http_server
 from kvferry.core.errors import AddressInUse
 from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
 from kvferry.device import cuda
+from kvferry.device.memfd import SharedMemory, create_shared_memory
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry.rpc.options import server_options
 from kvferry.rpc.socket_paths import claim_socket_path
 from kvferry_dataplane.config import Config, Listen
 from kvferry_dataplane.desk import ReadDesk
-from kvferry_dataplane.handoff import PoolSocket
+from kvferry_dataplane.handoff import OfferSocket
+from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.nixl_agent import BACKEND, NixlLibrary, Region
-from kvferry_dataplane.peers import WORD_BYTES
+from kvferry_dataplane.paths import Path
 from kvferry_dataplane.plane import Plane
 from kvferry_dataplane.pool import Pool, open_pool
 from kvferry_dataplane.reads.agent import NixlReadAgent
 from kvferry_dataplane.reads.executor import ReadExecutor
 from kvferry_dataplane.reads.lingering import LingeringConnections
+from kvferry_dataplane.reads.mailbox import Mailbox
 from kvferry_dataplane.reads.request import ReadOutcome
 from kvferry_dataplane.reads.thread import ReadThread
 from kvferry_dataplane.service import DataPlaneServicer
 from kvferry_dataplane.serving import ServingThread
+from kvferry_dataplane.sharing.agent import LocalAgent
+from kvferry_dataplane.sharing.book import SharedSources
+from kvferry_dataplane.sharing.host import host_id
+from kvferry_dataplane.sharing.mapper import PoolMapper
+from kvferry_dataplane.sharing.source import open_source
 
 BOOT_ID_BYTES = 16
 POOL_SOCKET_SUFFIX = ".pool"
+SHARE_SOCKET_SUFFIX = ".share"
+ENGINES_MAX = 64
+READERS_MAX = 1024
+"""Data planes of this host that map this one's memory at a time."""
 _SERVICE = pb.DESCRIPTOR.services_by_name["DataPlaneService"].full_name
 _GRACE_SECONDS = 0.5
 _log = structlog.get_logger("kvferry.dataplane")
@@ -57,6 +68,7 @@ class DataPlaneProcess:
         self._stopping = asyncio.Event()
         self._defect: BaseException | None = None
         self._boot_id = secrets.token_bytes(BOOT_ID_BYTES)
+        self._host_id = host_id()
         self._metrics = Metrics()
         self._plane: Plane | None = None
 
@@ -71,17 +83,24 @@ class DataPlaneProcess:
             self._loop.add_signal_handler(number, self._stopping.set)
         control_path = claim_socket_path("socket", str(self._config.socket))
         pool_path = claim_socket_path("socket", str(self._config.socket), suffix=POOL_SOCKET_SUFFIX)
+        share_path = claim_socket_path("socket", str(self._config.socket), suffix=SHARE_SOCKET_SUFFIX)
         async with AsyncExitStack() as parts:
             pool = open_pool(self._config.device, self._config.pool_bytes)
             parts.callback(pool.close)
-            plane, description = await self._start_plane(parts, pool)
-            handoff = PoolSocket(pool_path, pool.offer(self._boot_id))
+            # Memory of its own, so that what peers may read is the words and nothing beside them.
+            table = create_shared_memory("kvferry-leases", self._config.lease_slot_count * WORD_BYTES)
+            plane, description = await self._start_plane(parts, pool, table)
+            handoff = OfferSocket(pool_path, pool.offer(self._boot_id), "pool", ENGINES_MAX)
             parts.callback(handoff.close)
             description.pool_socket = str(pool_path.absolute())
+            sharing = self._share(parts, share_path, pool, table)
+            description.access.share_socket = str(share_path.absolute())
+            description.access.host_id = self._host_id
             await self._start_server(parts, control_path, plane, description)
             metrics_port = self._start_metrics(parts)
             async with asyncio.TaskGroup() as tasks:
-                running = [tasks.create_task(plane.reap_leases()), tasks.create_task(handoff.serve())]
+                served = (plane.reap_leases(), handoff.serve(), sharing.serve())
+                running = [tasks.create_task(task) for task in served]
                 self._say_ready(pool, metrics_port)
                 await self._stopping.wait()
                 _log.info("stopping")
@@ -92,22 +111,21 @@ class DataPlaneProcess:
         if self._defect is not None:
             raise self._defect
 
-    async def _start_plane(self, parts: AsyncExitStack, pool: Pool) -> tuple[Plane, pb.DescribeResponse]:
+    async def _start_plane(
+        self, parts: AsyncExitStack, pool: Pool, table_memory: SharedMemory
+    ) -> tuple[Plane, pb.DescribeResponse]:
         library = NixlLibrary(for_cuda=pool.device != "cpu", cuda_major=cuda.bindings_major())
         _log.info("transport", backend=BACKEND, wheel=library.wheel, settings=library.settings)
-        # Memory of its own, so that what peers may read is the words and nothing beside them.
-        words = np.frombuffer(mmap.mmap(-1, self._config.lease_slot_count * WORD_BYTES), dtype=np.uint64)
+        words = np.frombuffer(table_memory.mapping, dtype=np.uint64)
         table = Region("DRAM", words.ctypes.data, words.nbytes)
         boot = self._boot_id.hex()
         serving = ServingThread(library, f"{boot}-serve", [pool.region, table], self._on_defect)
         serving.start(pool.make_current)
         parts.callback(serving.stop)
-        lingering = LingeringConnections()
-        executor = ReadExecutor(
-            lambda number: NixlReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
-            self._on_read_finished,
-        )
-        reads = ReadThread(executor, self._on_defect)
+        mailbox = Mailbox()
+        parts.callback(mailbox.close)
+        executor = self._make_executor(library, pool, mailbox)
+        reads = ReadThread(executor, mailbox, self._on_defect)
         reads.start(pool.make_current)
         parts.push_async_callback(asyncio.to_thread, reads.stop)
         self._metrics.pool_bytes.set(pool.region.size_bytes)
@@ -117,8 +135,31 @@ class DataPlaneProcess:
         self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics)
         return self._plane, _describe(pool, self._boot_id, serving, table)
 
+    def _make_executor(self, library: NixlLibrary, pool: Pool, mailbox: Mailbox) -> ReadExecutor:
+        lingering = LingeringConnections()
+        boot = self._boot_id.hex()
+        mapper = PoolMapper(pool, self._config.copy_thread_count, self._config.sm_count_max, mailbox.descriptor)
+        sources = SharedSources(
+            self._config.paths, self._host_id, lambda peer: open_source(peer, mapper), mailbox
+        )
+        return ReadExecutor(
+            lambda number: NixlReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
+            self._on_read_finished,
+            sources,
+            {Path.LOCAL: LocalAgent(sources, mapper.close)},
+        )
+
+    def _share(self, parts: AsyncExitStack, path: FilePath, pool: Pool, table: SharedMemory) -> OfferSocket:
+        """Show the pool and the lease table to the data planes of this host."""
+        offer = pool.share(self._boot_id, table)
+        for descriptor in offer.descriptors:
+            parts.callback(os.close, descriptor)
+        sharing = OfferSocket(path, offer, "share", READERS_MAX)
+        parts.callback(sharing.close)
+        return sharing
+
     async def _start_server(
-        self, parts: AsyncExitStack, path: Path, plane: Plane, description: pb.DescribeResponse
+        self, parts: AsyncExitStack, path: FilePath, plane: Plane, description: pb.DescribeResponse
     ) -> None:
         server = aio.server(options=server_options())
         servicer = DataPlaneServicer(plane, description, self._metrics)

@@ -9,7 +9,14 @@ from kvferry.negotiation.v1.negotiation_pb2 import RankLease
 from kvferry.rpc.reasons import reason_to_wire
 from kvferry.transfer.v1 import transfer_pb2
 from kvferry_dataplane.leases import Lease
-from kvferry_dataplane.reads.request import ReadOutcome
+from kvferry_dataplane.paths import Path
+from kvferry_dataplane.reads.request import ReadOutcome, SourceShare
+
+_PATHS = {
+    Path.LOCAL: transfer_pb2.PATH_LOCAL,
+    Path.NIXL: transfer_pb2.PATH_NIXL,
+    Path.PACKED: transfer_pb2.PATH_PACKED,
+}
 
 
 def seconds_of(duration: Duration) -> float:
@@ -45,6 +52,17 @@ def refused(error: KvferryError) -> pb.CommandRefused:
     return pb.CommandRefused(reason=reason_to_wire(error.reason), message=error.message, metadata=error.metadata)
 
 
+def _path_figures(share: SourceShare) -> transfer_pb2.PathFigures:
+    return transfer_pb2.PathFigures(
+        source_rank=share.source_rank,
+        path=_PATHS[share.route.path],
+        backend=share.route.backend,
+        received_bytes=share.received_bytes,
+        descriptor_count=share.descriptor_count,
+        choice=share.route.choice,
+    )
+
+
 def read_finished_of(outcome: ReadOutcome, rank: int) -> pb.ReadFinished:
     """How a read ended."""
     failure = None
@@ -52,10 +70,12 @@ def read_finished_of(outcome: ReadOutcome, rank: int) -> pb.ReadFinished:
         failure = transfer_pb2.Failure(
             reason=reason_to_wire(outcome.failure.reason), message=outcome.failure.message, rank=rank
         )
+    main = outcome.main
     figures = transfer_pb2.RankFigures(
         rank=rank,
-        path=transfer_pb2.PATH_NIXL if outcome.backend else transfer_pb2.PATH_UNSPECIFIED,
-        backend=outcome.backend,
+        path=transfer_pb2.PATH_UNSPECIFIED if main is None else _PATHS[main.path],
+        backend="" if main is None else main.backend,
+        paths=[_path_figures(share) for share in outcome.shares],
         received_bytes=outcome.received_bytes,
         descriptor_count=outcome.descriptor_count,
         queue_time=duration_of(outcome.queue_seconds),

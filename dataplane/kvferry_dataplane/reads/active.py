@@ -6,8 +6,59 @@ from dataclasses import dataclass, field
 
 from kvferry.core.errors import KvferryError
 from kvferry.core.planning.copies import CopyPlan
-from kvferry_dataplane.reads.batches import cut, split_long
-from kvferry_dataplane.reads.request import ReadBounds, ReadOutcome, ReadRequest
+from kvferry_dataplane.paths import Path, Route
+from kvferry_dataplane.reads.batches import Batch, Regions, cut, split_long
+from kvferry_dataplane.reads.request import BatchLimits, ReadBounds, ReadOutcome, ReadPart, ReadRequest, SourceShare
+
+
+@dataclass(eq=False, slots=True)
+class ActivePart:
+    """Where what comes from one source rank stands."""
+
+    source: ReadPart
+    route: Route
+    limits: BatchLimits
+    todo: deque[Batch] = field(default_factory=deque)
+    """Batches that are planned and not in flight; none only where nothing is left to be planned."""
+    unplanned: Iterator[CopyPlan] = iter(())
+    """What is to be planned once those are posted."""
+    descriptor_count: int = 0
+    received_bytes: int = 0
+
+    def begin(self) -> None:
+        """Plan the first batches."""
+        if self.route.path is Path.LOCAL:
+            # Copiers take a plan of any size at once, and share themselves out between several.
+            regions = Regions(self.source.regions())
+            self.descriptor_count = regions.piece_count
+            if regions.copies:
+                self.todo.append(regions)
+        else:
+            self.unplanned = self.source.chunks()
+            self.refill()
+
+    def take_batch(self) -> Batch:
+        """The next batch, to be posted; there is one."""
+        batch = self.todo.popleft()
+        self.refill()
+        return batch
+
+    def drop_rest(self) -> None:
+        """Forget every batch that is not in flight."""
+        self.todo.clear()
+        self.unplanned = iter(())
+
+    def refill(self) -> None:
+        """Plan on if nothing is planned."""
+        while not self.todo and (chunk := next(self.unplanned, None)) is not None:
+            plan = split_long(chunk, self.limits.bytes_max)
+            self.descriptor_count += plan.piece_count
+            self.todo.extend(cut(plan, self.limits.bytes_max, self.limits.descriptors_max))
+
+    @property
+    def share(self) -> SourceShare:
+        """The figures."""
+        return SourceShare(self.source.peer.side.rank, self.route, self.received_bytes, self.descriptor_count)
 
 
 @dataclass(eq=False, slots=True)
@@ -15,14 +66,9 @@ class ActiveRead:
     """Where a read stands: batches to post, batches in flight, words to verify."""
 
     request: ReadRequest
-    todo: list[deque[CopyPlan]] = field(default_factory=list)
-    """Batches that are planned and not in flight, by part; none only where nothing is left to be planned."""
-    unplanned: list[Iterator[CopyPlan]] = field(default_factory=list)
-    """What is to be planned once those are posted, by part."""
-    descriptor_count: int = 0
+    parts: list[ActivePart] = field(default_factory=list)
     batches_in_flight: int = 0
     batches_unconfirmed: int = 0
-    received_bytes: int = 0
     words_verified: set[int] = field(default_factory=set)
     words_in_flight: set[int] = field(default_factory=set)
     first_posted_at: float | None = None
@@ -40,7 +86,7 @@ class ActiveRead:
     @property
     def has_arrived(self) -> bool:
         """Whether every byte has been confirmed."""
-        return self.is_settled and not any(self.todo)
+        return self.is_settled and not any(part.todo for part in self.parts)
 
     @property
     def is_verified(self) -> bool:
@@ -52,34 +98,27 @@ class ActiveRead:
         """Whether no byte of it can still arrive."""
         return not self.batches_in_flight and not self.batches_unconfirmed
 
-    def begin(self, bounds: ReadBounds) -> None:
+    def begin(self, routes: list[Route], bounds: ReadBounds) -> None:
         """Plan the first batches of every part."""
-        for part, source in enumerate(self.request.parts):
-            self.todo.append(deque())
-            self.unplanned.append(source.chunks())
-            self._refill(part, bounds)
-
-    def take_batch(self, part: int, bounds: ReadBounds) -> CopyPlan:
-        """The next batch of a part that has one, to be posted."""
-        batch = self.todo[part].popleft()
-        self._refill(part, bounds)
-        return batch
+        for source, route in zip(self.request.parts, routes, strict=True):
+            part = ActivePart(source, route, bounds.limits(route.path))
+            self.parts.append(part)
+            part.begin()
 
     def drop_rest(self) -> None:
         """Forget every batch that is not in flight."""
-        self.todo = [deque() for _ in self.request.parts]
-        self.unplanned = [iter(()) for _ in self.request.parts]
-
-    def _refill(self, part: int, bounds: ReadBounds) -> None:
-        while not self.todo[part] and (chunk := next(self.unplanned[part], None)) is not None:
-            plan = split_long(chunk, bounds.batch_bytes_max)
-            self.descriptor_count += plan.piece_count
-            self.todo[part].extend(cut(plan, bounds.batch_bytes_max, bounds.batch_descriptors_max))
+        for part in self.parts:
+            part.drop_rest()
 
     def next_part(self) -> int | None:
-        """The part that has most batches left; None if every batch was posted."""
-        best = max(range(len(self.todo)), key=lambda part: len(self.todo[part]), default=None)
-        return best if best is not None and self.todo[best] else None
+        """The part whose batch is to be posted next; None if every batch was posted.
+
+        Copies go first, which go on by themselves; then the part that has most batches left.
+        """
+        left = {number: part for number, part in enumerate(self.parts) if part.todo}
+        return max(
+            left, key=lambda number: (left[number].route.path is Path.LOCAL, len(left[number].todo)), default=None
+        )
 
     def outcome(self, now: float) -> ReadOutcome:
         """The figures, however it ended."""
@@ -89,10 +128,10 @@ class ActiveRead:
         return ReadOutcome(
             transfer=self.request.transfer,
             failure=self.failure,
-            received_bytes=self.received_bytes,
-            descriptor_count=self.descriptor_count,
+            received_bytes=sum(part.received_bytes for part in self.parts),
+            descriptor_count=sum(part.descriptor_count for part in self.parts),
             queue_seconds=(now if posted is None else posted) - self.request.accepted_at,
             read_seconds=0.0 if posted is None else read_end - posted,
             verify_seconds=verify_end - arrived if arrived is not None and self.has_arrived else 0.0,
-            backend="" if posted is None else self.request.parts[0].peer.backend,
+            shares=() if posted is None else tuple(part.share for part in self.parts),
         )

@@ -1,14 +1,19 @@
-"""The disposable agent that reads. Destroying it is the only way to stop a read that does not end by itself."""
+"""What moves blocks and lease words into this data plane; for NIXL the disposable agent that reads.
+
+Destroying a NIXL agent is the only way to stop a read of it that does not end by itself.
+"""
 
 from typing import Protocol
 
 import numpy as np
 
 from kvferry.core.planning.copies import CopyPlan
-from kvferry_dataplane.nixl_agent import NixlAgent, NixlLibrary, Region
 from kvferry_dataplane.leases import WORD_BYTES
+from kvferry_dataplane.nixl_agent import NixlAgent, NixlLibrary, Region
 from kvferry_dataplane.peers import Peer
+from kvferry_dataplane.reads.batches import Batch
 from kvferry_dataplane.reads.lingering import LingeringConnections, hold_connections
+from kvferry_dataplane.reads.request import ReadPart
 
 CELL_COUNT = 1024
 """Lease words that one agent can read back at a time."""
@@ -22,6 +27,11 @@ class ReadAgent(Protocol):
         """Cells for words that are read back."""
         ...
 
+    @property
+    def wakes(self) -> bool:
+        """Whether all that is under way wakes the reads' thread at its end, so that it need not be polled."""
+        ...
+
     def connect(self, peer: Peer) -> None:
         """Learn a peer."""
         ...
@@ -30,12 +40,12 @@ class ReadAgent(Protocol):
         """Forget a peer."""
         ...
 
-    def read_blocks(self, peer: Peer, batch: CopyPlan) -> int:
+    def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
         """Start a batch of copies into the pool; returns a handle."""
         ...
 
-    def read_word(self, peer: Peer, slot: int, cell: int) -> int:
-        """Start reading a peer's lease word into a cell, zeroed before; returns a handle."""
+    def read_word(self, source: ReadPart, cell: int) -> int:
+        """Start reading the source's lease word into a cell; returns a handle. Every byte of the part has arrived."""
         ...
 
     def word(self, cell: int) -> int:
@@ -43,7 +53,11 @@ class ReadAgent(Protocol):
         ...
 
     def is_done(self, handle: int) -> bool:
-        """Make progress, and say whether what the handle stands for has arrived."""
+        """Make progress, and say whether what the handle stands for has arrived, or was stopped."""
+        ...
+
+    def stop(self, handle: int) -> bool:
+        """Ask for the early end of a batch. False if it cannot be had: the batch goes on."""
         ...
 
     def close(self) -> None:
@@ -68,6 +82,11 @@ class NixlReadAgent:
         """Cells for words that are read back."""
         return CELL_COUNT
 
+    @property
+    def wakes(self) -> bool:
+        """False: NIXL has to be polled."""
+        return False
+
     def connect(self, peer: Peer) -> None:
         """Learn a peer."""
         self._agent.add_peer(peer.agent_metadata)
@@ -76,8 +95,10 @@ class NixlReadAgent:
         """Forget a peer."""
         self._agent.remove_peer(peer.agent_name)
 
-    def read_blocks(self, peer: Peer, batch: CopyPlan) -> int:
-        """Start a batch of copies into the pool."""
+    def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
+        """Start a batch of copies into the pool; NIXL knows no priorities."""
+        assert isinstance(batch, CopyPlan)
+        peer = source.peer
         return self._agent.post_read(
             peer.agent_name,
             peer.pool,
@@ -87,8 +108,9 @@ class NixlReadAgent:
             batch.lengths,
         )
 
-    def read_word(self, peer: Peer, slot: int, cell: int) -> int:
-        """Start reading a lease word into a cell."""
+    def read_word(self, source: ReadPart, cell: int) -> int:
+        """Start reading a lease word into a cell, zeroed before."""
+        peer, slot = source.peer, source.slot
         self._cells[cell] = 0
         return self._agent.post_read(
             peer.agent_name,
@@ -106,6 +128,10 @@ class NixlReadAgent:
     def is_done(self, handle: int) -> bool:
         """Make progress, and say whether it has arrived."""
         return self._agent.is_done(handle)
+
+    def stop(self, handle: int) -> bool:
+        """False: NIXL cannot end a read early."""
+        return False
 
     def close(self) -> None:
         """Destroy the agent."""

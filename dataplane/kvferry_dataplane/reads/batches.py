@@ -1,8 +1,30 @@
-"""Cuts a plan into batches of bounded size. Pure."""
+"""What is asked of an agent at a time: a plan is cut into batches of bounded size, or taken whole. Pure."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from kvferry.core.planning.copies import CopyPlan
+from kvferry.core.planning.copies import CopyPlan, StridedCopy
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """A whole plan as regions, for copiers that take it at once."""
+
+    copies: tuple[StridedCopy, ...]
+
+    @property
+    def piece_count(self) -> int:
+        """Runs of all regions."""
+        return sum(copy.run_count for copy in self.copies)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all regions."""
+        return sum(copy.total_bytes for copy in self.copies)
+
+
+Batch = CopyPlan | Regions
 
 
 def split_long(plan: CopyPlan, run_bytes_max: int) -> CopyPlan:

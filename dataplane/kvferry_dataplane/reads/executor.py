@@ -7,25 +7,27 @@ batches for ``retire_seconds``, and is destroyed; only then is the read's outcom
 
 A peer whose batches made a rollover necessary is *suspect*: a lease word is read from it into scratch memory first, so
 that a peer that stays stuck costs one rollover and not one for each of its reads.
+
+All this is NIXL's. The agents of the other paths end a batch when they are asked to; they are never given up.
 """
 
-import heapq
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 
 from kvferry.core.errors import Cancelled, DeadlineExceeded, Fenced, KvferryError, NotReady, PeerError
 from kvferry.core.reasons import Reason
-from kvferry_dataplane.peers import Peer
+from kvferry_dataplane.paths import Path, Route
+from kvferry_dataplane.peers import Peer, peer_lost
 from kvferry_dataplane.reads.active import ActiveRead
 from kvferry_dataplane.reads.agent import ReadAgent
+from kvferry_dataplane.reads.deadlines import Deadlines
 from kvferry_dataplane.reads.generation import Flight, Generation, Purpose
 from kvferry_dataplane.reads.generations import Generations
 from kvferry_dataplane.reads.queue import Lane, ReadQueue
-from kvferry_dataplane.reads.request import ReadBounds, ReadOutcome, ReadRequest
-
-_DEADLINES_SLACK = 256
+from kvferry_dataplane.reads.request import ReadBounds, ReadOutcome, ReadPart, ReadRequest
+from kvferry_dataplane.reads.routing import Routing
 
 
 class ReadExecutor:
@@ -35,18 +37,23 @@ class ReadExecutor:
         self,
         make_agent: Callable[[int], ReadAgent],
         on_finished: Callable[[ReadOutcome], None],
+        routing: Routing,
+        lasting: Mapping[Path, ReadAgent],
         bounds: ReadBounds | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``make_agent`` gets the generation's number, from 1. ``clock`` is read for figures only."""
+        """``make_agent`` makes NIXL's agents, given the generation's number, from 1; ``lasting`` has those of the other
+        paths that ``routing`` gives. ``clock`` is read for figures only.
+        """
         self._clock = clock
         self._bounds = bounds or ReadBounds()
         self._on_finished = on_finished
-        self._generations = Generations(make_agent)
+        self._routing = routing
+        self._generations = Generations(make_agent, lasting)
         self._queue = ReadQueue()
         self._active: dict[str, ActiveRead] = {}
         self._lanes: Counter[Lane] = Counter()
-        self._deadlines: list[tuple[float, str]] = []
+        self._deadlines = Deadlines()
         self._suspects: set[str] = set()
         self._turns = count(1)
         self._leaving: dict[str, Peer] = {}
@@ -80,6 +87,7 @@ class ReadExecutor:
             TransportFailed: the backend refuses its metadata. Its reads will say so again.
         """
         self._leaving.pop(peer.name, None)
+        self._routing.connect(peer)
         self._generations.current().connect(peer)
 
     def disconnect(self, peer: Peer, now: float) -> None:
@@ -88,16 +96,13 @@ class ReadExecutor:
         self._end_reads_of(peer.name, lost, now)
         self._suspects.discard(peer.name)
         self._leaving[peer.name] = peer
+        self._routing.disconnect(peer)
 
     def submit(self, request: ReadRequest) -> None:
         """Queue a read. Its transfer id must be unused."""
         self._queue.push(request)
-        heapq.heappush(self._deadlines, (request.deadline, request.transfer))
-        if len(self._deadlines) > 2 * (len(self._queue) + len(self._active)) + _DEADLINES_SLACK:
-            # Reads that are over leave their deadlines behind.
-            live = [*self._queue.waiting(), *(read.request for read in self._active.values())]
-            self._deadlines = [(request.deadline, request.transfer) for request in live]
-            heapq.heapify(self._deadlines)
+        self._deadlines.add(request)
+        self._deadlines.tidy(self._requests(), len(self._queue) + len(self._active))
 
     def cancel(self, transfer: str, now: float) -> None:
         """End a read early; nothing happens if it is over."""
@@ -105,8 +110,8 @@ class ReadExecutor:
 
     def close(self, now: float) -> None:
         """End every read and destroy every agent."""
-        for transfer in [request.transfer for request in self._queue.waiting()] + list(self._active):
-            self._end(transfer, NotReady("the data plane is shutting down"), now)
+        for request in list(self._requests()):
+            self._end(request.transfer, NotReady("the data plane is shutting down"), now)
         for generation in self._generations.all():
             self._destroy(generation)
 
@@ -115,24 +120,30 @@ class ReadExecutor:
     def step(self, now: float) -> float | None:
         """Do what can be done at once.
 
-        Returns seconds until the next call is needed: 0 while something is in flight, None if only a command can bring
-        new work.
+        Returns seconds until the next call is needed: 0 while something has to be polled or moves, None if only a
+        command or what wakes the thread can bring new work.
         """
+        moved_before = self.progress_count
         self._end_overdue(now)
+        self._end_lost(now)
         self._activate(now)
         self._post(now)
         self._poll(now)
         self._roll_over(now)
-        self._drop_unwanted(now)
+        wanted = {peer for read in self._active.values() for peer in read.request.lane}
+        self._generations.retire_unwanted(wanted, now, self._bounds.orphan_seconds)
         for generation in self._generations.due(now):
             self._destroy(generation)
         self._let_peers_go()
-        return self._wait(now)
+        return self._wait(now, moved=self.progress_count != moved_before)
 
     def _end_overdue(self, now: float) -> None:
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, transfer = heapq.heappop(self._deadlines)
+        for transfer in self._deadlines.passed(now):
             self._end(transfer, DeadlineExceeded("the read's deadline passed"), now)
+
+    def _end_lost(self, now: float) -> None:
+        for peer in self._routing.take_lost():
+            self._end_reads_of(peer.name, peer_lost(peer), now)
 
     def _activate(self, now: float) -> None:
         for request in self._queue.heads():
@@ -140,15 +151,23 @@ class ReadExecutor:
             if self._active and pieces + request.pieces_max > self._bounds.active_pieces_max:
                 return
             if self._lanes[request.lane] < self._bounds.active_reads_per_lane:
-                self._queue.remove(request.transfer)
-                self._start(request, now)
+                try:
+                    routes = [self._routing.route(part) for part in request.parts]
+                except KvferryError as error:
+                    self._end(request.transfer, error, now)
+                    continue
+                known = [route for route in routes if route is not None]
+                if len(known) == len(routes):
+                    self._start(request, known, now)
 
-    def _start(self, request: ReadRequest, now: float) -> None:
+    def _start(self, request: ReadRequest, routes: list[Route], now: float) -> None:
+        self._queue.remove(request.transfer)
         read = ActiveRead(request)
         self._active[request.transfer] = read
         self._lanes[request.lane] += 1
+        self.progress_count += 1
         try:
-            read.begin(self._bounds)
+            read.begin(routes, self._bounds)
         except KvferryError as error:
             self._end(request.transfer, error, now)
 
@@ -168,45 +187,50 @@ class ReadExecutor:
     def _post_for(self, read: ActiveRead, now: float) -> int:
         """Post what comes next for a read; returns the bytes asked for."""
         try:
-            generation = self._generations.current()
             if read.has_arrived:
-                return sum(self._post_word(generation, read, part, now) for part in range(len(read.todo)))
+                return sum(self._post_word(read, part, now) for part in range(len(read.parts)))
             part = read.next_part()
-            if part is None or read.batches_in_flight >= self._bounds.batches_in_flight_per_read:
+            if part is None or read.batches_in_flight >= read.parts[part].limits.in_flight_per_read:
                 return 0
-            return self._post_batch(generation, read, part, now)
+            return self._post_batch(read, part, now)
         except KvferryError as error:
             self._end(read.request.transfer, error, now)
             return 0
 
-    def _post_batch(self, generation: Generation, read: ActiveRead, part: int, now: float) -> int:
-        peer = read.request.parts[part].peer
-        if peer.name in self._suspects:
-            self._probe(generation, peer, read.request.parts[part].slot, now)
-            return 0
-        batch = read.todo[part][0]
-        in_flight = generation.bytes_in_flight(peer.name)
-        if in_flight and in_flight + batch.total_bytes > self._bounds.bytes_in_flight_per_peer:
+    def _post_batch(self, read: ActiveRead, number: int, now: float) -> int:
+        part = read.parts[number]
+        source, peer = part.source, part.source.peer
+        generation = self._generations.current(part.route.path)
+        if not generation.lasting and not self._may_ask(generation, source, part.todo[0].total_bytes, now):
             return 0
         if not generation.connect(peer):
             return 0
-        read.take_batch(part, self._bounds)
+        batch = part.take_batch()
         read.turn = next(self._turns)
         read.first_posted_at = self._clock() if read.first_posted_at is None else read.first_posted_at
-        flight = Flight(Purpose.BLOCKS, peer, 0, read, part, batch)
+        flight = Flight(Purpose.BLOCKS, peer, 0, read, number, batch)
         read.batches_in_flight += 1
         generation.flights.append(flight)
         self.progress_count += 1
         try:
-            flight.handle = generation.agent.read_blocks(peer, batch)
+            flight.handle = generation.agent.read_blocks(source, batch, read.request.priority)
         except KvferryError as error:
             self._failed(generation, flight, error, now)
         return batch.total_bytes
 
-    def _post_word(self, generation: Generation, read: ActiveRead, part: int, now: float) -> int:
+    def _may_ask(self, generation: Generation, source: ReadPart, batch_bytes: int, now: float) -> bool:
+        """Whether NIXL may be asked for a batch of a peer: the peer is no suspect, and its window has room."""
+        if source.peer.name in self._suspects:
+            self._probe(generation, source, now)
+            return False
+        in_flight = generation.bytes_in_flight(source.peer.name)
+        return not in_flight or in_flight + batch_bytes <= self._bounds.bytes_in_flight_per_peer
+
+    def _post_word(self, read: ActiveRead, part: int, now: float) -> int:
+        source = read.parts[part].source
+        generation = self._generations.current(read.parts[part].route.path)
         if part in read.words_verified or part in read.words_in_flight or not generation.free_cells:
             return 0
-        source = read.request.parts[part]
         if not generation.connect(source.peer):
             return 0
         cell = generation.free_cells.popleft()
@@ -215,18 +239,19 @@ class ReadExecutor:
         generation.flights.append(flight)
         self.progress_count += 1
         try:
-            flight.handle = generation.agent.read_word(source.peer, source.slot, cell)
+            flight.handle = generation.agent.read_word(source, cell)
         except KvferryError as error:
             self._failed(generation, flight, error, now)
         return 1
 
-    def _probe(self, generation: Generation, peer: Peer, slot: int, now: float) -> None:
+    def _probe(self, generation: Generation, source: ReadPart, now: float) -> None:
+        peer = source.peer
         if generation.has_probe(peer.name) or not generation.free_cells or not generation.connect(peer):
             return
         flight = Flight(Purpose.PROBE, peer, 0, None, cell=generation.free_cells.popleft())
         generation.flights.append(flight)
         try:
-            flight.handle = generation.agent.read_word(peer, slot, flight.cell)
+            flight.handle = generation.agent.read_word(source, flight.cell)
         except KvferryError as error:
             self._failed(generation, flight, error, now)
 
@@ -256,7 +281,8 @@ class ReadExecutor:
             return
         if flight.batch is not None:
             read.batches_in_flight -= 1
-            read.received_bytes += flight.batch.total_bytes
+            if not flight.stopped:
+                read.parts[flight.part].received_bytes += flight.batch.total_bytes
             read.last_arrived_at = self._clock()
             self._finish_if_settled(read)
         else:
@@ -282,7 +308,9 @@ class ReadExecutor:
             self._end_reads_of(flight.peer.name, error, now)
         if read is None:
             return
-        if flight.purpose is Purpose.BLOCKS:
+        if flight.purpose is Purpose.BLOCKS and generation.lasting:
+            read.batches_in_flight -= 1
+        elif flight.purpose is Purpose.BLOCKS:
             generation.unconfirmed.append(flight)
             read.batches_in_flight -= 1
             read.batches_unconfirmed += 1
@@ -293,8 +321,7 @@ class ReadExecutor:
     # Ends
 
     def _end_reads_of(self, peer: str, error: KvferryError, now: float) -> None:
-        requests = self._queue.waiting() + [read.request for read in self._active.values()]
-        for request in requests:
+        for request in list(self._requests()):
             if peer in request.lane:
                 self._end(request.transfer, error, now)
 
@@ -313,9 +340,7 @@ class ReadExecutor:
         active.settle_at = now + self._bounds.settle_seconds
         active.drop_rest()
         for generation in self._generations.all():
-            for flight in generation.flights:
-                if flight.read is active and flight.purpose is Purpose.WORD:
-                    flight.read = None
+            generation.stop(active)
         self._finish_if_settled(active)
 
     def _finish_if_settled(self, read: ActiveRead) -> None:
@@ -335,23 +360,10 @@ class ReadExecutor:
         for read in self._active.values():
             if not read.ending or not (read.batches_unconfirmed or now >= read.settle_at):
                 continue
-            for generation in self._generations.all():
+            for generation in self._generations.disposable():
                 if generation.has_blocks_of(read):
                     self._suspects.update(f.peer.name for f in generation.flights if f.read is read)
                     self._generations.retire(generation, now + self._bounds.retire_seconds)
-
-    def _drop_unwanted(self, now: float) -> None:
-        """Give an agent up that would be polled for ever for flights that nobody waits for."""
-        wanted = {peer for read in self._active.values() for peer in read.request.lane}
-        for generation in self._generations.all():
-            probes = any(f.purpose is Purpose.PROBE and f.peer.name in wanted for f in generation.flights)
-            blocks = any(f.read is not None for f in generation.flights)
-            if not generation.flights or probes or blocks:
-                generation.unwanted_since = None
-            elif generation.unwanted_since is None:
-                generation.unwanted_since = now
-            elif now >= generation.unwanted_since + self._bounds.orphan_seconds:
-                self._generations.retire(generation, now)
 
     def _destroy(self, generation: Generation) -> None:
         for flight in self._generations.destroy(generation):
@@ -365,7 +377,7 @@ class ReadExecutor:
             else:
                 read.batches_in_flight -= 1
                 if not read.ending:
-                    read.todo[flight.part].appendleft(flight.batch)
+                    read.parts[flight.part].todo.appendleft(flight.batch)
             self._finish_if_settled(read)
         self.progress_count += 1
 
@@ -375,12 +387,15 @@ class ReadExecutor:
                 del self._leaving[name]
                 self._generations.forget(peer)
 
-    def _wait(self, now: float) -> float | None:
-        if self._generations.in_flight() or any(not read.ending for read in self._active.values()):
+    def _requests(self) -> Iterator[ReadRequest]:
+        yield from self._queue.waiting()
+        yield from (read.request for read in self._active.values())
+
+    def _wait(self, now: float, *, moved: bool) -> float | None:
+        if self._generations.to_be_polled() or (moved and self._active):
             return 0.0
-        timers = [read.settle_at for read in self._active.values()]
-        if self._deadlines:
-            timers.append(self._deadlines[0][0])
-        if (destruction := self._generations.next_destruction()) is not None:
-            timers.append(destruction)
+        if not self._generations.in_flight() and any(not read.ending for read in self._active.values()):
+            return 0.0
+        timers = [read.settle_at for read in self._active.values() if read.ending and read.settle_at > now]
+        timers += [at for at in (self._deadlines.next(), self._generations.next_destruction()) if at is not None]
         return max(min(timers) - now, 0.0) if timers else None

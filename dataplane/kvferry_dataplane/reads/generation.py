@@ -4,10 +4,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.active import ActiveRead
 from kvferry_dataplane.reads.agent import ReadAgent
+from kvferry_dataplane.reads.batches import Batch
 
 
 class Purpose(Enum):
@@ -28,8 +28,10 @@ class Flight:
     read: ActiveRead | None
     """Who waits for it; None for probes, and for words whose read has ended."""
     part: int = 0
-    batch: CopyPlan | None = None
+    batch: Batch | None = None
     cell: int = 0
+    stopped: bool = False
+    """Whether its early end was asked for, and can be had."""
 
     @property
     def in_flight_bytes(self) -> int:
@@ -43,6 +45,8 @@ class Generation:
 
     number: int
     agent: ReadAgent
+    lasting: bool = False
+    """Whether the agent can end each of its reads, and fails only where nothing more arrives: it is never retired."""
     connected: dict[str, Peer] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
     """Connected peers whose connection failed: it is made anew before the next use."""
@@ -86,6 +90,14 @@ class Generation:
     def has_blocks_of(self, read: ActiveRead) -> bool:
         """Whether bytes of a read may still arrive through this agent."""
         return any(f.read is read and f.purpose is Purpose.BLOCKS for f in (*self.flights, *self.unconfirmed))
+
+    def stop(self, read: ActiveRead) -> None:
+        """Ask for the end of a read's batches, and wait for its words no more."""
+        for flight in self.flights:
+            if flight.read is read and flight.purpose is Purpose.WORD:
+                flight.read = None
+            elif flight.read is read:
+                flight.stopped = self.agent.stop(flight.handle)
 
     def is_awaited(self) -> bool:
         """Whether any read that goes on still waits for one of the flights."""

@@ -1,28 +1,33 @@
-"""The reader agents: one that takes new work, and those that are on their way out after a rollover."""
+"""The reader agents: for each path one that takes new work, and those that are on their way out after a rollover."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
+from kvferry_dataplane.paths import Path
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.agent import ReadAgent
-from kvferry_dataplane.reads.generation import Flight, Generation
+from kvferry_dataplane.reads.generation import Flight, Generation, Purpose
 
 
 class Generations:
     """Makes, retires and destroys reader agents."""
 
-    def __init__(self, make_agent: Callable[[int], ReadAgent]) -> None:
+    def __init__(self, make_agent: Callable[[int], ReadAgent], lasting: Mapping[Path, ReadAgent]) -> None:
+        """``make_agent`` makes the disposable ones, for NIXL; ``lasting`` are those of other paths."""
         self._make_agent = make_agent
+        self._lasting = {path: Generation(0, agent, lasting=True) for path, agent in lasting.items()}
         self._made = 0
         self._current: Generation | None = None
         self._retiring: list[Generation] = []
         self.rollovers = 0
 
-    def current(self) -> Generation:
-        """The generation that takes new work.
+    def current(self, path: Path = Path.NIXL) -> Generation:
+        """The generation that takes new work of a path.
 
         Raises:
             TransportFailed: there is none and none can be made.
         """
+        if path is not Path.NIXL:
+            return self._lasting[path]
         if self._current is None:
             self._made += 1
             self._current = Generation(self._made, self._make_agent(self._made))
@@ -30,21 +35,44 @@ class Generations:
 
     def all(self) -> list[Generation]:
         """Every generation that is not destroyed."""
+        return [*self._lasting.values(), *self.disposable()]
+
+    def disposable(self) -> list[Generation]:
+        """NIXL's that are not destroyed."""
         return [*self._retiring, *([self._current] if self._current is not None else [])]
 
     def in_flight(self) -> bool:
         """Whether anything was asked for and not confirmed."""
         return any(generation.flights for generation in self.all())
 
+    def to_be_polled(self) -> bool:
+        """Whether something is in flight whose end nobody tells."""
+        return any(generation.flights and not generation.agent.wakes for generation in self.all())
+
     def retire(self, generation: Generation, destroy_at: float) -> None:
         """Give a generation no new work and destroy it by ``destroy_at``."""
-        if generation.retire_at is not None:
+        if generation.lasting or generation.retire_at is not None:
             return
         generation.retire_at = destroy_at
         self._retiring.append(generation)
         self.rollovers += 1
         if generation is self._current:
             self._current = None
+
+    def retire_unwanted(self, wanted: Collection[str], now: float, after_seconds: float) -> None:
+        """Give up agents that would be polled for ever for flights that nobody waits for.
+
+        ``wanted``: names of the peers that reads want.
+        """
+        for generation in self.disposable():
+            probes = any(f.purpose is Purpose.PROBE and f.peer.name in wanted for f in generation.flights)
+            blocks = any(f.read is not None for f in generation.flights)
+            if not generation.flights or probes or blocks:
+                generation.unwanted_since = None
+            elif generation.unwanted_since is None:
+                generation.unwanted_since = now
+            elif now >= generation.unwanted_since + after_seconds:
+                self.retire(generation, now)
 
     def due(self, now: float) -> list[Generation]:
         """Retiring generations that have waited long enough, or that nobody waits for."""

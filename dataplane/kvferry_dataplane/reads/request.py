@@ -4,18 +4,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from kvferry.core.errors import KvferryError
-from kvferry.core.planning.copies import CopyPlan
+from kvferry.core.planning.copies import CopyPlan, StridedCopy
+from kvferry_dataplane.paths import Path, Route
 from kvferry_dataplane.peers import Peer
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPart:
-    """What comes from one source rank: copies, planned a chunk at a time, and the lease to verify after."""
+    """What comes from one source rank: copies, and the lease to verify after."""
 
     peer: Peer
     chunks: Callable[[], Iterator[CopyPlan]]
+    """The copies as runs, planned a chunk at a time."""
+    regions: Callable[[], tuple[StridedCopy, ...]]
+    """The same copies as regions, all of them."""
     slot: int
     word: int = field(repr=False)
+    total_bytes: int = 0
+    pieces_max: int = 0
+    """Pieces before any are joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +54,44 @@ class ReadOutcome:
     queue_seconds: float
     read_seconds: float
     verify_seconds: float
-    backend: str
-    """Empty if nothing was read."""
+    shares: tuple["SourceShare", ...]
+    """What came from each source rank; empty if nothing was asked for."""
+
+    @property
+    def main(self) -> Route | None:
+        """The route that carried most; None if nothing was asked for."""
+        return max(self.shares, key=lambda share: share.received_bytes).route if self.shares else None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceShare:
+    """What came from one source rank."""
+
+    source_rank: int
+    route: Route
+    received_bytes: int
+    descriptor_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How a part is asked for on one path."""
+
+    bytes_max: int
+    descriptors_max: int
+    in_flight_per_read: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReadBounds:
     """Limits of the executor."""
 
-    batch_bytes_max: int = 32 << 20
-    batch_descriptors_max: int = 1024
-    batches_in_flight_per_read: int = 2
+    nixl: BatchLimits = BatchLimits(32 << 20, 1024, 2)
+    packed: BatchLimits = BatchLimits(4 << 20, 1 << 16, 4)
+    local: BatchLimits = BatchLimits(1 << 62, 1 << 62, 64)
+    """A copy takes a plan whole."""
     bytes_in_flight_per_peer: int = 64 << 20
+    """Of NIXL reads."""
     active_reads_per_lane: int = 16
     active_pieces_max: int = 2 << 20
     step_bytes_max: int = 64 << 20
@@ -68,3 +101,7 @@ class ReadBounds:
     """How long other reads' batches may go on with an agent after a rollover."""
     orphan_seconds: float = 1.0
     """How long an idle agent keeps word reads that nobody waits for."""
+
+    def limits(self, path: Path) -> BatchLimits:
+        """Those of a path."""
+        return {Path.NIXL: self.nixl, Path.PACKED: self.packed, Path.LOCAL: self.local}[path]

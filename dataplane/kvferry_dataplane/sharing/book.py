@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from kvferry.core.errors import KvferryError, PeerError
-from kvferry.core.reasons import Reason
+from kvferry.core.errors import KvferryError
 from kvferry_dataplane.paths import PathPolicy, Route, choose, why_not_to_map
-from kvferry_dataplane.peers import Peer
+from kvferry_dataplane.peers import Peer, peer_lost
 from kvferry_dataplane.reads.mailbox import Mailbox
+from kvferry_dataplane.reads.request import ReadPart
 from kvferry_dataplane.sharing.source import Source
 
 OPENING_THREADS = 4
@@ -67,16 +67,17 @@ class SharedSources:
         if entry is not None:
             self._retire(entry)
 
-    def route(self, peer: Peer) -> Route | None:
-        """The path of a peer's bytes; None while its memory is being mapped.
+    def route(self, part: ReadPart) -> Route | None:
+        """The path of a part's bytes; None while its peer's memory is being mapped.
 
         Raises:
             PeerError: reason PEER_LOST: it has died.
             TransportFailed: the configured path is impossible.
         """
+        peer = part.peer
         entry = self._entries.get(peer.name)
         if entry is not None and entry.is_lost:
-            raise lost(peer)
+            raise peer_lost(peer)
         if entry is not None and entry.is_opening:
             return None
         mapped = entry.source.pool.backend if entry is not None and entry.source is not None else ""
@@ -91,7 +92,7 @@ class SharedSources:
         """
         entry = self._entries.get(peer.name)
         if entry is None or entry.source is None:
-            raise lost(peer)
+            raise peer_lost(peer)
         return entry.source
 
     def release(self, source: Source) -> None:
@@ -148,8 +149,3 @@ class SharedSources:
             source.retired = True
             if not source.users:
                 self._threads.submit(source.close)
-
-
-def lost(peer: Peer) -> PeerError:
-    """A peer that no longer guards its blocks."""
-    return PeerError(f"peer {peer.name} has died", reason=Reason.PEER_LOST)

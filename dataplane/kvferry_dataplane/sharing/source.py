@@ -38,7 +38,7 @@ class MappedPool:
     unmap: Callable[[], None]
 
 
-class PoolMapper(Protocol):
+class Mapper(Protocol):
     """Maps pools so that they can be copied to this data plane's own. Any thread may ask."""
 
     def map_host(self, descriptor: int, size_bytes: int) -> MappedPool:
@@ -93,7 +93,7 @@ class Source:
         self._connection.close()
 
 
-def open_source(peer: Peer, mapper: PoolMapper) -> Source:
+def open_source(peer: Peer, mapper: Mapper) -> Source:
     """Ask a source of this host for its memory and map it. Takes ``OPEN_SECONDS_MAX`` at most, and the mapping.
 
     Nothing the other side says is believed: sizes, seals and identity are checked, so that no peer, hostile or restarted,
@@ -156,7 +156,7 @@ def _map_words(descriptor: int, size_bytes: int) -> mmap.mmap:
     return map_shared_memory(descriptor, size_bytes, writable=False)
 
 
-def _map_pool(offer: pb.ShareOffer, descriptors: tuple[int, ...], mapper: PoolMapper) -> MappedPool:
+def _map_pool(offer: pb.ShareOffer, descriptors: tuple[int, ...], mapper: Mapper) -> MappedPool:
     if offer.device != "cpu":
         return mapper.map_cuda(offer.cuda_ipc_handle, offer.cuda_device_uuid, offer.pool_bytes)
     require_sealed(descriptors[1], offer.pool_bytes)

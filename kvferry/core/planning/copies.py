@@ -47,12 +47,17 @@ class StridedCopy:
     run_bytes: int
 
     @property
-    def total_bytes(self) -> int:
-        """Bytes of all regions."""
-        runs = 1
+    def run_count(self) -> int:
+        """Runs of all regions."""
+        runs = int(self.source_bases.size)
         for axis in self.axes:
             runs *= axis.length
-        return int(self.source_bases.size) * runs * self.run_bytes
+        return runs
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all regions."""
+        return self.run_count * self.run_bytes
 
 
 NOTHING = CopyPlan(*(np.empty(0, dtype=np.int64) for _ in range(3)))

@@ -1,0 +1,32 @@
+"""What the executor needs of whoever knows the ways to peers."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from kvferry_dataplane.paths import Route
+from kvferry_dataplane.peers import Peer
+from kvferry_dataplane.reads.request import ReadPart
+
+
+class Routing(Protocol):
+    """Finds the path of what comes from a source rank. Belongs to the reads' thread."""
+
+    def connect(self, peer: Peer) -> None:
+        """Learn a peer; begin what takes time."""
+        ...
+
+    def disconnect(self, peer: Peer) -> None:
+        """Forget a peer."""
+        ...
+
+    def route(self, part: ReadPart) -> Route | None:
+        """The path of a part; None while that is being found out.
+
+        Raises:
+            KvferryError: the peer is lost, or the configured path is impossible.
+        """
+        ...
+
+    def take_lost(self) -> Sequence[Peer]:
+        """Peers that have died since this was last asked."""
+        ...
