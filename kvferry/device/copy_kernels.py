@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from kvferry.core.errors import ConfigInvalid
-from kvferry.device.copy_table import REGION_BYTES, TILE_BYTES_MAX
+from kvferry.device.copy_slots import CARRIED_BYTES_MAX
+from kvferry.device.copy_table import BULK_RUNS_MAX, REGION_BYTES, TILE_BYTES_MAX
 from kvferry.device.cuda import CudaDevice
 from kvferry.device.cuda_program import compiled
 from kvferry.device.cuda_streams import Kernel, kernel_of, load_module, unload_module
@@ -25,9 +26,9 @@ class KernelShape:
 
     plain_warps: int = 16
     """Of a block that copies through registers."""
-    bulk_warps: int = 4
+    bulk_warps: int = 6
     """Of a block that copies through shared memory; each has a ring of its own."""
-    bulk_slots: int = 3
+    bulk_slots: int = 2
     """Of a ring, each for one tile."""
     bulk_loads: int = 1
     """Tiles that are being loaded while one is stored."""
@@ -39,6 +40,8 @@ class KernelShape:
             "BULK_WARPS": self.bulk_warps,
             "BULK_SLOTS": self.bulk_slots,
             "BULK_LOADS": self.bulk_loads,
+            "CARRIED_BYTES_MAX": CARRIED_BYTES_MAX,
+            "BULK_RUNS_MAX": BULK_RUNS_MAX,
             "TILE_BYTES_MAX": TILE_BYTES_MAX,
         }
 

@@ -1,7 +1,7 @@
-"""What one launch of the copy kernel holds: its table in pinned memory and on the device, and its counters."""
+"""What one launch of the copy kernel holds: its parameters, its table and its counters."""
 
 import struct
-from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 
@@ -15,18 +15,19 @@ FIRST_CAPACITY_BYTES = 256 << 10
 CAPACITY_BYTES_MAX = 32 << 20
 """A larger table is launched in parts."""
 
-IN_PLACE_BYTES_MAX = 32 << 10
-"""The device reads a table of at most this straight from pinned memory: an upload costs more."""
+CARRIED_BYTES_MAX = 4032
+"""A table of at most this goes with the launch itself."""
+
+UPLOADED_BYTES_MAX = 64 << 10
+"""A table of at most this is uploaded before the launch. A larger one is read from pinned memory by the kernel, each
+entry once and ahead of its use, while other entries' bytes are copied; that takes many warps."""
+
+IN_PLACE_BLOCKS_MIN = 32
 
 CONTROL_BYTES = 32
 _CANCELLED_AT = 16
-_LAUNCH = struct.Struct("<QQQIIII")
-
-
-@dataclass(frozen=True, slots=True)
-class _Buffers:
-    pinned: PinnedMemory
-    device_address: int
+_GOLDEN = 0.6180339887
+_LAUNCH = struct.Struct("<QQQIIIIQ")
 
 
 class Slot:
@@ -34,11 +35,11 @@ class Slot:
 
     def __init__(self, device: CudaDevice) -> None:
         self._device = device
-        self._buffers: _Buffers | None = None
+        self._buffers: tuple[PinnedMemory, int] | None = None
         self._control = device.allocate(CONTROL_BYTES)
         device.fill(self._control, 0, CONTROL_BYTES)
         self._result = allocate_pinned(device, 8)
-        self._parameters = np.zeros(_LAUNCH.size, dtype=np.uint8)
+        self._parameters = np.zeros(_LAUNCH.size + CARRIED_BYTES_MAX, dtype=np.uint8)
         self.parameter_pointers = np.array([self._parameters.ctypes.data], dtype=np.uint64)
         self.ended = Event.create()
 
@@ -51,27 +52,34 @@ class Slot:
         """What the launch copied, once it has ended."""
         return int(self._result.view().view(np.uint64)[0])
 
-    def prepare(self, stream: Stream, table: Table, windows: tuple[Window, Window], number: int) -> None:
-        """Write the table and the parameters, and put the upload into ``stream``."""
+    def prepare(
+        self, stream: Stream, table: Table, windows: tuple[Window, Window], number: int, blocks: int
+    ) -> None:
+        """Write the table and the parameters of a launch of ``blocks``, and put an upload into ``stream`` if it pays."""
         size = table.size_bytes
-        buffers = self._with_room(size)
-        write_table(table, windows, buffers.pinned.view())
-        plan = buffers.pinned.device_address
-        if size > IN_PLACE_BYTES_MAX:
-            plan = buffers.device_address
-            stream.upload(plan, buffers.pinned.address, size)
-        counts = len(table.regions), table.tile_count, number, 0
+        if size <= CARRIED_BYTES_MAX:
+            plan = 0
+            write_table(table, windows, self._parameters[_LAUNCH.size :])
+        else:
+            pinned, device_address = self._with_room(size)
+            write_table(table, windows, pinned.view())
+            if size <= UPLOADED_BYTES_MAX or blocks < IN_PLACE_BLOCKS_MIN:
+                plan = device_address
+                stream.upload(plan, pinned.address, size)
+            else:
+                plan = pinned.device_address
+        counts = len(table.regions), table.tile_count, tile_stride(table.tile_count), number, 0
         _LAUNCH.pack_into(self._parameters.data, 0, plan, self._control, self._result.device_address, *counts)
 
-    def _with_room(self, size: int) -> _Buffers:
-        if self._buffers is None or self._buffers.pinned.size_bytes < size:
+    def _with_room(self, size: int) -> tuple[PinnedMemory, int]:
+        if self._buffers is None or self._buffers[0].size_bytes < size:
             capacity = FIRST_CAPACITY_BYTES
             while capacity < size:
                 capacity *= 2
             self._free_buffers()
             pinned = allocate_pinned(self._device, capacity)
             try:
-                self._buffers = _Buffers(pinned, self._device.allocate(capacity, field="copy_table_bytes"))
+                self._buffers = pinned, self._device.allocate(capacity, field="copy_table_bytes")
             except BaseException:
                 free_pinned(self._device, pinned)
                 raise
@@ -79,9 +87,9 @@ class Slot:
 
     def _free_buffers(self) -> None:
         if self._buffers is not None:
-            buffers, self._buffers = self._buffers, None
-            free_pinned(self._device, buffers.pinned)
-            self._device.free(buffers.device_address)
+            (pinned, device_address), self._buffers = self._buffers, None
+            free_pinned(self._device, pinned)
+            self._device.free(device_address)
 
     def close(self) -> None:
         """Free everything; no launch may be under way."""
@@ -89,3 +97,11 @@ class Slot:
         self._device.free(self._control)
         free_pinned(self._device, self._result)
         self.ended.destroy()
+
+
+def tile_stride(tile_count: int) -> int:
+    """A step that visits all tiles, each far from the one before."""
+    stride = round(tile_count * _GOLDEN) | 1
+    while gcd(stride, tile_count) != 1:
+        stride += 2
+    return stride

@@ -17,6 +17,7 @@ REGIONS_MAX = 32
 
 TILE_BYTES_MAX = 16384
 TILE_BYTES_MIN = 2048
+CACHE_LINE_BYTES = 128
 TILES_PER_WARP = 4
 """Tiles are made smaller, down to the minimum, until every warp has so many: the last ones then end together."""
 
@@ -95,12 +96,22 @@ def tile_bytes_for(total_bytes: int, warps: int) -> int:
     return size
 
 
+def chunk_bytes_for(run_bytes: int, tile_bytes: int) -> int:
+    """Bytes of the chunks of a run longer than a tile: an odd number of cache lines.
+
+    Chunks that start at multiples of a power of two lie on few of the memory's channels, and many warps work on
+    neighbouring chunks at once: a copy of 1 MiB runs lost more than half of its rate so.
+    """
+    lines_max = tile_bytes // CACHE_LINE_BYTES - 1
+    lines = -(-run_bytes // CACHE_LINE_BYTES)
+    return (-(-lines // -(-lines // lines_max)) | 1) * CACHE_LINE_BYTES
+
+
 def tiling_of(region: Region, tile_bytes: int, *, bulk_able: bool) -> Tiling:
     """Cut ``region`` into tiles of about ``tile_bytes``, at most ``TILE_BYTES_MAX``."""
     bulk = bulk_able and region.unit_bytes == WIDEST_UNIT_BYTES and region.run_bytes >= BULK_RUN_BYTES_MIN
     if region.lengths is None and region.run_bytes > tile_bytes:
-        chunk = -(-region.run_bytes // -(-region.run_bytes // tile_bytes))
-        chunk = -(-chunk // 128) * 128  # whole cache lines
+        chunk = chunk_bytes_for(region.run_bytes, tile_bytes)
         chunks = -(-region.run_bytes // chunk)
         return Tiling(1, chunk, chunks, region.run_count * chunks, bulk)
     runs = max(min(tile_bytes // region.run_bytes, BULK_RUNS_MAX if bulk else PLAIN_RUNS_MAX), 1)

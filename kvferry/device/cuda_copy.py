@@ -246,8 +246,9 @@ class CudaCopier:
     def _launch(self, job: CudaCopyJob) -> None:
         table, slot = job.waiting[0], self._free[-1]
         number = next(self._numbers) % (_NUMBERS - 1) + 1
+        blocks = min(self._blocks, table.tile_count)
         try:
-            slot.prepare(self._stream, table, job.windows, number)
+            slot.prepare(self._stream, table, job.windows, number, blocks)
         except PoolTooLarge as error:
             job.waiting.clear()
             job.failure = TransportFailed(f"no memory for the table of a copy: {error.message}")
@@ -255,7 +256,7 @@ class CudaCopier:
         bulk = self._kernels.bulk if table.bulk else None
         kernel = bulk or self._kernels.plain
         shared = self._kernels.shared_bytes(len(table.regions), bulk=bulk is not None)
-        kernel.launch(self._stream, min(self._blocks, table.tile_count), shared, slot.parameter_pointers)
+        kernel.launch(self._stream, blocks, shared, slot.parameter_pointers)
         self._stream.record(slot.ended)
         job.waiting.popleft()
         job.launched += 1

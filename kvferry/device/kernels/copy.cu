@@ -61,18 +61,27 @@ struct Control {
   u32 reserved;
 };
 
-struct Launch {
-  const u8* plan;   // regions first
+struct __align__(16) Launch {
+  const u8* plan;   // regions first; null: the plan comes with the launch
   Control* control;
   volatile u64* copied_bytes;  // in host memory
   u32 region_count;
   u32 tile_count;
+  u32 tile_stride;  // coprime to tile_count
   u32 number;       // of this launch, for cancelling it
-  u32 reserved;
+  u64 reserved;
+  u8 carried_plan[CARRIED_BYTES_MAX];
 };
 
 struct Piece {
   u64 source, destination;
+  u32 bytes;
+  u32 reserved;
+};
+
+// A piece that lies in a slot.
+struct Held {
+  u64 destination;
   u32 bytes;
   u32 slot_offset;
 };
@@ -117,8 +126,11 @@ __device__ __forceinline__ Ticket first_ticket(const Launch& launch, u32 lane, u
 
 // The tile of a ticket, for all lanes; NO_TILE at the end.
 __device__ __forceinline__ u32 tile_of(const Launch& launch, const Ticket& ticket) {
-  u32 tile = ticket.tile < launch.tile_count && ticket.cancelled_launch != launch.number ? ticket.tile : NO_TILE;
-  return __shfl_sync(ALL_LANES, tile, 0);
+  // Tiles that are worked on at once are spread over the whole plan: neighbours would meet on the same channels of the
+  // memory.
+  u32 tile = static_cast<u32>(static_cast<u64>(ticket.tile) * launch.tile_stride % launch.tile_count);
+  bool none = ticket.tile >= launch.tile_count || ticket.cancelled_launch == launch.number;
+  return __shfl_sync(ALL_LANES, none ? NO_TILE : tile, 0);
 }
 
 __device__ __forceinline__ const Region& region_of(const Region* regions, u32 count, u32 tile, u32 lane) {
@@ -138,31 +150,38 @@ __device__ __forceinline__ Tile cut_tile(const Region& region, u32 tile) {
   return {run, 1, offset, left < region.chunk_bytes ? static_cast<u32>(left) : region.chunk_bytes};
 }
 
-// Where a run, or its part in the tile, lies in both windows.
-__device__ __forceinline__ Piece locate(const Launch& launch, const Region& region, const Tile& tile, u32 run) {
-  u64 source = region.source + tile.offset;
-  u64 destination = region.destination + tile.offset;
+// A run, or its part in the tile. What was read from the plan is only added up when it is needed, so that reading it can
+// take its time.
+struct Place {
+  u64 source, destination;
+  ulonglong2 bases;
+  u32 bytes;
+
+  __device__ __forceinline__ Piece piece(const Region& region) const {
+    return {source + (bases.x << region.base_shift), destination + (bases.y << region.base_shift), bytes, 0};
+  }
+};
+
+__device__ __forceinline__ Place locate(const u8* plan, const Region& region, const Tile& tile, u32 run) {
+  Place place{region.source + tile.offset, region.destination + tile.offset, {0, 0}, tile.bytes};
   u32 left = run;
   for (u32 axis = region.axis_count; axis-- > 0;) {
     const Axis& step = region.axes[axis];
     u32 next = divide(left, step.length);
     i64 index = left - next * step.length.value;
-    source += index * step.source_stride;
-    destination += index * step.destination_stride;
+    place.source += index * step.source_stride;
+    place.destination += index * step.destination_stride;
     left = next;
   }
-  const u8* bases = launch.plan + region.bases;
+  const u8* bases = plan + region.bases;
   if (region.flags & WIDE_BASES) {
-    ulonglong2 base = reinterpret_cast<const ulonglong2*>(bases)[left];
-    source += base.x;
-    destination += base.y;
+    place.bases = reinterpret_cast<const ulonglong2*>(bases)[left];
   } else {
-    uint2 base = reinterpret_cast<const uint2*>(bases)[left];
-    source += static_cast<u64>(base.x) << region.base_shift;
-    destination += static_cast<u64>(base.y) << region.base_shift;
+    uint2 narrow = reinterpret_cast<const uint2*>(bases)[left];
+    place.bases = {narrow.x, narrow.y};
   }
-  u32 bytes = region.lengths ? reinterpret_cast<const u32*>(launch.plan + region.lengths)[run] : tile.bytes;
-  return {source, destination, bytes, 0};
+  if (region.lengths) place.bytes = reinterpret_cast<const u32*>(plan + region.lengths)[run];
+  return place;
 }
 
 __device__ __forceinline__ void load(uint4& value, u64 at) {
@@ -246,13 +265,13 @@ __device__ __noinline__ void copy_mixed(const Piece& piece, u32 lane) {
 }
 
 // A tile through registers. `pieces` is room for one piece of each lane.
-__device__ u64 copy_tile(const Launch& launch, const Region& region, const Tile& tile, Piece* pieces, u32 lane) {
+__device__ u64 copy_tile(const u8* plan, const Region& region, const Tile& tile, Piece* pieces, u32 lane) {
   u64 copied = 0;
   for (u32 done = 0; done < tile.run_count; done += LANES) {
     u32 count = min(LANES, tile.run_count - done);
     __syncwarp();
     if (lane < count) {
-      pieces[lane] = locate(launch, region, tile, tile.first_run + done + lane);
+      pieces[lane] = locate(plan, region, tile, tile.first_run + done + lane).piece(region);
       copied += pieces[lane].bytes;
     }
     __syncwarp();
@@ -272,8 +291,12 @@ __device__ u64 copy_tile(const Launch& launch, const Region& region, const Tile&
   return copied;
 }
 
+__device__ __forceinline__ const u8* plan_of(const Launch& launch) {
+  return launch.plan ? launch.plan : launch.carried_plan;
+}
+
 __device__ __forceinline__ Region* load_regions(const Launch& launch, u8* shared) {
-  const u32* from = reinterpret_cast<const u32*>(launch.plan);
+  const u32* from = reinterpret_cast<const u32*>(plan_of(launch));
   u32* to = reinterpret_cast<u32*>(shared);
   u32 words = launch.region_count * (sizeof(Region) / sizeof(u32));
   for (u32 word = threadIdx.x; word < words; word += blockDim.x) to[word] = from[word];
@@ -312,7 +335,7 @@ extern "C" __global__ void __launch_bounds__(PLAIN_WARPS * 32, 1) copy_plain(con
     if (number == NO_TILE) break;
     ticket = take_ticket(launch, lane, warps_in_all);
     const Region& region = region_of(regions, launch.region_count, number, lane);
-    copied += copy_tile(launch, region, cut_tile(region, number), pieces, lane);
+    copied += copy_tile(plan_of(launch), region, cut_tile(region, number), pieces, lane);
   }
   end_block(launch, copied, &block_copied);
 }
@@ -321,7 +344,6 @@ extern "C" __global__ void __launch_bounds__(PLAIN_WARPS * 32, 1) copy_plain(con
 
 // Bulk asynchronous copies through shared memory. Each warp has a ring of slots of its own: a tile is loaded into the
 // next one while earlier ones are still being loaded or stored; no other warp is waited for.
-constexpr u32 BULK_RUNS_MAX = 64;  // of a tile
 constexpr u32 RUNS_PER_LANE = BULK_RUNS_MAX / LANES;
 constexpr u32 STORES_PENDING = BULK_SLOTS - 1 - BULK_LOADS;
 
@@ -354,20 +376,44 @@ __device__ __forceinline__ void wait_loaded(u32 barrier, u32 parity) {
       : "memory");
 }
 
-__device__ __forceinline__ u64 load_slot(
-    const Launch& launch, const Region& region, const Tile& tile, Piece* pieces, u32 slot, u32 barrier, u32 lane) {
+// What a warp does next.
+struct Work {
+  u32 number;
+  const Region* region;
+  Tile tile;
+  Place places[RUNS_PER_LANE];
+};
+
+__device__ __forceinline__ Work next_work(
+    const Launch& launch, const Region* regions, Ticket& ticket, u32 lane, u32 warps_in_all) {
+  Work work;
+  work.number = tile_of(launch, ticket);
+  if (work.number == NO_TILE) return work;
+  ticket = take_ticket(launch, lane, warps_in_all);
+  work.region = &region_of(regions, launch.region_count, work.number, lane);
+  work.tile = cut_tile(*work.region, work.number);
+  if (!(work.region->flags & BULK)) return work;
+#pragma unroll
+  for (u32 step = 0; step < RUNS_PER_LANE; ++step) {
+    u32 run = lane + step * LANES;
+    if (run < work.tile.run_count) {
+      work.places[step] = locate(plan_of(launch), *work.region, work.tile, work.tile.first_run + run);
+    } else {
+      work.places[step] = Place{0, 0, {0, 0}, 0};
+    }
+  }
+  return work;
+}
+
+__device__ __forceinline__ u64 load_slot(const Work& work, Held* held, u32 slot, u32 barrier, u32 lane) {
   Piece mine[RUNS_PER_LANE];
   u32 bytes = 0;
 #pragma unroll
   for (u32 step = 0; step < RUNS_PER_LANE; ++step) {
     u32 run = lane + step * LANES;
-    mine[step] = Piece{0, 0, 0, 0};
-    if (run < tile.run_count) {
-      mine[step] = locate(launch, region, tile, tile.first_run + run);
-      mine[step].slot_offset = run * tile.bytes;
-    }
+    mine[step] = work.places[step].piece(*work.region);
     bytes += mine[step].bytes;
-    pieces[run] = mine[step];
+    held[run] = Held{mine[step].destination, mine[step].bytes, run * work.tile.bytes};
   }
   u32 expected = __reduce_add_sync(ALL_LANES, bytes);
   if (lane == 0) {
@@ -376,15 +422,16 @@ __device__ __forceinline__ u64 load_slot(
   __syncwarp();
 #pragma unroll
   for (u32 step = 0; step < RUNS_PER_LANE; ++step) {
-    if (mine[step].bytes) bulk_load(slot + mine[step].slot_offset, mine[step].source, mine[step].bytes, barrier);
+    u32 offset = (lane + step * LANES) * work.tile.bytes;
+    if (mine[step].bytes) bulk_load(slot + offset, mine[step].source, mine[step].bytes, barrier);
   }
   return bytes;
 }
 
-__device__ __forceinline__ void store_slot(const Piece* pieces, u32 slot, u32 lane) {
+__device__ __forceinline__ void store_slot(const Held* held, u32 slot, u32 lane) {
 #pragma unroll
   for (u32 step = 0; step < RUNS_PER_LANE; ++step) {
-    Piece piece = pieces[lane + step * LANES];
+    Held piece = held[lane + step * LANES];
     if (piece.bytes) bulk_store(piece.destination, slot + piece.slot_offset, piece.bytes);
   }
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
@@ -392,7 +439,7 @@ __device__ __forceinline__ void store_slot(const Piece* pieces, u32 slot, u32 la
 
 struct Ring {
   u64 barriers[BULK_SLOTS];
-  Piece pieces[BULK_SLOTS][BULK_RUNS_MAX];
+  Held held[BULK_SLOTS][BULK_RUNS_MAX];
   Piece plain[LANES];
 };
 
@@ -416,31 +463,28 @@ extern "C" __global__ void __launch_bounds__(BULK_WARPS * 32, 1) copy_bulk(const
 
   u64 copied = 0;
   u32 loading = 0, storing = 0;  // tiles put into the ring, and tiles stored from it
-  bool more = true;
+  Work work = next_work(launch, regions, ticket, lane, warps_in_all);
   for (;;) {
-    u32 number = more ? tile_of(launch, ticket) : NO_TILE;
-    more = number != NO_TILE;
+    bool more = work.number != NO_TILE;
+    if (more && !(work.region->flags & BULK)) {
+      copied += copy_tile(plan_of(launch), *work.region, work.tile, ring.plain, lane);
+      work = next_work(launch, regions, ticket, lane, warps_in_all);
+      continue;
+    }
     if (more) {
-      ticket = take_ticket(launch, lane, warps_in_all);
-      const Region& region = region_of(regions, launch.region_count, number, lane);
-      Tile tile = cut_tile(region, number);
-      if (!(region.flags & BULK)) {
-        copied += copy_tile(launch, region, tile, ring.plain, lane);
-        continue;
-      }
       asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(STORES_PENDING) : "memory");
       __syncwarp();
       u32 at = loading % BULK_SLOTS;
-      copied += load_slot(launch, region, tile, ring.pieces[at], slots + at * TILE_BYTES_MAX,
-                          shared_address(&ring.barriers[at]), lane);
+      copied += load_slot(work, ring.held[at], slots + at * TILE_BYTES_MAX, shared_address(&ring.barriers[at]), lane);
       ++loading;
+      work = next_work(launch, regions, ticket, lane, warps_in_all);
     } else if (storing == loading) {
       break;
     }
     if (!more || loading - storing > BULK_LOADS) {
       u32 at = storing % BULK_SLOTS;
       wait_loaded(shared_address(&ring.barriers[at]), storing / BULK_SLOTS % 2);
-      store_slot(ring.pieces[at], slots + at * TILE_BYTES_MAX, lane);
+      store_slot(ring.held[at], slots + at * TILE_BYTES_MAX, lane);
       ++storing;
     }
   }
