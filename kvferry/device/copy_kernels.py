@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kvferry.core.errors import ConfigInvalid
-from kvferry.device.copy_slots import CARRIED_BYTES_MAX
+from kvferry.device.copy_slots import CARRIED_BYTES_MAX, CONTROL_BYTES, LAUNCH_STRUCT
 from kvferry.device.copy_table import BULK_RUNS_MAX, REGION_BYTES, TILE_BYTES_MAX
 from kvferry.device.cuda import CudaDevice
 from kvferry.device.cuda_program import compiled
@@ -40,6 +40,9 @@ class KernelShape:
             "BULK_WARPS": self.bulk_warps,
             "BULK_SLOTS": self.bulk_slots,
             "BULK_LOADS": self.bulk_loads,
+            "REGION_BYTES": REGION_BYTES,
+            "LAUNCH_BYTES": LAUNCH_STRUCT.size + CARRIED_BYTES_MAX,
+            "CONTROL_BYTES": CONTROL_BYTES,
             "CARRIED_BYTES_MAX": CARRIED_BYTES_MAX,
             "BULK_RUNS_MAX": BULK_RUNS_MAX,
             "TILE_BYTES_MAX": TILE_BYTES_MAX,
@@ -68,6 +71,11 @@ class CopyKernels:
         unload_module(self.module)
 
 
+def kernel_source() -> str:
+    """The kernels in CUDA C++."""
+    return files("kvferry.device").joinpath("kernels", SOURCE_NAME).read_text(encoding="utf-8")
+
+
 def load_kernels(device: CudaDevice, directory: Path, shape: KernelShape, regions_max: int) -> CopyKernels:
     """Compile, or take from ``directory``, and load the kernels for ``device``.
 
@@ -78,8 +86,7 @@ def load_kernels(device: CudaDevice, directory: Path, shape: KernelShape, region
     capability = device.compute_capability
     if capability < (7, 0):
         raise ConfigInvalid.of_field("device", f"cuda:{device.index}", "compute capability 7.0 or more is needed")
-    source = files("kvferry.device").joinpath("kernels", SOURCE_NAME).read_text(encoding="utf-8")
-    image = compiled(SOURCE_NAME, source, f"sm_{capability[0]}{capability[1]}", shape.macros(), directory)
+    image = compiled(SOURCE_NAME, kernel_source(), f"sm_{capability[0]}{capability[1]}", shape.macros(), directory)
     device.make_current()
     module = load_module(image)
     plain = kernel_of(module, "copy_plain", shape.plain_warps * _LANES)

@@ -180,9 +180,7 @@ def _arrays(field: str, source: Offsets, destination: Offsets) -> tuple[Offsets,
     return source.astype(np.int64, copy=False), destination.astype(np.int64, copy=False)
 
 
-def _checked(
-    field: str, side: int, window: Window, bases: Offsets, axes: tuple[Axis, ...], run_bytes: int
-) -> int:
+def _checked(field: str, side: int, window: Window, bases: Offsets, axes: tuple[Axis, ...], run_bytes: int) -> int:
     """Check that every run from every base stays inside the window; returns the bases or-ed together.
 
     The sums are Python's integers, so that nothing overflows. The bits are negative if any base is, and no less than
@@ -208,13 +206,13 @@ def _check_pieces(field: str, side: int, window: Window, offsets: Offsets, lengt
         _refuse(field, side, window, offsets, piece, (0, int(lengths[piece])))
 
 
-def _refuse(
-    field: str, side: int, window: Window, bases: Offsets, piece: int, reach: tuple[int, int]
-) -> None:
+def _refuse(field: str, side: int, window: Window, bases: Offsets, piece: int, reach: tuple[int, int]) -> None:
     name = ("source", "destination")[side]
     first, last = int(bases[piece]) - reach[0], int(bases[piece]) + reach[1]
     raise InvalidArgument.of_field(
-        f"{field}.{name}[{piece}]", int(bases[piece]), f"bytes {first} to {last} leave the window of {window.size_bytes}"
+        f"{field}.{name}[{piece}]",
+        int(bases[piece]),
+        f"{first} to {last} leave the {window.size_bytes} of the window",
     )
 
 

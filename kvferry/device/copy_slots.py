@@ -22,12 +22,12 @@ UPLOADED_BYTES_MAX = 64 << 10
 """A table of at most this is uploaded before the launch. A larger one is read from pinned memory by the kernel, each
 entry once and ahead of its use, while other entries' bytes are copied; that takes many warps."""
 
-IN_PLACE_BLOCKS_MIN = 32
+IN_PLACE_BLOCKS_MIN = 48
 
 CONTROL_BYTES = 32
-_CANCELLED_AT = 16
+CANCELLED_AT = 16
 _GOLDEN = 0.6180339887
-_LAUNCH = struct.Struct("<QQQIIIIQ")
+LAUNCH_STRUCT = struct.Struct("<QQQIIIIQ")
 
 
 class Slot:
@@ -39,27 +39,26 @@ class Slot:
         self._control = device.allocate(CONTROL_BYTES)
         device.fill(self._control, 0, CONTROL_BYTES)
         self._result = allocate_pinned(device, 8)
-        self._parameters = np.zeros(_LAUNCH.size + CARRIED_BYTES_MAX, dtype=np.uint8)
+        self._copied = self._result.view().view(np.uint64)
+        self._parameters = np.zeros(LAUNCH_STRUCT.size + CARRIED_BYTES_MAX, dtype=np.uint8)
         self.parameter_pointers = np.array([self._parameters.ctypes.data], dtype=np.uint64)
         self.ended = Event.create()
 
     @property
     def cancel_address(self) -> int:
         """Where the number of a launch is written to cancel it."""
-        return self._control + _CANCELLED_AT
+        return self._control + CANCELLED_AT
 
     def copied_bytes(self) -> int:
         """What the launch copied, once it has ended."""
-        return int(self._result.view().view(np.uint64)[0])
+        return int(self._copied[0])
 
-    def prepare(
-        self, stream: Stream, table: Table, windows: tuple[Window, Window], number: int, blocks: int
-    ) -> None:
-        """Write the table and the parameters of a launch of ``blocks``, and put an upload into ``stream`` if it pays."""
+    def prepare(self, stream: Stream, table: Table, windows: tuple[Window, Window], number: int, blocks: int) -> None:
+        """Write the table and the parameters of a launch of ``blocks``; an upload, if it pays, goes into ``stream``."""
         size = table.size_bytes
         if size <= CARRIED_BYTES_MAX:
             plan = 0
-            write_table(table, windows, self._parameters[_LAUNCH.size :])
+            write_table(table, windows, self._parameters[LAUNCH_STRUCT.size :])
         else:
             pinned, device_address = self._with_room(size)
             write_table(table, windows, pinned.view())
@@ -69,7 +68,7 @@ class Slot:
             else:
                 plan = pinned.device_address
         counts = len(table.regions), table.tile_count, tile_stride(table.tile_count), number, 0
-        _LAUNCH.pack_into(self._parameters.data, 0, plan, self._control, self._result.device_address, *counts)
+        LAUNCH_STRUCT.pack_into(self._parameters.data, 0, plan, self._control, self._result.device_address, *counts)
 
     def _with_room(self, size: int) -> tuple[PinnedMemory, int]:
         if self._buffers is None or self._buffers[0].size_bytes < size:

@@ -18,13 +18,18 @@ REGIONS_MAX = 32
 TILE_BYTES_MAX = 16384
 TILE_BYTES_MIN = 2048
 CACHE_LINE_BYTES = 128
-TILES_PER_WARP = 4
+TILES_PER_WARP = 2
 """Tiles are made smaller, down to the minimum, until every warp has so many: the last ones then end together."""
 
 BULK_RUNS_MAX = 64
 PLAIN_RUNS_MAX = 1024
 BULK_RUN_BYTES_MIN = 256
-"""Shorter runs are faster through registers."""
+BULK_BYTES_PER_ISSUE = 32768
+"""A multiprocessor starts bulk copies one after the other. Runs shorter than this over the number of multiprocessors
+are faster through registers (measured on an H100 with 16 to 132 of them)."""
+
+SATURATING_RUN_BYTES_MIN = 1024
+"""With bulk copies of at least this, half of an H100's multiprocessors fill its memory; more only compete."""
 
 MIXED_RUN_BYTES_MIN = 256
 MIXED_UNIT_BYTES_MAX = 4
@@ -107,9 +112,25 @@ def chunk_bytes_for(run_bytes: int, tile_bytes: int) -> int:
     return (-(-lines // -(-lines // lines_max)) | 1) * CACHE_LINE_BYTES
 
 
-def tiling_of(region: Region, tile_bytes: int, *, bulk_able: bool) -> Tiling:
-    """Cut ``region`` into tiles of about ``tile_bytes``, at most ``TILE_BYTES_MAX``."""
-    bulk = bulk_able and region.unit_bytes == WIDEST_UNIT_BYTES and region.run_bytes >= BULK_RUN_BYTES_MIN
+def bulk_run_bytes_min(blocks: int) -> int:
+    """From which length on runs are copied in bulk, if ``blocks`` blocks copy."""
+    return max(BULK_BYTES_PER_ISSUE // blocks, BULK_RUN_BYTES_MIN)
+
+
+def blocks_for(table: Table, blocks_max: int, blocks_saturating: int) -> int:
+    """Blocks of a launch: no more than there are tiles, and with long runs no more than it takes to fill the memory."""
+    blocks = min(blocks_max, table.tile_count)
+    shortest = min(region.run_bytes for region in table.regions)
+    return min(blocks, blocks_saturating) if table.bulk and shortest >= SATURATING_RUN_BYTES_MIN else blocks
+
+
+def tiling_of(region: Region, tile_bytes: int, *, bulk_from_bytes: int | None) -> Tiling:
+    """Cut ``region`` into tiles of about ``tile_bytes``, at most ``TILE_BYTES_MAX``.
+
+    Runs of ``bulk_from_bytes`` and more are copied in bulk, if aligned; with None, none are.
+    """
+    aligned = region.unit_bytes == WIDEST_UNIT_BYTES
+    bulk = aligned and bulk_from_bytes is not None and region.run_bytes >= bulk_from_bytes
     if region.lengths is None and region.run_bytes > tile_bytes:
         chunk = chunk_bytes_for(region.run_bytes, tile_bytes)
         chunks = -(-region.run_bytes // chunk)
@@ -119,18 +140,18 @@ def tiling_of(region: Region, tile_bytes: int, *, bulk_able: bool) -> Tiling:
 
 
 def tables_of(
-    regions: Sequence[Region], *, capacity_bytes: int, warps: int, bulk_able: bool
+    regions: Sequence[Region], *, capacity_bytes: int, warps: int, bulk_from_bytes: int | None
 ) -> Iterator[Table]:
     """All regions as launches whose tables have at most ``capacity_bytes``; usually one.
 
-    ``warps`` copy at the same time. With ``bulk_able`` the device has the bulk copy engine.
+    ``warps`` copy at the same time. ``bulk_from_bytes`` is None where the device has no bulk copy engine.
 
     Raises:
         InvalidArgument: a region has more tiles than a launch can count.
     """
     tile_bytes = tile_bytes_for(sum(region.total_bytes for region in regions), warps)
     for group in _groups(regions, capacity_bytes):
-        tilings = tuple(tiling_of(region, tile_bytes, bulk_able=bulk_able) for region in group)
+        tilings = tuple(tiling_of(region, tile_bytes, bulk_from_bytes=bulk_from_bytes) for region in group)
         tiles = sum(tiling.tile_count for tiling in tilings)
         if tiles > TILES_MAX:
             raise InvalidArgument.of_field("copies", tiles, f"at most {TILES_MAX} tiles of {tile_bytes} bytes")

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -14,9 +15,9 @@ import structlog
 
 from kvferry.core.errors import ConfigInvalid, InvalidArgument, PoolTooLarge, ResourceExhausted, TransportFailed
 from kvferry.device.copy_kernels import CopyKernels, KernelShape, load_kernels
-from kvferry.device.copy_regions import regions_of
+from kvferry.device.copy_regions import Region, regions_of
 from kvferry.device.copy_slots import CAPACITY_BYTES_MAX, Slot
-from kvferry.device.copy_table import REGIONS_MAX, Table, tables_of
+from kvferry.device.copy_table import REGIONS_MAX, Table, blocks_for, bulk_run_bytes_min, tables_of
 from kvferry.device.copying import Copies, Window
 from kvferry.device.cuda import CudaDevice
 from kvferry.device.cuda_streams import Event, Stream
@@ -27,6 +28,9 @@ JOBS_MAX = 4096
 
 LAUNCHES_MAX = 4
 """Handed to the device; what is more waits in order of priority."""
+
+SATURATED_CAPABILITY = (9, 0)
+"""Of the devices whose memory half of the multiprocessors was seen to fill."""
 
 CLOSE_SECONDS_MAX = 30.0
 _NUMBERS = 1 << 32
@@ -102,7 +106,9 @@ class CudaCopier:
         if sm_count_max is not None and sm_count_max < 1:
             raise ConfigInvalid.of_field("sm_count_max", sm_count_max, "must be positive")
         self._device = device
-        self._blocks = min(sm_count_max or device.multiprocessor_count, device.multiprocessor_count)
+        present = device.multiprocessor_count
+        self._blocks = min(sm_count_max or present, present)
+        self._saturating = present // 2 if device.compute_capability == SATURATED_CAPABILITY else present
         device.make_current()
         directory = default_directory() if cache_directory is None else cache_directory
         self._kernels: CopyKernels = load_kernels(device, directory, shape or KernelShape(), REGIONS_MAX)
@@ -132,10 +138,7 @@ class CudaCopier:
             ResourceExhausted: ``JOBS_MAX`` jobs are waiting.
             TransportFailed: the device failed, now or before.
         """
-        regions = regions_of(source, destination, copies)
-        bulk_able = self._kernels.bulk is not None
-        warps = self._blocks * (self._kernels.shape.bulk_warps if bulk_able else self._kernels.shape.plain_warps)
-        tables = list(tables_of(regions, capacity_bytes=CAPACITY_BYTES_MAX, warps=warps, bulk_able=bulk_able))
+        tables = self._tables(regions_of(source, destination, copies))
         job = CudaCopyJob(self, tables, (source, destination))
         with self._lock:
             if self._closed:
@@ -149,6 +152,15 @@ class CudaCopier:
                 heapq.heappush(self._waiting, (-priority, next(self._order), job))
             self._guarded(self._advance)
         return job
+
+    def _tables(self, regions: Sequence[Region]) -> list[Table]:
+        shape = self._kernels.shape
+        warps, bulk_from = shape.plain_warps, None
+        if self._kernels.bulk is not None:
+            warps, bulk_from = shape.bulk_warps, bulk_run_bytes_min(self._blocks)
+        return list(
+            tables_of(regions, capacity_bytes=CAPACITY_BYTES_MAX, warps=self._blocks * warps, bulk_from_bytes=bulk_from)
+        )
 
     def is_done(self, job: CudaCopyJob) -> bool:
         """Whether the job has ended; see :attr:`CudaCopyJob.done`."""
@@ -169,7 +181,8 @@ class CudaCopier:
             self._device.make_current()
             for running in self._running:
                 if running.job is job:
-                    self._guarded(lambda at=running: self._cancels.write_word(at.slot.cancel_address, at.number))
+                    address, number = running.slot.cancel_address, running.number
+                    self._guarded(partial(self._cancels.write_word, address, number))
 
     def close(self) -> None:
         """Cancel everything, wait for its end and release the device's memory.
@@ -246,7 +259,7 @@ class CudaCopier:
     def _launch(self, job: CudaCopyJob) -> None:
         table, slot = job.waiting[0], self._free[-1]
         number = next(self._numbers) % (_NUMBERS - 1) + 1
-        blocks = min(self._blocks, table.tile_count)
+        blocks = blocks_for(table, self._blocks, self._saturating)
         try:
             slot.prepare(self._stream, table, job.windows, number, blocks)
         except PoolTooLarge as error:

@@ -21,7 +21,7 @@ class PinnedMemory:
 
     def view(self) -> npt.NDArray[np.uint8]:
         """The memory as an array, which must not outlive it."""
-        return np.frombuffer((ctypes.c_uint8 * self.size_bytes).from_address(self.address), dtype=np.uint8)
+        return np.frombuffer(memoryview((ctypes.c_uint8 * self.size_bytes).from_address(self.address)), dtype=np.uint8)
 
 
 def allocate_pinned(device: CudaDevice, size_bytes: int) -> PinnedMemory:

@@ -29,7 +29,7 @@ def _compile(name: str, source: str, architecture: str, macros: Mapping[str, int
         name=name,
         arch=architecture,
         std="c++17",
-        define_macro=[(macro, str(value)) for macro, value in macros.items()],
+        define_macro=[(macro, str(value)) for macro, value in macros.items()] or None,
     )
     try:
         program = core.Program(source, "c++", options)

@@ -58,7 +58,7 @@ struct Control {
   u32 ended_blocks;
   u64 copied_bytes;
   u32 cancelled_launch;
-  u32 reserved;
+  u32 reserved[3];
 };
 
 struct __align__(16) Launch {
@@ -72,6 +72,10 @@ struct __align__(16) Launch {
   u64 reserved;
   u8 carried_plan[CARRIED_BYTES_MAX];
 };
+
+static_assert(sizeof(Region) == REGION_BYTES, "the table is written with this size");
+static_assert(sizeof(Launch) == LAUNCH_BYTES, "the parameters are written with this size");
+static_assert(sizeof(Control) == CONTROL_BYTES, "the control is allocated with this size");
 
 struct Piece {
   u64 source, destination;
