@@ -6,6 +6,7 @@ import ctypes
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from kvferry.core.errors import ConfigInvalid, PoolTooLarge, TransportFailed
@@ -24,12 +25,31 @@ class CudaDevice:
 
     def make_current(self) -> None:
         """Bind the primary context to the calling thread; every thread that touches the device's memory needs it."""
-        _call("cuCtxSetCurrent", self.context)
+        call("cuCtxSetCurrent", self.context)
+
+    @property
+    def compute_capability(self) -> tuple[int, int]:
+        """Major and minor number of what the device can do."""
+        return self._attribute("COMPUTE_CAPABILITY_MAJOR"), self._attribute("COMPUTE_CAPABILITY_MINOR")
+
+    @property
+    def multiprocessor_count(self) -> int:
+        """Multiprocessors (SMs)."""
+        return self._attribute("MULTIPROCESSOR_COUNT")
+
+    @property
+    def shared_bytes_per_block_max(self) -> int:
+        """Shared memory that one block can be given."""
+        return self._attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
+
+    def _attribute(self, name: str) -> int:
+        attribute = constant(f"CUdevice_attribute.CU_DEVICE_ATTRIBUTE_{name}")
+        return int(call("cuDeviceGetAttribute", attribute, call("cuDeviceGet", self.index)))
 
     def memory_bytes(self) -> tuple[int, int]:
         """Free and total memory of the device."""
         self.make_current()
-        free, total = _call("cuMemGetInfo")
+        free, total = call("cuMemGetInfo")
         return int(free), int(total)
 
     def allocate(self, size_bytes: int, *, field: str = "pool_bytes") -> int:
@@ -40,9 +60,10 @@ class CudaDevice:
         """
         free, _ = self.memory_bytes()
         if size_bytes <= free:
-            result, *values = _raw("cuMemAlloc", size_bytes)
+            result, *values = raw_call("cuMemAlloc", size_bytes)
             if result != _driver().CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-                return int(_checked("cuMemAlloc", result, values))
+                raise_unless_ok("cuMemAlloc", result)
+                return int(values[0])
         raise PoolTooLarge(
             f"{field}={size_bytes}: only {free} bytes are free on cuda:{self.index}",
             metadata={"field": field, "value": str(size_bytes), "available_bytes": str(free)},
@@ -51,12 +72,12 @@ class CudaDevice:
     def free(self, address: int) -> None:
         """Free what :meth:`allocate` gave."""
         self.make_current()
-        _call("cuMemFree", address)
+        call("cuMemFree", address)
 
     def export_handle(self, address: int) -> bytes:
         """The IPC handle of an allocation, ``IPC_HANDLE_BYTES`` long, for other processes of this host."""
         self.make_current()
-        handle = _call("cuIpcGetMemHandle", address)
+        handle = call("cuIpcGetMemHandle", address)
         return ctypes.string_at(int(handle.getPtr()), IPC_HANDLE_BYTES)
 
     def open_handle(self, handle: bytes) -> int:
@@ -67,30 +88,30 @@ class CudaDevice:
         foreign = _driver().CUipcMemHandle()
         ctypes.memmove(int(foreign.getPtr()), handle, IPC_HANDLE_BYTES)
         flag = _driver().CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
-        return int(_call("cuIpcOpenMemHandle", foreign, int(flag)))
+        return int(call("cuIpcOpenMemHandle", foreign, int(flag)))
 
     def close_handle(self, address: int) -> None:
         """Unmap what :meth:`open_handle` gave."""
         self.make_current()
-        _call("cuIpcCloseMemHandle", address)
+        call("cuIpcCloseMemHandle", address)
 
     def fill(self, address: int, value: int, size_bytes: int) -> None:
         """Set every byte to ``value`` and wait until it is done."""
         self.make_current()
-        _call("cuMemsetD8", address, value, size_bytes)
-        _call("cuCtxSynchronize")
+        call("cuMemsetD8", address, value, size_bytes)
+        call("cuCtxSynchronize")
 
     def write(self, address: int, data: bytes | bytearray) -> None:
         """Copy ``data`` to the device and wait until it is there."""
         self.make_current()
-        _call("cuMemcpyHtoD", address, data, len(data))
-        _call("cuCtxSynchronize")
+        call("cuMemcpyHtoD", address, data, len(data))
+        call("cuCtxSynchronize")
 
     def read(self, address: int, size_bytes: int) -> bytes:
         """Copy ``size_bytes`` from the device."""
         self.make_current()
         data = bytearray(size_bytes)
-        _call("cuMemcpyDtoH", data, address, size_bytes)
+        call("cuMemcpyDtoH", data, address, size_bytes)
         return bytes(data)
 
 
@@ -128,14 +149,14 @@ def open_device(index: int, *, field: str = "device") -> CudaDevice:
         ConfigInvalid: no such device, no driver, or no bindings; names ``field``.
     """
     _initialize(field, f"cuda:{index}")
-    count = int(_call("cuDeviceGetCount"))
+    count = int(call("cuDeviceGetCount"))
     if not 0 <= index < count:
         raise ConfigInvalid.of_field(field, f"cuda:{index}", f"this process sees {count} CUDA devices")
-    device = _call("cuDeviceGet", index)
+    device = call("cuDeviceGet", index)
     # Release 12 of the bindings keeps the function's version in its name.
     uuid_function = "cuDeviceGetUuid_v2" if hasattr(_driver(), "cuDeviceGetUuid_v2") else "cuDeviceGetUuid"
-    uuid = ctypes.string_at(int(_call(uuid_function, device).getPtr()), UUID_BYTES)
-    context = _call("cuDevicePrimaryCtxRetain", device)
+    uuid = ctypes.string_at(int(call(uuid_function, device).getPtr()), UUID_BYTES)
+    context = call("cuDevicePrimaryCtxRetain", device)
     opened = CudaDevice(index, uuid, context)
     opened.make_current()
     return opened
@@ -148,7 +169,7 @@ def open_device_by_uuid(uuid: bytes) -> CudaDevice:
         ConfigInvalid: this process does not see it.
     """
     _initialize("cuda_device_uuid", uuid.hex())
-    for index in range(int(_call("cuDeviceGetCount"))):
+    for index in range(int(call("cuDeviceGetCount"))):
         opened = open_device(index)
         if opened.uuid == uuid:
             return opened
@@ -157,11 +178,12 @@ def open_device_by_uuid(uuid: bytes) -> CudaDevice:
 
 def _initialize(field: str, value: str) -> None:
     try:
-        _call("cuInit", 0)
+        call("cuInit", 0)
     except (ConfigInvalid, TransportFailed) as error:
         raise ConfigInvalid.of_field(field, value, error.message) from error
 
 
+@cache
 def _driver() -> Any:
     try:
         return importlib.import_module("cuda.bindings.driver")
@@ -171,7 +193,36 @@ def _driver() -> Any:
         ) from error
 
 
-def _raw(name: str, *arguments: object) -> tuple[Any, ...]:
+@cache
+def constant(name: str) -> Any:
+    """A constant of the driver's interface, by its name or as ``enumeration.name``."""
+    found = _driver()
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def compiler_version() -> str:
+    """Release of the run-time compiler, as ``major.minor``.
+
+    Raises:
+        ConfigInvalid: there is none.
+    """
+    try:
+        compiler = importlib.import_module("cuda.bindings.nvrtc")
+        result, major, minor = compiler.nvrtcVersion()
+    except (ImportError, RuntimeError) as error:
+        raise ConfigInvalid.of_field("device", "cuda", f"the run-time compiler cannot be loaded: {error}") from error
+    raise_unless_ok("nvrtcVersion", result)
+    return f"{major}.{minor}"
+
+
+def raw_call(name: str, *arguments: object) -> tuple[Any, ...]:
+    """Call a function of the driver: its result code, and what it returned.
+
+    Raises:
+        TransportFailed: the driver library is absent.
+    """
     function: Callable[..., tuple[Any, ...]] = getattr(_driver(), name)
     try:
         return function(*arguments)
@@ -180,14 +231,24 @@ def _raw(name: str, *arguments: object) -> tuple[Any, ...]:
         raise TransportFailed(f"{name}: {error}") from error
 
 
-def _call(name: str, *arguments: object) -> Any:
-    result, *values = _raw(name, *arguments)
-    return _checked(name, result, values)
+def call(name: str, *arguments: object) -> Any:
+    """Call a function of the driver: what it returned, None for nothing and a tuple for several values.
 
-
-def _checked(name: str, result: Any, values: list[Any]) -> Any:
-    if int(result) != 0:
-        raise TransportFailed(f"{name}: {result.name}", metadata={"cuda_result": str(int(result))})
+    Raises:
+        TransportFailed: its result is an error; names it.
+    """
+    result, *values = raw_call(name, *arguments)
+    raise_unless_ok(name, result)
     if not values:
         return None
     return values[0] if len(values) == 1 else tuple(values)
+
+
+def raise_unless_ok(name: str, result: Any) -> None:
+    """Turn an error of the function called ``name`` into an exception.
+
+    Raises:
+        TransportFailed: ``result`` is an error.
+    """
+    if int(result) != 0:
+        raise TransportFailed(f"{name}: {result.name}", metadata={"cuda_result": str(int(result))})
