@@ -3,7 +3,7 @@
 import os
 import re
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -52,7 +52,7 @@ class Config:
     """Reads that may be queued or running."""
     max_outstanding_bytes: int = POOL_BYTES_MAX
     """Bytes that queued and running reads may come to."""
-    paths: PathPolicy = PathPolicy()
+    paths: PathPolicy = field(default_factory=PathPolicy)
     """Which paths reads may take."""
     copy_thread_count: int = 2
     """Threads that copy between pools of host memory."""

@@ -58,7 +58,10 @@ class Route:
 
 
 def why_not_to_map(policy: PathPolicy, own_host: bytes, source_host: bytes) -> str:
-    """Why a source's memory is not even tried to be mapped; empty if it is worth trying. Host ids, empty: shares nothing."""
+    """Why a source's memory is not even tried to be mapped; empty if it is worth trying.
+
+    A host id is empty where nothing is shared.
+    """
     if policy.rule not in (PathRule.AUTO, PathRule.LOCAL):
         return f"path={policy.rule} is configured"
     if policy.same_host is SameHost.BACKEND:

@@ -139,9 +139,7 @@ class DataPlaneProcess:
         lingering = LingeringConnections()
         boot = self._boot_id.hex()
         mapper = PoolMapper(pool, self._config.copy_thread_count, self._config.sm_count_max, mailbox.descriptor)
-        sources = SharedSources(
-            self._config.paths, self._host_id, lambda peer: open_source(peer, mapper), mailbox
-        )
+        sources = SharedSources(self._config.paths, self._host_id, lambda peer: open_source(peer, mapper), mailbox)
         return ReadExecutor(
             lambda number: NixlReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
             self._on_read_finished,

@@ -50,9 +50,7 @@ def receive_offer(
     received: list[int] = []
     try:
         message = _receive(connection, received, time.monotonic() + timeout_s)
-        if len(received) > descriptors_max:
-            why = f"{len(received)} descriptors came with the pool offer, expected at most {descriptors_max}"
-            raise TransportFailed(why)
+        _refuse_more_than(descriptors_max, received)
     except BaseException as error:
         for descriptor in received:
             os.close(descriptor)
@@ -82,6 +80,13 @@ def _receive(connection: socket.socket, received: list[int], deadline: float) ->
         if expected == _LENGTH.size == len(data):
             expected += _checked_length(_LENGTH.unpack(data)[0])
     return data[_LENGTH.size :]
+
+
+def _refuse_more_than(descriptors_max: int, received: list[int]) -> None:
+    if len(received) > descriptors_max:
+        raise TransportFailed(
+            f"{len(received)} descriptors came with the pool offer, expected at most {descriptors_max}"
+        )
 
 
 def _checked_length(length: int) -> int:

@@ -20,7 +20,7 @@ class ActivePart:
     limits: BatchLimits
     todo: deque[Batch] = field(default_factory=deque)
     """Batches that are planned and not in flight; none only where nothing is left to be planned."""
-    unplanned: Iterator[CopyPlan] = iter(())
+    unplanned: Iterator[CopyPlan] = field(default_factory=lambda: iter(()))
     """What is to be planned once those are posted."""
     descriptor_count: int = 0
     received_bytes: int = 0

@@ -70,8 +70,6 @@ class ReadExecutor:
         """Reads that wait for their turn."""
         return len(self._queue)
 
-    # Commands
-
     def prepare(self) -> None:
         """Make the first agent, so that no read has to wait for it.
 

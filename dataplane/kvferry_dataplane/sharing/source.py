@@ -96,8 +96,8 @@ class Source:
 def open_source(peer: Peer, mapper: Mapper) -> Source:
     """Ask a source of this host for its memory and map it. Takes ``OPEN_SECONDS_MAX`` at most, and the mapping.
 
-    Nothing the other side says is believed: sizes, seals and identity are checked, so that no peer, hostile or restarted,
-    can make a read of the mapping fail.
+    Nothing the other side says is believed: sizes, seals and identity are checked, so that no peer, hostile or
+    restarted, can make a read of the mapping fail.
 
     Raises:
         KvferryError: why the memory cannot be mapped. Nothing is left open.
@@ -105,9 +105,7 @@ def open_source(peer: Peer, mapper: Mapper) -> Source:
     with ExitStack() as failed:
         connection = failed.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         _connect(connection, peer.share_socket)
-        message, descriptors = receive_offer(
-            connection, descriptors_max=_DESCRIPTORS_MAX, timeout_s=OPEN_SECONDS_MAX
-        )
+        message, descriptors = receive_offer(connection, descriptors_max=_DESCRIPTORS_MAX, timeout_s=OPEN_SECONDS_MAX)
         with ExitStack() as received:
             for descriptor in descriptors:
                 received.callback(os.close, descriptor)

@@ -7,13 +7,15 @@ import numpy as np
 from kvferry.core.dense import DenseModel, dense_layout
 from kvferry.core.errors import KvferryError
 from kvferry.core.layouts import ElementType
-from kvferry.core.planning.copies import CopyPlan
+from kvferry.core.planning.copies import CopyPlan, StridedCopy
 from kvferry_dataplane.nixl_agent import Region
+from kvferry_dataplane.paths import Path, Route
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.plan import Side
 from kvferry_dataplane.reads.agent import ReadAgent
+from kvferry_dataplane.reads.batches import Batch
 from kvferry_dataplane.reads.executor import ReadExecutor
-from kvferry_dataplane.reads.request import ReadBounds, ReadOutcome, ReadPart, ReadRequest
+from kvferry_dataplane.reads.request import BatchLimits, ReadBounds, ReadOutcome, ReadPart, ReadRequest
 
 LAYOUT = dense_layout(DenseModel("m", 1, 1, 8, 1, ElementType.INT8), 4)
 WORD = 0x0101010101010101
@@ -23,6 +25,46 @@ def peer(name: str) -> Peer:
     """A peer."""
     region = Region("DRAM", 4096, 1 << 20)
     return Peer(name, name, b"m", region, region, Side(LAYOUT, 0, 1 << 20), "UCX")
+
+
+NIXL = Route(Path.NIXL, "UCX", "the only one")
+
+
+def bounds(
+    *, batch_bytes_max: int = 100, step_bytes_max: int = 64 << 20, active_reads_per_lane: int = 16
+) -> ReadBounds:
+    """Small bounds."""
+    return ReadBounds(
+        nixl=BatchLimits(batch_bytes_max, 1024, 2),
+        step_bytes_max=step_bytes_max,
+        active_reads_per_lane=active_reads_per_lane,
+    )
+
+
+@dataclass
+class FakeRouting:
+    """Routes by name of the peer; NIXL for those that are not named. None: not found out yet."""
+
+    routes: dict[str, Route | None] = field(default_factory=dict)
+    lost: list[Peer] = field(default_factory=list)
+    errors: dict[str, KvferryError] = field(default_factory=dict)
+
+    def connect(self, peer: Peer) -> None:
+        """Learn a peer."""
+
+    def disconnect(self, peer: Peer) -> None:
+        """Forget a peer."""
+
+    def route(self, part: ReadPart) -> Route | None:
+        """The path of a part."""
+        if part.peer.name in self.errors:
+            raise self.errors[part.peer.name]
+        return self.routes.get(part.peer.name, NIXL)
+
+    def take_lost(self) -> list[Peer]:
+        """Peers that have died."""
+        taken, self.lost = self.lost, []
+        return taken
 
 
 @dataclass
@@ -55,6 +97,11 @@ class FakeAgent:
     cells: dict[int, int] = field(default_factory=dict)
     connected: set[str] = field(default_factory=set)
 
+    @property
+    def wakes(self) -> bool:
+        """It has to be polled."""
+        return False
+
     def connect(self, peer: Peer) -> None:
         """Learn a peer."""
         self.connected.add(peer.name)
@@ -63,17 +110,18 @@ class FakeAgent:
         """Forget a peer."""
         self.connected.remove(peer.name)
 
-    def read_blocks(self, peer: Peer, batch: CopyPlan) -> int:
+    def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
         """Start a batch."""
         assert not self.closed
-        self.network.posted.append((peer.name, "blocks", int(batch.destination_offsets[0])))
-        return self._started(peer, None)
+        assert isinstance(batch, CopyPlan)
+        self.network.posted.append((source.peer.name, "blocks", int(batch.destination_offsets[0])))
+        return self._started(source.peer, None)
 
-    def read_word(self, peer: Peer, slot: int, cell: int) -> int:
+    def read_word(self, source: ReadPart, cell: int) -> int:
         """Start reading a word."""
         assert not self.closed
-        self.network.posted.append((peer.name, "word", cell))
-        return self._started(peer, cell)
+        self.network.posted.append((source.peer.name, "word", cell))
+        return self._started(source.peer, cell)
 
     def word(self, cell: int) -> int:
         """What a cell holds."""
@@ -90,6 +138,10 @@ class FakeAgent:
             self.cells[cell] = self.network.words.get(peer.name, WORD)
         return True
 
+    def stop(self, handle: int) -> bool:
+        """It cannot end a batch early."""
+        return False
+
     def close(self) -> None:
         """Destroy it."""
         self.closed = True
@@ -105,12 +157,21 @@ class Bench:
     """An executor over a fake network, in virtual time."""
 
     network: Network = field(default_factory=Network)
-    bounds: ReadBounds = field(default_factory=lambda: ReadBounds(batch_bytes_max=100))
+    bounds: ReadBounds = field(default_factory=bounds)
+    routing: FakeRouting = field(default_factory=FakeRouting)
+    lasting: dict[Path, ReadAgent] = field(default_factory=dict)
     now: float = 0.0
     outcomes: dict[str, ReadOutcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.executor = ReadExecutor(self.network.make_agent, self._finished, self.bounds, clock=lambda: self.now)
+        self.executor = ReadExecutor(
+            self.network.make_agent,
+            self._finished,
+            self.routing,
+            self.lasting,
+            self.bounds,
+            clock=lambda: self.now,
+        )
 
     def _finished(self, outcome: ReadOutcome) -> None:
         assert outcome.transfer not in self.outcomes
@@ -120,7 +181,15 @@ class Bench:
         """Queue a read of so many batches from a peer."""
         lengths = np.full(batches, 100, dtype=np.int64)
         offsets = np.arange(batches, dtype=np.int64) * 200
-        part = ReadPart(peer(source), lambda: iter((CopyPlan(offsets, offsets, lengths),)), 0, WORD)
+        region = StridedCopy(offsets, offsets, (), 100)
+        part = ReadPart(
+            peer(source),
+            lambda: iter((CopyPlan(offsets, offsets, lengths),)),
+            lambda: (region,),
+            0,
+            WORD,
+            100 * batches,
+        )
         self.executor.submit(ReadRequest(transfer, (part,), 100 * batches, batches, self.now, deadline, priority))
 
     def run(self, seconds: float = 0.0, step: float = 0.01) -> float | None:
