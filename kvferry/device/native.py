@@ -149,8 +149,15 @@ class HostCopyJob(CopyJob):
         self._core.cancel()
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether it was done within the time. Other threads of the interpreter run meanwhile."""
-        return self._core.wait(max(timeout_s, 0.0))
+        """Whether it was done within the time. Other threads of the interpreter run meanwhile.
+
+        Raises:
+            NotReady: this process was forked from the one that copies.
+        """
+        try:
+            return self._core.wait(max(timeout_s, 0.0))
+        except _core.CopierUnusable as error:
+            raise NotReady(str(error)) from error
 
 
 def ceiling_copy(

@@ -84,7 +84,10 @@ def copy(used: HostCopier, copies: Sequence[Copies], source: Bytes, destination:
 
 
 def slow_job(used: HostCopier, *, priority: int = 0) -> tuple[HostCopyJob, Bytes]:
-    """A job that takes a second or so, byte by byte, unless it is cancelled; it sets the bytes of its destination to 1."""
+    """A job that sets its destination to 1, byte by byte, which takes a second or so; and the destination.
+
+    The destination must be kept until the job is done.
+    """
     destination = sparse(SLOW_BYTES)
     source = np.ones(1, dtype=np.uint8)
     bytewise = strided([(0, 0)], [(SLOW_BYTES, 0, 1)], 1)
