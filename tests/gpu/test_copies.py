@@ -46,9 +46,7 @@ def test_the_matrix(device: CudaDevice, copier: CudaCopier, tensor_parallel: tup
                 expected = pools[1].copy()
                 reference.run(plan, pools[0], expected)
                 there.put(pools[0])
-                windows = [
-                    Window(side.window.address, pool.size) for side, pool in zip((there, here), pools, strict=True)
-                ]
+                windows = Window(there.window.address, pools[0].size), Window(here.window.address, expected.size)
                 for copies in ([plan], request.strided(peer)):
                     here.put(pools[1])
                     run(copier, *windows, copies)

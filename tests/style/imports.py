@@ -8,7 +8,8 @@ from tests.style.tree import PythonFile, Violation
 
 SINGLE_IMPORTERS: Mapping[str, tuple[str, ...]] = {
     "dataplane/kvferry_dataplane/nixl_agent.py": ("nixl", "nixl_cu12", "nixl_cu13"),
-    "kvferry/device/cuda.py": ("cuda",),
+    "kvferry/device/cuda.py": ("cuda.bindings",),
+    "kvferry/device/cuda_program.py": ("cuda.core",),
     "kvferry/device/native.py": ("kvferry.device._core",),
     "control/kvferry_control/etcd/wire.py": ("kvferry.etcd",),
 }

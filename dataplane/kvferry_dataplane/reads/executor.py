@@ -85,8 +85,8 @@ class ReadExecutor:
             TransportFailed: the backend refuses its metadata. Its reads will say so again.
         """
         self._leaving.pop(peer.name, None)
-        self._routing.connect(peer)
-        self._generations.current().connect(peer)
+        if self._routing.connect(peer):
+            self._generations.current().connect(peer)
 
     def disconnect(self, peer: Peer, now: float) -> None:
         """Forget a peer: its reads end as PEER_LOST."""

@@ -11,8 +11,8 @@ from kvferry_dataplane.reads.request import ReadPart
 class Routing(Protocol):
     """Finds the path of what comes from a source rank. Belongs to the reads' thread."""
 
-    def connect(self, peer: Peer) -> None:
-        """Learn a peer; begin what takes time."""
+    def connect(self, peer: Peer) -> bool:
+        """Learn a peer; begin what takes time. Returns whether NIXL will be needed, as far as is known."""
         ...
 
     def disconnect(self, peer: Peer) -> None:

@@ -49,17 +49,18 @@ class SharedSources:
         self._lost: list[Peer] = []
         self._threads = ThreadPoolExecutor(OPENING_THREADS, thread_name_prefix="kvferry-sharing")
 
-    def connect(self, peer: Peer) -> None:
-        """Begin to map a peer, if it is of this host and not mapped."""
+    def connect(self, peer: Peer) -> bool:
+        """Begin to map a peer, if it is of this host and not mapped; returns whether it is not even tried."""
         known = self._entries.get(peer.name)
         if known is not None and (known.is_opening or (known.source is not None and not known.is_lost)):
-            return
+            return False
         if known is not None:
             self.disconnect(peer)
         entry = _Entry(peer, why_not_to_map(self._policy, self._host_id, peer.host_id))
         self._entries[peer.name] = entry
         if entry.is_opening:
             self._threads.submit(self._open, entry)
+        return not entry.is_opening
 
     def disconnect(self, peer: Peer) -> None:
         """Forget a peer; its memory is unmapped once no copy uses it."""

@@ -12,6 +12,17 @@ from tests.process.dataplane.harness import DataPlane, small_layout
 Start = Callable[..., Awaitable[DataPlane]]
 
 
+NIXL_FLAGS = ("--path", "nixl")
+LOCAL_FLAGS = ("--path", "local")
+
+
+@pytest.fixture(params=[LOCAL_FLAGS, NIXL_FLAGS], ids=["local", "nixl"])
+def path_flags(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Forces one path after the other."""
+    flags: tuple[str, ...] = request.param
+    return flags
+
+
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts data planes, adopted and with random bytes in their pools."""
@@ -24,7 +35,9 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         *flags: str,
         rank: int = 0,
     ) -> DataPlane:
-        plane = DataPlane(tmp_path, name, environment or {}, *flags)
+        # Whoever chooses what UCX does wants NIXL to read.
+        path = NIXL_FLAGS if environment and "UCX_TLS" in environment else ()
+        plane = DataPlane(tmp_path, name, environment or {}, *path, *flags)
         started.append(plane)
         await plane.connect(layout or small_layout(), rank)
         random = np.random.default_rng(len(started))

@@ -60,11 +60,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_a_read_gathers_its_part_from_several_ranks(start: Start, name: str) -> None:
+async def test_a_read_gathers_its_part_from_several_ranks(start: Start, name: str, path_flags: tuple[str, ...]) -> None:
     """A rank reads its layers and heads from whichever ranks hold them, in blocks of its own size and order."""
     case = CASES[name]
     sources = [await start(f"source-{rank}", case.source, rank=rank) for rank in range(2)]
-    destination = await start("destination", case.destination)
+    destination = await start("destination", case.destination, None, *path_flags)
     ids = [11, 3, 4, 5, 17, 0, 9, 8, 2, 19] if case.source.block_count("full") == 20 else [4, 1]
     wanted = list(range(9, -1, -1)) if case.destination.block_count("full") == 20 else [5, 0, 3]
     here = await destination.session()

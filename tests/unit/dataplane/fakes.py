@@ -49,8 +49,9 @@ class FakeRouting:
     lost: list[Peer] = field(default_factory=list)
     errors: dict[str, KvferryError] = field(default_factory=dict)
 
-    def connect(self, peer: Peer) -> None:
+    def connect(self, peer: Peer) -> bool:
         """Learn a peer."""
+        return True
 
     def disconnect(self, peer: Peer) -> None:
         """Forget a peer."""
