@@ -113,6 +113,7 @@ class CudaCopier:
         directory = default_directory() if cache_directory is None else cache_directory
         self._kernels: CopyKernels = load_kernels(device, directory, shape or KernelShape(), REGIONS_MAX)
         self._stream = Stream.create(urgent=urgent)
+        self._uploads = Stream.create(urgent=True)
         self._cancels = Stream.create(urgent=True)
         self._free = [Slot(device) for _ in range(LAUNCHES_MAX)]
         self._lock = threading.Lock()
@@ -222,13 +223,14 @@ class CudaCopier:
             time.sleep(0.0002)
 
     def _release(self) -> None:
-        self._cancels.synchronize()
-        self._stream.synchronize()
+        streams = self._cancels, self._uploads, self._stream
+        for stream in streams:
+            stream.synchronize()
         for slot in self._free:
             slot.close()
         self._free.clear()
-        self._cancels.destroy()
-        self._stream.destroy()
+        for stream in streams:
+            stream.destroy()
         self._kernels.unload()
 
     def _guarded(self, step: Callable[[], None]) -> None:
@@ -261,7 +263,7 @@ class CudaCopier:
         number = next(self._numbers) % (_NUMBERS - 1) + 1
         blocks = blocks_for(table, self._blocks, self._saturating)
         try:
-            slot.prepare(self._stream, table, job.windows, number, blocks)
+            slot.prepare(self._uploads, table, job.windows, number)
         except PoolTooLarge as error:
             job.waiting.clear()
             job.failure = TransportFailed(f"no memory for the table of a copy: {error.message}")
@@ -270,6 +272,8 @@ class CudaCopier:
         kernel = bulk or self._kernels.plain
         shared = self._kernels.shared_bytes(len(table.regions), bulk=bulk is not None)
         kernel.launch(self._stream, blocks, shared, slot.parameter_pointers)
+        if slot.uploads:
+            self._stream.wait_for(slot.uploaded)
         self._stream.record(slot.ended)
         job.waiting.popleft()
         job.launched += 1
