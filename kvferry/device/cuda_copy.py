@@ -80,9 +80,9 @@ class _Running:
 class CudaCopier:
     """A :class:`~kvferry.device.copying.Copier` with a stream of its own and a bounded share of the device.
 
-    Windows are addresses that the device reaches: its own memory, a peer's mapped by IPC, registered host memory. A
-    job's launches keep their order; the first ``LAUNCHES_MAX`` are with the device, which takes one at a time. The
-    owner polls ``done``, which also hands waiting launches on.
+    Windows are addresses that the device reaches: its own memory, a peer's mapped by IPC, registered host memory. Up to
+    ``LAUNCHES_MAX`` launches are with the device, which takes one after the other; what waits goes by priority, then in
+    the order of coming. The owner polls ``done``, of any job: that also hands on what waits.
     """
 
     def __init__(
@@ -281,12 +281,19 @@ class CudaCopier:
         self._running.append(_Running(job, slot, number))
 
 
-def device_copy_seconds(device: CudaDevice, source: int, destination: int, size_bytes: int) -> float:
-    """How long the driver's own copy of ``size_bytes`` within the device takes: the ceiling of any other."""
+def device_copy_seconds(
+    device: CudaDevice, source: int, destination: int, size_bytes: int, *, warmed: bool = True
+) -> float:
+    """How long the driver's own copy of ``size_bytes`` within the device takes: the ceiling of any other.
+
+    ``warmed``: right behind another such copy, which is some percent faster than on a device that was idle.
+    """
     device.make_current()
     stream = Stream.create(urgent=True)
     begun, ended = Event.create(timed=True), Event.create(timed=True)
     try:
+        if warmed:
+            stream.copy_on_device(destination, source, size_bytes)
         stream.record(begun)
         stream.copy_on_device(destination, source, size_bytes)
         stream.record(ended)
