@@ -18,7 +18,7 @@ from kvferry.device.copy_kernels import CopyKernels, KernelShape, load_kernels
 from kvferry.device.copy_regions import Region, regions_of
 from kvferry.device.copy_slots import CAPACITY_BYTES_MAX, Slot
 from kvferry.device.copy_table import REGIONS_MAX, Table, blocks_for, bulk_run_bytes_min, tables_of
-from kvferry.device.copying import Copies, Window
+from kvferry.device.copying import Copier, Copies, CopyJob, Window
 from kvferry.device.cuda import CudaDevice
 from kvferry.device.cuda_streams import Event, Stream
 from kvferry.device.kernel_cache import default_directory
@@ -38,7 +38,7 @@ _NUMBERS = 1 << 32
 _log = structlog.get_logger("kvferry.device.cuda_copy")
 
 
-class CudaCopyJob:
+class CudaCopyJob(CopyJob):
     """A :class:`~kvferry.device.copying.CopyJob` on a device."""
 
     def __init__(self, copier: CudaCopier, tables: Sequence[Table], windows: tuple[Window, Window]) -> None:
@@ -77,7 +77,7 @@ class _Running:
         self.number = number
 
 
-class CudaCopier:
+class CudaCopier(Copier):
     """A :class:`~kvferry.device.copying.Copier` with a stream of its own and a bounded share of the device.
 
     Windows are addresses that the device reaches: its own memory, a peer's mapped by IPC, registered host memory. Up to
