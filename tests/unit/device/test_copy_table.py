@@ -124,10 +124,11 @@ def test_bulk_tiles_fit_a_slot() -> None:
     """A tile of a bulk copy has at most as many runs as a slot notes, and at most its bytes."""
     table = one([blocks(256, count=10000)], 1 << 23)
     assert BULK_RUNS_MAX == table.tilings[0].runs_per_tile
-    assert TILE_BYTES_MAX >= BULK_RUNS_MAX * 256
+    table = one([blocks(4096, count=1000)], 1 << 23)
+    assert TILE_BYTES_MAX == table.tilings[0].runs_per_tile * 4096
 
 
-@pytest.mark.parametrize("run_bytes", [16400, 65536, 1 << 20, (1 << 33) + 16])
+@pytest.mark.parametrize("run_bytes", [16400, 25600, 65536, 1 << 20, (1 << 33) + 16])
 def test_chunks_spread_over_the_channels(run_bytes: int) -> None:
     """Chunks of a long run are an odd number of cache lines, and no longer than a tile."""
     chunk = chunk_bytes_for(run_bytes, TILE_BYTES_MAX)
