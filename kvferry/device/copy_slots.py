@@ -1,7 +1,6 @@
 """What one launch of the copy kernel holds: its parameters, its table and its counters."""
 
 import struct
-from math import gcd
 
 import numpy as np
 
@@ -16,17 +15,12 @@ CAPACITY_BYTES_MAX = 32 << 20
 """A larger table is launched in parts."""
 
 CARRIED_BYTES_MAX = 4032
-"""A table of at most this goes with the launch itself."""
-
-UPLOADED_BYTES_MAX = 64 << 10
-"""A table of at most this is uploaded before the launch. A larger one is read from pinned memory by the kernel, each
-entry once and ahead of its use, while other entries' bytes are copied; that takes many warps."""
-
-IN_PLACE_BLOCKS_MIN = 48
+"""A table of at most this goes with the launch itself. A larger one is uploaded beside the running kernel, which reads
+it from pinned memory until it is there."""
 
 CONTROL_BYTES = 32
 CANCELLED_AT = 16
-_GOLDEN = 0.6180339887
+UPLOADED_AT = 20
 LAUNCH_STRUCT = struct.Struct("<QQQIIIIQ")
 
 
@@ -43,6 +37,8 @@ class Slot:
         self._parameters = np.zeros(LAUNCH_STRUCT.size + CARRIED_BYTES_MAX, dtype=np.uint8)
         self.parameter_pointers = np.array([self._parameters.ctypes.data], dtype=np.uint64)
         self.ended = Event.create()
+        self.uploaded = Event.create()
+        self.uploads = False
 
     @property
     def cancel_address(self) -> int:
@@ -53,22 +49,26 @@ class Slot:
         """What the launch copied, once it has ended."""
         return int(self._copied[0])
 
-    def prepare(self, stream: Stream, table: Table, windows: tuple[Window, Window], number: int, blocks: int) -> None:
-        """Write the table and the parameters of a launch of ``blocks``; an upload, if it pays, goes into ``stream``."""
+    def prepare(self, uploads: Stream, table: Table, windows: tuple[Window, Window], number: int) -> None:
+        """Write the table and the parameters of a launch; start an upload in ``uploads`` if the table is not small.
+
+        Whoever waits for the launch must then wait for ``uploaded`` too.
+        """
         size = table.size_bytes
-        if size <= CARRIED_BYTES_MAX:
-            plan = 0
-            write_table(table, windows, self._parameters[LAUNCH_STRUCT.size :])
-        else:
+        plan = device_address = 0
+        self.uploads = size > CARRIED_BYTES_MAX
+        if self.uploads:
             pinned, device_address = self._with_room(size)
+            plan = pinned.device_address
             write_table(table, windows, pinned.view())
-            if size <= UPLOADED_BYTES_MAX or blocks < IN_PLACE_BLOCKS_MIN:
-                plan = device_address
-                stream.upload(plan, pinned.address, size)
-            else:
-                plan = pinned.device_address
-        counts = len(table.regions), table.tile_count, tile_stride(table.tile_count), number, 0
-        LAUNCH_STRUCT.pack_into(self._parameters.data, 0, plan, self._control, self._result.device_address, *counts)
+            uploads.upload(device_address, pinned.address, size)
+            uploads.write_word(self._control + UPLOADED_AT, number)
+            uploads.record(self.uploaded)
+        else:
+            write_table(table, windows, self._parameters[LAUNCH_STRUCT.size :])
+        addresses = plan, self._control, self._result.device_address
+        counts = len(table.regions), table.tile_count, number, 0
+        LAUNCH_STRUCT.pack_into(self._parameters.data, 0, *addresses, *counts, device_address)
 
     def _with_room(self, size: int) -> tuple[PinnedMemory, int]:
         if self._buffers is None or self._buffers[0].size_bytes < size:
@@ -96,11 +96,4 @@ class Slot:
         self._device.free(self._control)
         free_pinned(self._device, self._result)
         self.ended.destroy()
-
-
-def tile_stride(tile_count: int) -> int:
-    """A step that visits all tiles, each far from the one before."""
-    stride = round(tile_count * _GOLDEN) | 1
-    while gcd(stride, tile_count) != 1:
-        stride += 2
-    return stride
+        self.uploaded.destroy()

@@ -105,7 +105,7 @@ def chunk_bytes_for(run_bytes: int, tile_bytes: int) -> int:
     """Bytes of the chunks of a run longer than a tile: an odd number of cache lines.
 
     Chunks that start at multiples of a power of two lie on few of the memory's channels, and many warps work on
-    neighbouring chunks at once: a copy of 1 MiB runs lost more than half of its rate so.
+    neighbouring chunks at once: copies of 1 MiB runs by two warps on each multiprocessor lost a third of their rate so.
     """
     lines_max = tile_bytes // CACHE_LINE_BYTES - 1
     lines = -(-run_bytes // CACHE_LINE_BYTES)

@@ -18,7 +18,7 @@ from kvferry.device.copy_kernels import CopyKernels, KernelShape, load_kernels
 from kvferry.device.copy_regions import Region, regions_of
 from kvferry.device.copy_slots import CAPACITY_BYTES_MAX, Slot
 from kvferry.device.copy_table import REGIONS_MAX, Table, blocks_for, bulk_run_bytes_min, tables_of
-from kvferry.device.copying import Copies, Window
+from kvferry.device.copying import Copier, Copies, CopyJob, Window
 from kvferry.device.cuda import CudaDevice
 from kvferry.device.cuda_streams import Event, Stream
 from kvferry.device.kernel_cache import default_directory
@@ -38,7 +38,7 @@ _NUMBERS = 1 << 32
 _log = structlog.get_logger("kvferry.device.cuda_copy")
 
 
-class CudaCopyJob:
+class CudaCopyJob(CopyJob):
     """A :class:`~kvferry.device.copying.CopyJob` on a device."""
 
     def __init__(self, copier: CudaCopier, tables: Sequence[Table], windows: tuple[Window, Window]) -> None:
@@ -77,12 +77,12 @@ class _Running:
         self.number = number
 
 
-class CudaCopier:
+class CudaCopier(Copier):
     """A :class:`~kvferry.device.copying.Copier` with a stream of its own and a bounded share of the device.
 
-    Windows are addresses that the device reaches: its own memory, a peer's mapped by IPC, registered host memory. A
-    job's launches keep their order; the first ``LAUNCHES_MAX`` are with the device, which takes one at a time. The
-    owner polls ``done``, which also hands waiting launches on.
+    Windows are addresses that the device reaches: its own memory, a peer's mapped by IPC, registered host memory. Up to
+    ``LAUNCHES_MAX`` launches are with the device, which takes one after the other; what waits goes by priority, then in
+    the order of coming. The owner polls ``done``, of any job: that also hands on what waits.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class CudaCopier:
         directory = default_directory() if cache_directory is None else cache_directory
         self._kernels: CopyKernels = load_kernels(device, directory, shape or KernelShape(), REGIONS_MAX)
         self._stream = Stream.create(urgent=urgent)
+        self._uploads = Stream.create(urgent=True)
         self._cancels = Stream.create(urgent=True)
         self._free = [Slot(device) for _ in range(LAUNCHES_MAX)]
         self._lock = threading.Lock()
@@ -222,13 +223,14 @@ class CudaCopier:
             time.sleep(0.0002)
 
     def _release(self) -> None:
-        self._cancels.synchronize()
-        self._stream.synchronize()
+        streams = self._cancels, self._uploads, self._stream
+        for stream in streams:
+            stream.synchronize()
         for slot in self._free:
             slot.close()
         self._free.clear()
-        self._cancels.destroy()
-        self._stream.destroy()
+        for stream in streams:
+            stream.destroy()
         self._kernels.unload()
 
     def _guarded(self, step: Callable[[], None]) -> None:
@@ -261,7 +263,7 @@ class CudaCopier:
         number = next(self._numbers) % (_NUMBERS - 1) + 1
         blocks = blocks_for(table, self._blocks, self._saturating)
         try:
-            slot.prepare(self._stream, table, job.windows, number, blocks)
+            slot.prepare(self._uploads, table, job.windows, number)
         except PoolTooLarge as error:
             job.waiting.clear()
             job.failure = TransportFailed(f"no memory for the table of a copy: {error.message}")
@@ -270,6 +272,8 @@ class CudaCopier:
         kernel = bulk or self._kernels.plain
         shared = self._kernels.shared_bytes(len(table.regions), bulk=bulk is not None)
         kernel.launch(self._stream, blocks, shared, slot.parameter_pointers)
+        if slot.uploads:
+            self._stream.wait_for(slot.uploaded)
         self._stream.record(slot.ended)
         job.waiting.popleft()
         job.launched += 1
@@ -277,12 +281,19 @@ class CudaCopier:
         self._running.append(_Running(job, slot, number))
 
 
-def device_copy_seconds(device: CudaDevice, source: int, destination: int, size_bytes: int) -> float:
-    """How long the driver's own copy of ``size_bytes`` within the device takes: the ceiling of any other."""
+def device_copy_seconds(
+    device: CudaDevice, source: int, destination: int, size_bytes: int, *, warmed: bool = True
+) -> float:
+    """How long the driver's own copy of ``size_bytes`` within the device takes: the ceiling of any other.
+
+    ``warmed``: right behind another such copy, which is some percent faster than on a device that was idle.
+    """
     device.make_current()
     stream = Stream.create(urgent=True)
     begun, ended = Event.create(timed=True), Event.create(timed=True)
     try:
+        if warmed:
+            stream.copy_on_device(destination, source, size_bytes)
         stream.record(begun)
         stream.copy_on_device(destination, source, size_bytes)
         stream.record(ended)

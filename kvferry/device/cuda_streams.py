@@ -58,6 +58,10 @@ class Stream:
         """Put ``event`` behind what is in the stream."""
         call("cuEventRecord", event.handle, self.handle)
 
+    def wait_for(self, event: Event) -> None:
+        """Let what comes next into the stream begin only after ``event``."""
+        call("cuStreamWaitEvent", self.handle, event.handle, 0)
+
     def upload(self, device_address: int, host_address: int, size_bytes: int) -> None:
         """Copy from pinned host memory."""
         call("cuMemcpyHtoDAsync", device_address, host_address, size_bytes, self.handle)

@@ -52,24 +52,26 @@ struct Region {
   u64 reserved;
 };
 
-// In device memory, one for each slot of the copier. The last block to end leaves the first three at zero.
+// In device memory, one for each slot of the copier. The last block to end leaves the first three at zero; the others
+// are written by the host, with the number of the launch that they are about.
 struct Control {
   u32 taken;
   u32 ended_blocks;
   u64 copied_bytes;
   u32 cancelled_launch;
-  u32 reserved[3];
+  u32 uploaded_launch;
+  u64 reserved;
 };
 
 struct __align__(16) Launch {
-  const u8* plan;   // regions first; null: the plan comes with the launch
+  const u8* plan;   // in host memory, regions first; null: the plan comes with the launch
   Control* control;
   volatile u64* copied_bytes;  // in host memory
   u32 region_count;
   u32 tile_count;
-  u32 tile_stride;  // coprime to tile_count
-  u32 number;       // of this launch, for cancelling it
-  u64 reserved;
+  u32 number;
+  u32 reserved;
+  const u8* uploaded_plan;  // in device memory, once it is there; null: it does not come
   u8 carried_plan[CARRIED_BYTES_MAX];
 };
 
@@ -101,40 +103,51 @@ struct Tile {
 struct Ticket {
   u32 tile;
   u32 cancelled_launch;
+  u32 uploaded_launch;
 };
 
 __device__ __forceinline__ u32 divide(u32 n, const Divisor& by) {
   return static_cast<u32>((static_cast<u64>(n) * by.magic) >> (31 + by.shift));
 }
 
-__device__ __forceinline__ u32 load_relaxed(const u32* at) {
-  u32 value;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(at) : "memory");
-  return value;
+__device__ __forceinline__ void read_news(const Launch& launch, Ticket& ticket) {
+  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];"
+               : "=r"(ticket.cancelled_launch), "=r"(ticket.uploaded_launch)
+               : "l"(&launch.control->cancelled_launch)
+               : "memory");
+}
+
+__device__ __forceinline__ Ticket first_ticket(const Launch& launch, u32 lane, u32 warp_in_all) {
+  Ticket ticket{warp_in_all, 0, 0};
+  if (lane == 0) read_news(launch, ticket);
+  return ticket;
 }
 
 __device__ __forceinline__ Ticket take_ticket(const Launch& launch, u32 lane, u32 warps_in_all) {
-  Ticket ticket{NO_TILE, 0};
+  Ticket ticket{NO_TILE, 0, 0};
   if (lane == 0) {
     ticket.tile = warps_in_all + atomicAdd(&launch.control->taken, 1u);
-    ticket.cancelled_launch = load_relaxed(&launch.control->cancelled_launch);
+    read_news(launch, ticket);
   }
   return ticket;
 }
 
-__device__ __forceinline__ Ticket first_ticket(const Launch& launch, u32 lane, u32 warp_in_all) {
-  Ticket ticket{warp_in_all, 0};
-  if (lane == 0) ticket.cancelled_launch = load_relaxed(&launch.control->cancelled_launch);
-  return ticket;
+__device__ __forceinline__ const u8* first_plan(const Launch& launch) {
+  return launch.plan ? launch.plan : launch.carried_plan;
 }
 
-// The tile of a ticket, for all lanes; NO_TILE at the end.
-__device__ __forceinline__ u32 tile_of(const Launch& launch, const Ticket& ticket) {
-  // Tiles that are worked on at once are spread over the whole plan: neighbours would meet on the same channels of the
-  // memory.
-  u32 tile = static_cast<u32>(static_cast<u64>(ticket.tile) * launch.tile_stride % launch.tile_count);
+// The tile of a ticket, for all lanes; NO_TILE at the end. The copy begins with the plan in host memory and goes on with
+// the uploaded one as soon as that is there.
+__device__ __forceinline__ u32 tile_of(const Launch& launch, const Ticket& ticket, const u8*& plan) {
   bool none = ticket.tile >= launch.tile_count || ticket.cancelled_launch == launch.number;
-  return __shfl_sync(ALL_LANES, none ? NO_TILE : tile, 0);
+  u32 tile = __shfl_sync(ALL_LANES, none ? NO_TILE : ticket.tile, 0);
+  if (launch.uploaded_plan != nullptr && plan != launch.uploaded_plan) {
+    if (__shfl_sync(ALL_LANES, ticket.uploaded_launch, 0) == launch.number) {
+      __threadfence();
+      plan = launch.uploaded_plan;
+    }
+  }
+  return tile;
 }
 
 __device__ __forceinline__ const Region& region_of(const Region* regions, u32 count, u32 tile, u32 lane) {
@@ -295,12 +308,8 @@ __device__ u64 copy_tile(const u8* plan, const Region& region, const Tile& tile,
   return copied;
 }
 
-__device__ __forceinline__ const u8* plan_of(const Launch& launch) {
-  return launch.plan ? launch.plan : launch.carried_plan;
-}
-
 __device__ __forceinline__ Region* load_regions(const Launch& launch, u8* shared) {
-  const u32* from = reinterpret_cast<const u32*>(plan_of(launch));
+  const u32* from = reinterpret_cast<const u32*>(first_plan(launch));
   u32* to = reinterpret_cast<u32*>(shared);
   u32 words = launch.region_count * (sizeof(Region) / sizeof(u32));
   for (u32 word = threadIdx.x; word < words; word += blockDim.x) to[word] = from[word];
@@ -333,13 +342,14 @@ extern "C" __global__ void __launch_bounds__(PLAIN_WARPS * 32, 1) copy_plain(con
   const Region* regions = load_regions(launch, shared);
   Piece* pieces = reinterpret_cast<Piece*>(shared + launch.region_count * sizeof(Region)) + warp * LANES;
   __syncthreads();
+  const u8* plan = first_plan(launch);
   u64 copied = 0;
   for (;;) {
-    u32 number = tile_of(launch, ticket);
+    u32 number = tile_of(launch, ticket, plan);
     if (number == NO_TILE) break;
     ticket = take_ticket(launch, lane, warps_in_all);
     const Region& region = region_of(regions, launch.region_count, number, lane);
-    copied += copy_tile(plan_of(launch), region, cut_tile(region, number), pieces, lane);
+    copied += copy_tile(plan, region, cut_tile(region, number), pieces, lane);
   }
   end_block(launch, copied, &block_copied);
 }
@@ -389,9 +399,9 @@ struct Work {
 };
 
 __device__ __forceinline__ Work next_work(
-    const Launch& launch, const Region* regions, Ticket& ticket, u32 lane, u32 warps_in_all) {
+    const Launch& launch, const Region* regions, const u8*& plan, Ticket& ticket, u32 lane, u32 warps_in_all) {
   Work work;
-  work.number = tile_of(launch, ticket);
+  work.number = tile_of(launch, ticket, plan);
   if (work.number == NO_TILE) return work;
   ticket = take_ticket(launch, lane, warps_in_all);
   work.region = &region_of(regions, launch.region_count, work.number, lane);
@@ -401,7 +411,7 @@ __device__ __forceinline__ Work next_work(
   for (u32 step = 0; step < RUNS_PER_LANE; ++step) {
     u32 run = lane + step * LANES;
     if (run < work.tile.run_count) {
-      work.places[step] = locate(plan_of(launch), *work.region, work.tile, work.tile.first_run + run);
+      work.places[step] = locate(plan, *work.region, work.tile, work.tile.first_run + run);
     } else {
       work.places[step] = Place{0, 0, {0, 0}, 0};
     }
@@ -467,12 +477,13 @@ extern "C" __global__ void __launch_bounds__(BULK_WARPS * 32, 1) copy_bulk(const
 
   u64 copied = 0;
   u32 loading = 0, storing = 0;  // tiles put into the ring, and tiles stored from it
-  Work work = next_work(launch, regions, ticket, lane, warps_in_all);
+  const u8* plan = first_plan(launch);
+  Work work = next_work(launch, regions, plan, ticket, lane, warps_in_all);
   for (;;) {
     bool more = work.number != NO_TILE;
     if (more && !(work.region->flags & BULK)) {
-      copied += copy_tile(plan_of(launch), *work.region, work.tile, ring.plain, lane);
-      work = next_work(launch, regions, ticket, lane, warps_in_all);
+      copied += copy_tile(plan, *work.region, work.tile, ring.plain, lane);
+      work = next_work(launch, regions, plan, ticket, lane, warps_in_all);
       continue;
     }
     if (more) {
@@ -481,7 +492,7 @@ extern "C" __global__ void __launch_bounds__(BULK_WARPS * 32, 1) copy_bulk(const
       u32 at = loading % BULK_SLOTS;
       copied += load_slot(work, ring.held[at], slots + at * TILE_BYTES_MAX, shared_address(&ring.barriers[at]), lane);
       ++loading;
-      work = next_work(launch, regions, ticket, lane, warps_in_all);
+      work = next_work(launch, regions, plan, ticket, lane, warps_in_all);
     } else if (storing == loading) {
       break;
     }
