@@ -17,9 +17,9 @@ LOCAL_FLAGS = ("--path", "local")
 
 
 @pytest.fixture(params=[LOCAL_FLAGS, NIXL_FLAGS], ids=["local", "nixl"])
-def path_flags(request: pytest.FixtureRequest) -> tuple[str, ...]:
+def path_flags(request: pytest.FixtureRequest) -> tuple[str, str]:
     """Forces one path after the other."""
-    flags: tuple[str, ...] = request.param
+    flags: tuple[str, str] = request.param
     return flags
 
 

@@ -8,7 +8,7 @@ from tests.process.dataplane.harness import read_command
 EXPECTED = {LOCAL_FLAGS: (transfer_pb2.PATH_LOCAL, "memory"), NIXL_FLAGS: (transfer_pb2.PATH_NIXL, "UCX")}
 
 
-async def test_a_read_brings_the_bytes(start: Start, path_flags: tuple[str, ...]) -> None:
+async def test_a_read_brings_the_bytes(start: Start, path_flags: tuple[str, str]) -> None:
     """A read brings exactly the source's blocks, in order, and says over which path."""
     source, destination = await start("source"), await start("destination", None, None, *path_flags)
     there, here = await source.session(), await destination.session()
@@ -30,7 +30,7 @@ async def test_a_read_brings_the_bytes(start: Start, path_flags: tuple[str, ...]
     assert carried.choice
 
 
-async def test_a_lease_that_ended_before_fences(start: Start, path_flags: tuple[str, ...]) -> None:
+async def test_a_lease_that_ended_before_fences(start: Start, path_flags: tuple[str, str]) -> None:
     """A read under a lease that ended before it began fails as FENCED."""
     source, destination = await start("source"), await start("destination", None, None, *path_flags)
     there, here = await source.session(), await destination.session()
