@@ -33,7 +33,7 @@ async def test_the_bytes_arrive(pair: Pair) -> None:
     result = await pair.destination.pull(publication.handle, destination, timeout_s=10)
     assert 0 == await pair.differing(source, destination)
     assert RANKS * 4 * BLOCK_BYTES == result.received_bytes
-    assert "nixl" == result.path
+    assert "local" == result.path
     assert "released" == (await pair.source.wait_ended(publication, timeout_s=5)).state
 
 

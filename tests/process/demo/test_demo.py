@@ -28,7 +28,7 @@ async def test_the_demo_verifies_everything_and_says_so(temporary: Path) -> None
     assert status == 0, err
     found = json.loads(out)
     keys = ("ok", "requests", "tokens_equal", "leaked_leases", "leaked_blocks", "paths")
-    assert [True, 5, True, 0, 0, {"nixl": 5}] == [found[key] for key in keys]
+    assert [True, 5, True, 0, 0, {"local": 5}] == [found[key] for key in keys]
     assert found["bytes_expected"] == found["bytes_pulled"] > 0
     assert [] == left_in(temporary)
 
