@@ -25,13 +25,27 @@ struct Flag {
     CancelFlag raised{false};
 };
 
-StreamPieces pieces_of(const WindowTuple &window, const Array &offsets, const Array &lengths) {
-    if (offsets.shape(0) != lengths.shape(0))
-        throw nb::value_error("offsets and lengths differ in size");
-    StreamPieces pieces{{std::get<0>(window), std::get<1>(window)}, offsets.data(), lengths.data(), offsets.shape(0)};
-    pieces.check();
-    return pieces;
-}
+// Copies of the arrays: what was checked is what is used, whatever Python does to its own meanwhile.
+class Checked {
+  public:
+    Checked(const WindowTuple &window, const Array &offsets, const Array &lengths)
+        : offsets_(offsets.data(), offsets.data() + offsets.shape(0)),
+          lengths_(lengths.data(), lengths.data() + lengths.shape(0)),
+          pieces_{{std::get<0>(window), std::get<1>(window)}, offsets_.data(), lengths_.data(), offsets_.size()} {
+        if (offsets_.size() != lengths_.size())
+            throw nb::value_error("offsets and lengths differ in size");
+        pieces_.check();
+    }
+    Checked(const Checked &) = delete;
+    Checked &operator=(const Checked &) = delete;
+
+    const StreamPieces &pieces() const { return pieces_; }
+
+  private:
+    const std::vector<std::int64_t> offsets_;
+    const std::vector<std::int64_t> lengths_;
+    const StreamPieces pieces_;
+};
 
 StreamWait wait_of(double limit_s, const Flag *flag, int wake_descriptor) {
     return {limit_s, flag == nullptr ? nullptr : &flag->raised, wake_descriptor};
@@ -41,23 +55,23 @@ Outcome outcome_of(const StreamResult &result) { return {static_cast<int>(result
 
 Outcome send(int socket, const nb::bytes &prefix, const WindowTuple &window, const Array &offsets,
              const Array &lengths, double limit_s) {
-    const StreamPieces pieces = pieces_of(window, offsets, lengths);
+    const Checked checked(window, offsets, lengths);
     const std::string head(prefix.c_str(), prefix.size());
     const nb::gil_scoped_release released;
-    return outcome_of(stream_send(socket, head, pieces, wait_of(limit_s, nullptr, -1)));
+    return outcome_of(stream_send(socket, head, checked.pieces(), wait_of(limit_s, nullptr, -1)));
 }
 
 std::tuple<Outcome, nb::bytes> receive(int socket, const WindowTuple &window, const Array &offsets,
                                        const Array &lengths, std::size_t suffix_size, double limit_s, const Flag *flag,
                                        int wake_descriptor) {
-    const StreamPieces pieces = pieces_of(window, offsets, lengths);
+    const Checked checked(window, offsets, lengths);
     if (suffix_size > SUFFIX_BYTES_MAX)
         throw nb::value_error("the suffix is too long");
     std::string suffix(suffix_size, '\0');
     StreamResult result;
     {
         const nb::gil_scoped_release released;
-        result = stream_receive(socket, pieces, suffix, wait_of(limit_s, flag, wake_descriptor));
+        result = stream_receive(socket, checked.pieces(), suffix, wait_of(limit_s, flag, wake_descriptor));
     }
     return {outcome_of(result), nb::bytes(suffix.data(), suffix.size())};
 }
