@@ -94,7 +94,9 @@ class DataPlaneProcess:
 
     async def _start_plane(self, parts: AsyncExitStack, pool: Pool) -> tuple[Plane, pb.DescribeResponse]:
         library = NixlLibrary(for_cuda=pool.device != "cpu", cuda_major=cuda.bindings_major())
-        _log.info("transport", backend=BACKEND, wheel=library.wheel, settings=library.settings)
+        chosen = {setting.name: setting.value for setting in library.settings if not setting.from_user}
+        given = {setting.name: setting.value for setting in library.settings if setting.from_user}
+        _log.info("transport", backend=BACKEND, wheel=library.wheel, settings=chosen, settings_of_user=given)
         # Memory of its own, so that what peers may read is the words and nothing beside them.
         words = np.frombuffer(mmap.mmap(-1, self._config.lease_slot_count * WORD_BYTES), dtype=np.uint64)
         table = Region("DRAM", words.ctypes.data, words.nbytes)
@@ -115,7 +117,12 @@ class DataPlaneProcess:
         self._metrics.reads_queued.set_function(lambda: executor.queued_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
         self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics)
-        return self._plane, _describe(pool, self._boot_id, serving, table)
+        description = _describe(pool, self._boot_id, serving, table)
+        for setting in library.settings:
+            description.transport_settings.add(
+                name=setting.name, value=setting.value, from_environment=setting.from_user
+            )
+        return self._plane, description
 
     async def _start_server(
         self, parts: AsyncExitStack, path: Path, plane: Plane, description: pb.DescribeResponse
