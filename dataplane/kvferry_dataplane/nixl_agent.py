@@ -31,8 +31,8 @@ _OWN_REFERENCES = 2
 _WHEELS = ("nixl_cu13", "nixl_cu12")
 # UCX turns zero-copy reads over CUDA IPC off where it finds no NVLink, and falls back to emulation without a word.
 _SETTINGS_CUDA = {"UCX_CUDA_IPC_ENABLE_GET_ZCOPY": "on"}
-# Over TCP, UCX emulates reads by messages of 8 KiB. In messages of this size a read of large pieces is as fast as a plain
-# stream, which was three to four times as fast; larger ones gain nothing more.
+# Over TCP, UCX emulates reads by messages, of 8 KiB by itself. In messages of this size a read of large pieces is as
+# fast as a plain stream, three to four times as fast as before; larger ones gain nothing more.
 _SETTINGS_TCP = {"UCX_TCP_TX_SEG_SIZE": "256k", "UCX_TCP_RX_SEG_SIZE": "256k"}
 # What goes wrong comes back as an error and is logged with its context; the libraries would write lines of their own to
 # both standard streams.

@@ -91,7 +91,7 @@ void bind_stream(nb::module_ &module) {
     module.def("stream_send", &send, "socket"_a, "prefix"_a, "window"_a, "offsets"_a, "lengths"_a, "limit_s"_a);
     module.def("stream_receive", &receive, "socket"_a, "window"_a, "offsets"_a, "lengths"_a, "suffix_size"_a,
                "limit_s"_a, "flag"_a = nb::none(), "wake_descriptor"_a = -1);
-    module.def("stream_discard", &discard, "socket"_a, "bytes"_a, "limit_s"_a);
+    module.def("stream_discard", &discard, "socket"_a, "size_bytes"_a, "limit_s"_a);
 }
 
 } // namespace kvferry

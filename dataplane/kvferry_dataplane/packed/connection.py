@@ -1,5 +1,6 @@
 """The reader's end of one connection."""
 
+import contextlib
 import os
 import socket
 import threading
@@ -249,11 +250,9 @@ class PackConnection:
                 self._failure = error
                 _log.info("pack connection ended", source=self._peer.endpoint, why=error.message)
             if self._socket is not None:
-                try:
+                # The other end may have been faster.
+                with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    # The other end was faster.
-                    pass
             self._changed.notify_all()
 
     def _settle_all(self) -> None:

@@ -107,8 +107,10 @@ class PackServing:
         self._send(wire.trailer(header.number, Status.OK if self._holds(header) else Status.FENCED))
 
     def _holds(self, header: RequestHeader) -> bool:
-        # A word that could be a live one has no zero byte, and a cleared slot is zero.
-        return 0 < header.word and header.slot < self._words.size and int(self._words[header.slot]) == header.word
+        # Zero is what a free slot holds.
+        if not header.word or header.slot >= self._words.size:
+            return False
+        return int(self._words[header.slot]) == header.word
 
     def _refuse(self, header: RequestHeader, status: Status) -> None:
         self._refusals += 1

@@ -1,4 +1,4 @@
-"""How a reader gets a chunk out of a stream: straight into host memory, or into a staging slot and scattered from it."""
+"""How a reader gets a chunk out of a stream: straight into the pool, or by way of a staging slot."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -68,7 +68,7 @@ class HostSink:
 
 
 class ScatteringSink:
-    """A pool that only a copier reaches: the chunk is received into a staging slot and scattered while the next comes."""
+    """A pool that only a copier reaches: a chunk is received into a staging slot and scattered while the next comes."""
 
     def __init__(self, pool: Window, copier: Copier, slots: StagingSlots) -> None:
         self._pool = pool
