@@ -57,5 +57,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="bytes of queued and running reads (default: no bound but the pool)",
     )
+    add("--pack-listen", metavar="HOST:PORT", help="pack small pieces for readers of other hosts here (default: not)")
+    add("--pack-advertise", metavar="HOST:PORT", help="where readers find that (default: as in --pack-listen)")
+    add(
+        "--pack-congestion",
+        default="auto",
+        metavar="NAME",
+        help="congestion control for packed bytes (default: auto, the system's, or cubic in place of bbr)",
+    )
     add("--ready-fd", metavar="N", help="descriptor that gets the line `ready` once the process serves")
     return parser

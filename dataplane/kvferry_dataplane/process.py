@@ -28,6 +28,7 @@ from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.handoff import PoolSocket
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.nixl_agent import BACKEND, NixlLibrary, Region
+from kvferry_dataplane.packed.opening import open_pack_server
 from kvferry_dataplane.peers import WORD_BYTES
 from kvferry_dataplane.plane import Plane
 from kvferry_dataplane.pool import Pool, open_pool
@@ -117,7 +118,11 @@ class DataPlaneProcess:
         self._metrics.reads_queued.set_function(lambda: executor.queued_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
         self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics)
+        packing = open_pack_server(self._config, pool, self._boot_id, words)
+        if packing is not None:
+            parts.push_async_callback(asyncio.to_thread, packing.server.close)
         description = _describe(pool, self._boot_id, serving, table)
+        description.access.pack_endpoint = packing.endpoint if packing is not None else ""
         for setting in library.settings:
             description.transport_settings.add(
                 name=setting.name, value=setting.value, from_environment=setting.from_user

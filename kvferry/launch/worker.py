@@ -26,6 +26,8 @@ class WorkerSpec:
     device: str = "cpu"
     pool_bytes: int = 64 * MIB
     listen: str = "127.0.0.1:0"
+    pack_listen: str = "127.0.0.1:0"
+    """Where its data planes pack for readers; empty: nowhere."""
     lease_ttl_s: int = 5
     metrics: bool = True
     log_level: str = "info"
@@ -103,6 +105,8 @@ class LocalWorker:
         command += ["--pool-bytes", str(self.spec.pool_bytes), "--socket", str(self.rank_sockets[rank])]
         if self.spec.metrics:
             command += ["--metrics-listen", "127.0.0.1:0"]
+        if self.spec.pack_listen and self.spec.device == "cpu":
+            command += ["--pack-listen", self.spec.pack_listen]
         child = await self._start(f"{self.name}.dp{rank}", [*command, "--log-format", "json"])
         self.data_planes[rank] = child
         return child

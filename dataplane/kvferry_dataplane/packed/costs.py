@@ -1,16 +1,18 @@
 """Which of two ways to read a plan takes less time. Pure.
 
-A way costs so much for every request, every piece and every byte. It is measured once, and then follows what reads
-really took.
+A way costs so much for every request, every piece and every byte. What is assumed or measured at first then follows
+what reads really took. A way that a pair has never taken is tried once where it may be the better one.
 """
 
 from dataclasses import dataclass
 
-_FORGETTING = 0.2
+_FORGETTING = 0.3
 """Weight of the newest read."""
 _FACTOR_MIN, _FACTOR_MAX = 1 / 16, 16.0
 _LEARN_BYTES_MIN = 1 << 20
 """Shorter reads say more of the machine's moods than of the way."""
+_TRY_FACTOR = 3.0
+"""A way is tried if it is expected to take at most this many times what the better one takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,9 @@ class WayCost:
     piece_seconds: float
     byte_seconds: float
     factor: float = 1.0
-    """What reads have taken, over what they were estimated to take."""
+    """What reads have taken, over what they were first expected to take."""
+    is_measured: bool = False
+    """Whether a read has taken this way."""
 
     def seconds(self, piece_count: int, total_bytes: int) -> float:
         """How long a plan is expected to take."""
@@ -33,8 +37,9 @@ class WayCost:
         if total_bytes < _LEARN_BYTES_MIN:
             return self
         seen = max(seconds - self.request_seconds, 0.0) / self._moving(piece_count, total_bytes)
-        factor = (1 - _FORGETTING) * self.factor + _FORGETTING * min(max(seen, _FACTOR_MIN), _FACTOR_MAX)
-        return WayCost(self.request_seconds, self.piece_seconds, self.byte_seconds, factor)
+        seen = min(max(seen, _FACTOR_MIN), _FACTOR_MAX)
+        factor = (1 - _FORGETTING) * self.factor + _FORGETTING * seen if self.is_measured else seen
+        return WayCost(self.request_seconds, self.piece_seconds, self.byte_seconds, factor, is_measured=True)
 
     def _moving(self, piece_count: int, total_bytes: int) -> float:
         return piece_count * self.piece_seconds + total_bytes * self.byte_seconds
@@ -45,15 +50,8 @@ class Verdict:
     """Which way to take, and the numbers that say so."""
 
     packed: bool
-    nixl_seconds: float
-    packed_seconds: float
-
-    @property
-    def choice(self) -> str:
-        """For people."""
-        taken, other = ("packed", "nixl") if self.packed else ("nixl", "packed")
-        costs = {"packed": self.packed_seconds, "nixl": self.nixl_seconds}
-        return f"{taken}: {costs[taken] * 1e3:.3g} ms expected, {other}: {costs[other] * 1e3:.3g} ms"
+    choice: str
+    """For people."""
 
 
 @dataclass(slots=True)
@@ -65,9 +63,17 @@ class PairCosts:
 
     def verdict(self, piece_count: int, total_bytes: int) -> Verdict:
         """Which way to read so many pieces that come to so many bytes."""
-        nixl = self.nixl.seconds(piece_count, total_bytes)
-        packed = self.packed.seconds(piece_count, total_bytes)
-        return Verdict(packed < nixl, nixl, packed)
+        seconds = {
+            "nixl": self.nixl.seconds(piece_count, total_bytes),
+            "packed": self.packed.seconds(piece_count, total_bytes),
+        }
+        taken, other = ("packed", "nixl") if seconds["packed"] < seconds["nixl"] else ("nixl", "packed")
+        if self._is_worth_a_try(other, total_bytes) and seconds[other] <= _TRY_FACTOR * seconds[taken]:
+            taken, other, why = other, taken, " (tried for the first time)"
+        else:
+            why = ""
+        choice = f"{piece_count} pieces: {taken} {seconds[taken] * 1e3:.3g} ms, {other} {seconds[other] * 1e3:.3g} ms"
+        return Verdict(taken == "packed", choice + why)
 
     def learn(self, piece_count: int, total_bytes: int, seconds: float, *, packed: bool) -> None:
         """Take a read that took so long into account."""
@@ -75,3 +81,7 @@ class PairCosts:
             self.packed = self.packed.learned(piece_count, total_bytes, seconds)
         else:
             self.nixl = self.nixl.learned(piece_count, total_bytes, seconds)
+
+    def _is_worth_a_try(self, way: str, total_bytes: int) -> bool:
+        cost = self.packed if way == "packed" else self.nixl
+        return not cost.is_measured and total_bytes >= _LEARN_BYTES_MIN
