@@ -3,11 +3,12 @@
 import ipaddress
 import re
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvferry.core.errors import ConfigInvalid
 from kvferry.logs import FORMATS
+from kvferry_dataplane.paths import PathPolicy, PathRule
 
 LEASES_MAX = 1 << 20
 READS_MAX = 1 << 16
@@ -50,6 +51,8 @@ class Config:
     """Under which address readers find that; None: the one that is listened on."""
     pack_congestion: str = "auto"
     """Congestion control of what is sent there; `auto` is the system's, unless that paces by timers."""
+    paths: PathPolicy = field(default_factory=PathPolicy)
+    """Which path reads take."""
     ready_fd: int | None = None
     """Where the line `ready` is written once the process serves."""
 
@@ -79,6 +82,7 @@ def config_from_flags(flags: Namespace) -> Config:
         pack_listen=pack_listen,
         pack_advertise=pack_advertise,
         pack_congestion=flags.pack_congestion,
+        paths=PathPolicy(PathRule(_one_of("path", flags.path, tuple(PathRule)))),
         ready_fd=None if flags.ready_fd is None else _count("ready_fd", flags.ready_fd, 1 << 20),
     )
 

@@ -10,6 +10,7 @@ import structlog
 from kvferry.core.errors import InternalError, KvferryError
 from kvferry.logs import FORMATS, configure_logs
 from kvferry_dataplane.config import LOG_LEVELS, config_from_flags
+from kvferry_dataplane.paths import PathRule
 
 EXIT_DEFECT = 1
 EXIT_REFUSED = 2
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="bytes of queued and running reads (default: no bound but the pool)",
     )
+    add("--path", default="auto", metavar="PATH", help=f"{', '.join(PathRule)}: how reads travel (default: auto)")
     add("--pack-listen", metavar="HOST:PORT", help="pack small pieces for readers of other hosts here (default: not)")
     add("--pack-advertise", metavar="HOST:PORT", help="where readers find that (default: as in --pack-listen)")
     add(

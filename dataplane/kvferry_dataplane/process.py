@@ -28,13 +28,14 @@ from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.handoff import PoolSocket
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.nixl_agent import BACKEND, NixlLibrary, Region
-from kvferry_dataplane.packed.opening import open_pack_server
+from kvferry_dataplane.packed.opening import open_pack_server, packing_agents
 from kvferry_dataplane.peers import WORD_BYTES
 from kvferry_dataplane.plane import Plane
 from kvferry_dataplane.pool import Pool, open_pool
 from kvferry_dataplane.reads.agent import NixlReadAgent
 from kvferry_dataplane.reads.executor import ReadExecutor
 from kvferry_dataplane.reads.lingering import LingeringConnections
+from kvferry_dataplane.reads.mailbox import Mailbox
 from kvferry_dataplane.reads.request import ReadOutcome
 from kvferry_dataplane.reads.thread import ReadThread
 from kvferry_dataplane.service import DataPlaneServicer
@@ -106,11 +107,15 @@ class DataPlaneProcess:
         serving.start(pool.make_current)
         parts.callback(serving.stop)
         lingering = LingeringConnections()
+        mailbox = Mailbox()
+        make_packing = packing_agents(self._config, pool, mailbox.descriptor)
         executor = ReadExecutor(
-            lambda number: NixlReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
+            lambda number: make_packing(
+                NixlReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
+            ),
             self._on_read_finished,
         )
-        reads = ReadThread(executor, self._on_defect)
+        reads = ReadThread(executor, mailbox, self._on_defect)
         reads.start(pool.make_current)
         parts.push_async_callback(asyncio.to_thread, reads.stop)
         self._metrics.pool_bytes.set(pool.region.size_bytes)

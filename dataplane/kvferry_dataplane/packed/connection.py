@@ -92,7 +92,9 @@ class PackConnection:
             connecting = self._socket is None
         self._fail(PeerError(f"{self._peer.endpoint}: the connection was closed", reason=Reason.PEER_LOST))
         # A thread that is still connecting ends by itself, before it receives anything.
-        if not connecting:
+        if connecting:
+            self._settle_jobs()
+        else:
             self._thread.join()
 
     def _send_what_fits(self, message: bytes) -> None:
@@ -258,15 +260,19 @@ class PackConnection:
     def _settle_all(self) -> None:
         """On the thread, as it ends: nothing is received any more."""
         with self._changed:
-            jobs = list(self._jobs)
-            self._jobs.clear()
-            self._unsent.clear()
             connection, self._socket = self._socket, None
         if connection is not None:
             connection.close()
+        self._settle_jobs()
+        os.close(self._stop_descriptor)
+
+    def _settle_jobs(self) -> None:
+        with self._changed:
+            jobs = list(self._jobs)
+            self._jobs.clear()
+            self._unsent.clear()
         for job in jobs:
             job.settle(failure=self._failure)
-        os.close(self._stop_descriptor)
 
 
 def _refusal(status: Status, endpoint: str) -> KvferryError:
