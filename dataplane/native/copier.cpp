@@ -18,29 +18,25 @@ namespace {
 constexpr std::size_t THREADS_MAX = 64;
 constexpr std::size_t BATCH_PIECES = 128;
 
-// Smaller chunks cost more hand-outs, larger ones let threads end further apart and hold other jobs up.
+// Smaller chunks cost more hand-outs.
 constexpr std::uint64_t CHUNK_BYTES_MIN = std::uint64_t{64} << 10;
-constexpr std::uint64_t CHUNK_BYTES_MAX = std::uint64_t{512} << 10;
 constexpr std::uint64_t CHUNKS_PER_THREAD = 8;
 
-// Waking a thread takes longer than copying so much.
-constexpr std::uint64_t INLINE_BYTES_MAX = std::uint64_t{64} << 10;
-constexpr std::uint64_t INLINE_RUNS_MAX = 256;
+// Many short runs take longer than their bytes tell.
+constexpr std::uint64_t INLINE_RUNS_MAX = 1024;
 
-// Copies of less stay in the caches, where their reader finds them.
-constexpr std::uint64_t STREAM_TOTAL_BYTES_MIN = std::uint64_t{4} << 20;
-
-std::size_t checked_thread_count(std::size_t count) {
-    if (count < 1 || count > THREADS_MAX)
+const CopierOptions &checked(const CopierOptions &options) {
+    if (options.thread_count < 1 || options.thread_count > THREADS_MAX)
         throw std::invalid_argument("thread_count");
-    return count;
+    if (options.chunk_bytes_max < 1)
+        throw std::invalid_argument("chunk_bytes_max");
+    return options;
 }
 
 } // namespace
 
 Copier::Copier(const CopierOptions &options)
-    : process_(getpid()), kernel_(find_kernel(options.instruction_set)), jobs_max_(options.jobs_max),
-      thread_count_(checked_thread_count(options.thread_count)) {
+    : process_(getpid()), kernel_(find_kernel(options.instruction_set)), options_(checked(options)) {
     if (kernel_ == nullptr)
         throw std::invalid_argument("instruction_set");
     if (options.wake_descriptor >= 0) {
@@ -50,7 +46,7 @@ Copier::Copier(const CopierOptions &options)
             throw std::system_error(errno, std::generic_category(), "wake_descriptor");
     }
     try {
-        start_threads(thread_count_);
+        start_threads(options_.thread_count);
     } catch (...) {
         close();
         if (wake_descriptor_ >= 0)
@@ -105,23 +101,23 @@ JobPointer Copier::prepared(Plan plan, Window source, Window destination, std::i
     job->source = source;
     job->destination = destination;
     job->priority = priority;
-    job->streams = job->total_bytes >= STREAM_TOTAL_BYTES_MIN;
-    const std::uint64_t even = job->total_bytes / (thread_count_ * CHUNKS_PER_THREAD);
-    job->chunks = job->plan.chunks(std::clamp(even, CHUNK_BYTES_MIN, CHUNK_BYTES_MAX));
+    job->streams = job->total_bytes >= options_.stream_bytes_min;
+    const std::uint64_t even = job->total_bytes / (options_.thread_count * CHUNKS_PER_THREAD);
+    job->chunks = job->plan.chunks(std::min(std::max(even, CHUNK_BYTES_MIN), options_.chunk_bytes_max));
     return job;
 }
 
 JobPointer Copier::submit(Plan plan, Window source, Window destination, std::int64_t priority) {
     require_same_process();
     const JobPointer job = prepared(std::move(plan), source, destination, priority);
-    const bool is_tiny = job->total_bytes <= INLINE_BYTES_MAX && job->plan.run_count() <= INLINE_RUNS_MAX;
+    const bool is_tiny = job->total_bytes <= options_.inline_bytes_max && job->plan.run_count() <= INLINE_RUNS_MAX;
     const bool here = is_tiny || job->chunks.empty();
     {
         const std::lock_guard lock(mutex_);
         if (closed_)
             throw CopierUnusable("the copier is closed");
-        if (under_way_.size() >= jobs_max_)
-            throw TooManyJobs(std::to_string(jobs_max_) + " jobs are under way, as many as may be");
+        if (under_way_.size() >= options_.jobs_max)
+            throw TooManyJobs(std::to_string(options_.jobs_max) + " jobs are under way, as many as may be");
         under_way_.insert(job);
         if (here) {
             job->threads_inside = 1;

@@ -32,6 +32,9 @@ struct CopierOptions {
     std::size_t jobs_max;
     int wake_descriptor; // an eventfd that gets 1 at the end of each job; -1 for none
     std::string instruction_set;
+    std::uint64_t inline_bytes_max; // jobs of so few bytes, in few runs, are done by submit()
+    std::uint64_t stream_bytes_min; // jobs of so many bytes go past the caches
+    std::uint64_t chunk_bytes_max;  // as much is handed to a thread at once
 };
 
 class Copier {
@@ -72,8 +75,7 @@ class Copier {
 
     const pid_t process_;
     const Kernel *kernel_;
-    const std::size_t jobs_max_;
-    const std::size_t thread_count_;
+    const CopierOptions options_;
     int wake_descriptor_ = -1;
 
     std::mutex mutex_;

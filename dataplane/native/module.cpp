@@ -107,10 +107,13 @@ void bind_job(nb::module_ &module) {
 void bind_copier(nb::module_ &module) {
     using kvferry::Copier;
     nb::class_<Copier>(module, "Copier")
-        .def(nb::new_([](std::size_t threads, std::size_t jobs_max, int wake_descriptor, std::string instruction_set) {
-                 return Copier::make({threads, jobs_max, wake_descriptor, std::move(instruction_set)});
+        .def(nb::new_([](std::size_t thread_count, std::size_t jobs_max, int wake_descriptor, std::string instruction_set,
+                         std::uint64_t inline_bytes_max, std::uint64_t stream_bytes_min, std::uint64_t chunk_bytes_max) {
+                 return Copier::make({thread_count, jobs_max, wake_descriptor, std::move(instruction_set),
+                                      inline_bytes_max, stream_bytes_min, chunk_bytes_max});
              }),
-             "thread_count"_a, "jobs_max"_a, "wake_descriptor"_a, "instruction_set"_a)
+             nb::kw_only(), "thread_count"_a, "jobs_max"_a, "wake_descriptor"_a, "instruction_set"_a,
+             "inline_bytes_max"_a, "stream_bytes_min"_a, "chunk_bytes_max"_a)
         .def(
             "submit",
             [](std::shared_ptr<Copier> self, kvferry::Plan &plan, const WindowTuple &source,

@@ -186,16 +186,18 @@ void Plan::add(Region region) {
 
 std::uint64_t Plan::check(Window source, Window destination) const {
     check_windows(source, destination);
-    Wide total = 0;
+    std::uint64_t total = 0;
     for (std::size_t i = 0; i < parts_.size(); ++i) {
-        total += std::visit([&](const auto &part) { return checked_bytes(part, i, source, destination); }, parts_[i]);
+        const Wide bytes =
+            std::visit([&](const auto &part) { return checked_bytes(part, i, source, destination); }, parts_[i]);
         // This also bounds the work that a plan can ask for.
-        if (total > static_cast<Wide>(destination.size))
+        if (bytes > static_cast<Wide>(destination.size - total))
             throw PlanError(at("copies", i), "",
                             "all copies up to here write more bytes than the " + std::to_string(destination.size) +
                                 " of the destination: some byte more than once");
+        total += static_cast<std::uint64_t>(bytes);
     }
-    return static_cast<std::uint64_t>(total);
+    return total;
 }
 
 std::vector<Chunk> Plan::chunks(std::uint64_t chunk_bytes) const {

@@ -31,7 +31,17 @@ class Job:
         """Negative: for ever."""
 
 class Copier:
-    def __init__(self, thread_count: int, jobs_max: int, wake_descriptor: int, instruction_set: str) -> None:
+    def __init__(
+        self,
+        *,
+        thread_count: int,
+        jobs_max: int,
+        wake_descriptor: int,
+        instruction_set: str,
+        inline_bytes_max: int,
+        stream_bytes_min: int,
+        chunk_bytes_max: int,
+    ) -> None:
         """``wake_descriptor`` -1: none. ``instruction_set`` empty: the best one."""
 
     @property

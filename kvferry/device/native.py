@@ -2,13 +2,14 @@
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from kvferry.core.errors import ConfigInvalid, InvalidArgument, NotReady, ResourceExhausted, TransportFailed
 from kvferry.core.planning.copies import CopyPlan, Offsets, StridedCopy
 from kvferry.device import _core
-from kvferry.device.copying import Copies, Copier, CopyJob, Window
+from kvferry.device.copying import Copier, Copies, CopyJob, Window
 from kvferry.device.streams import StreamEnd, StreamOutcome
 
 THREADS_MAX = 64
@@ -21,12 +22,30 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(_core.instruction_sets())
 
 
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Where a :class:`HostCopier` changes its ways."""
+
+    inline_bytes_max: int = 256 << 10
+    """A job of so few bytes, in at most 1024 runs, is copied by ``submit`` itself: waking a thread takes longer."""
+    stream_bytes_min: int = 8 << 20
+    """A job of so many bytes is stored past the caches, in which less stays for its reader."""
+    chunk_bytes_max: int = 512 << 10
+    """As much is handed to a thread at once. Smaller costs more hand-outs, larger holds other jobs and cancels up."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value: int = getattr(self, field.name)
+            if not 1 <= value < 1 << 63:
+                raise ConfigInvalid.of_field(field.name, value, "must be from 1 to 2**63 - 1")
+
+
 class HostCopier(Copier):
     """A pool of ``thread_count`` native threads; no copy holds the interpreter's lock.
 
-    Jobs are done by priority, those of one priority in turns of at most 512 KiB. A tiny job (64 KiB or less in few runs)
-    is copied by ``submit`` itself and is done when that returns. The memory of both windows must stay mapped until the job
-    is done; dropping the job does not end it. At exit of the interpreter what is still under way is cancelled.
+    Jobs are done by priority, those of one priority in turns. A tiny job is done when ``submit`` returns. The memory of
+    both windows must stay mapped until the job is done; dropping the job does not end it. At exit of the interpreter
+    what is still under way is cancelled.
 
     With ``wake_descriptor``, an eventfd, 1 is added to it at the end of every job, those that ``submit`` did included.
     The copier keeps a duplicate of it.
@@ -37,7 +56,12 @@ class HostCopier(Copier):
     """
 
     def __init__(
-        self, thread_count: int, wake_descriptor: int | None = None, *, instruction_set: str | None = None
+        self,
+        thread_count: int,
+        wake_descriptor: int | None = None,
+        *,
+        instruction_set: str | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         if not 1 <= thread_count <= THREADS_MAX:
             raise ConfigInvalid.of_field("thread_count", thread_count, f"must be from 1 to {THREADS_MAX}")
@@ -45,9 +69,17 @@ class HostCopier(Copier):
             known = ", ".join(instruction_sets())
             raise ConfigInvalid.of_field("instruction_set", instruction_set, f"this processor has {known}")
         self._wakes = wake_descriptor is not None
-        descriptor = -1 if wake_descriptor is None else wake_descriptor
+        tuning = Tuning() if tuning is None else tuning
         try:
-            self._core = _core.Copier(thread_count, JOBS_MAX, descriptor, instruction_set or "")
+            self._core = _core.Copier(
+                thread_count=thread_count,
+                jobs_max=JOBS_MAX,
+                wake_descriptor=-1 if wake_descriptor is None else wake_descriptor,
+                instruction_set=instruction_set or "",
+                inline_bytes_max=tuning.inline_bytes_max,
+                stream_bytes_min=tuning.stream_bytes_min,
+                chunk_bytes_max=tuning.chunk_bytes_max,
+            )
         except OSError as error:
             raise TransportFailed(f"making a copier of {thread_count} threads: {error}") from error
         # Memory is unmapped as the interpreter ends; no thread may copy then.
@@ -76,10 +108,7 @@ class HostCopier(Copier):
         """
         try:
             job = self._core.submit(
-                _plan_of(copies),
-                (source.address, source.size_bytes),
-                (destination.address, destination.size_bytes),
-                priority,
+                _plan_of(copies), _pair("source", source), _pair("destination", destination), priority
             )
         except _core.PlanError as error:
             raise _invalid(error) from error
@@ -117,12 +146,19 @@ class HostCopyJob(CopyJob):
         return self._core.copied_bytes
 
     def cancel(self) -> None:
-        """Hand out no more; threads that are copying stop after the piece, at most 512 KiB of it."""
+        """Hand out no more; threads that are copying stop between two pieces, or inside a long one."""
         self._core.cancel()
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether it was done within the time. Other threads of the interpreter run meanwhile."""
-        return self._core.wait(max(timeout_s, 0.0))
+        """Whether it was done within the time. Other threads of the interpreter run meanwhile.
+
+        Raises:
+            NotReady: this process was forked from the one that copies.
+        """
+        try:
+            return self._core.wait(max(timeout_s, 0.0))
+        except _core.CopierUnusable as error:
+            raise NotReady(str(error)) from error
 
 
 def ceiling_copy(
@@ -138,8 +174,8 @@ def ceiling_copy(
     copy = _core.ceiling_copy if non_temporal else _core.plain_copy
     try:
         return copy(
-            (source.address, source.size_bytes),
-            (destination.address, destination.size_bytes),
+            _pair("source", source),
+            _pair("destination", destination),
             _array(plan.source_offsets),
             _array(plan.destination_offsets),
             _array(plan.lengths),
@@ -224,6 +260,13 @@ def _add(plan: _core.Plan, copy: Copies) -> None:
             plan.add_runs(_array(source_offsets), _array(destination_offsets), _array(lengths))
         case StridedCopy(source_bases, destination_bases, axes, run_bytes):
             plan.add_region(_array(source_bases), _array(destination_bases), axes, run_bytes)
+
+
+def _pair(name: str, window: Window) -> tuple[int, int]:
+    for number in (window.address, window.size_bytes):
+        if not 0 <= number < 1 << 64:
+            raise InvalidArgument.of_field(name, window, "is no memory of this process")
+    return window.address, window.size_bytes
 
 
 def _array(offsets: Offsets) -> Offsets:

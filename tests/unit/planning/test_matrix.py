@@ -14,7 +14,7 @@ from kvferry.core.layouts import ElementType, GroupPlacement, LayerGroup, Worker
 from kvferry.core.pairing import mismatches
 from kvferry.core.planning.planner import PairPlan
 from kvferry.core.planning.tokens import TokenRange
-from tests.unit.planning import reference
+from tests.unit.planning import native, reference
 
 TENSOR_PARALLEL = (1, 2, 4, 8)
 PIPELINES = ((3,), (2, 1), (1, 1, 1))
@@ -103,15 +103,18 @@ def test_the_matrix(tensor_parallel: tuple[int, int]) -> None:
         for rank in range(len(destination.ranks)):
             pool = rng.integers(0, 256, reference.pool_bytes(destination, rank), np.uint8)
             expected, by_regions = pool.copy(), pool.copy()
+            natively = pool.copy(), pool.copy()
             store(destination, rank, expected, ids[1], kv, needed)
             request = PairPlan(source, destination, rank).request(lists[0], lists[1], tokens)
             moved = 0
             for number, plan in request.plans().items():
                 reference.run(plan, pools[number], pool)
                 reference.run_strided(request.strided(number), pools[number], by_regions)
+                native.run([plan], pools[number], natively[0])
+                native.run(request.strided(number), pools[number], natively[1])
                 moved += plan.total_bytes
             placement = destination.ranks[rank].placements[0]
             each = len(placement.layers) * kv_factor * len(placement.heads) * 4 * 2
             assert len(needed) * each == moved
-            assert np.array_equal(expected, pool), (here, there, heads, kv_factor, window, tokens, rank)
-            assert np.array_equal(expected, by_regions), (here, there, heads, kv_factor, window, tokens, rank)
+            for actual in (pool, by_regions, *natively):
+                assert np.array_equal(expected, actual), (here, there, heads, kv_factor, window, tokens, rank)

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from kvferry.core.blocks import BlockIds
 from kvferry.core.pairing import mismatches
 from kvferry.core.planning.planner import PairPlan
-from tests.unit.planning import reference
+from tests.unit.planning import native, reference
 from tests.unit.planning.random_layouts import Case, random_case
 
 
@@ -33,12 +33,15 @@ def check(case: Case, seed: int) -> None:
         )
         request = pair.request(arrays(lists[0]), arrays(lists[1]), case.tokens)
         flat, in_chunks, by_regions = pool.copy(), pool.copy(), pool.copy()
+        native_flat, native_regions = pool.copy(), pool.copy()
         writes = np.zeros_like(pool)
         moved_bytes = 0
         for number, size in request.sizes.items():
             plan = request.plan(number)
             reference.run(plan, worlds.source[number], flat, writes)
             reference.run_strided(request.strided(number), worlds.source[number], by_regions)
+            native.run([plan], worlds.source[number], native_flat)
+            native.run(request.strided(number), worlds.source[number], native_regions)
             for chunk in request.chunks(number, 5):
                 reference.run(chunk, worlds.source[number], in_chunks)
             assert size.total_bytes == plan.total_bytes == sum(c.total_bytes for c in request.strided(number))
@@ -48,7 +51,7 @@ def check(case: Case, seed: int) -> None:
             moved_bytes += plan.total_bytes
         assert worlds.written[rank].tolist() == writes.tolist()
         assert int(worlds.written[rank].sum()) == moved_bytes
-        for actual in (flat, in_chunks, by_regions):
+        for actual in (flat, in_chunks, by_regions, native_flat, native_regions):
             assert worlds.expected[rank].tolist() == actual.tolist()
 
 
