@@ -34,7 +34,11 @@ test-long: $(READY) ## run the planner's tests on many more layouts, and all pai
 
 .PHONY: test-asan
 test-asan: $(READY) ## run the native core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	@dataplane/native/sanitized/test.sh $(BIN)/python address,undefined
+	@dataplane/native/sanitized/test.sh $(BIN)/python
+
+.PHONY: test-tsan
+test-tsan: ## stress the native core under ThreadSanitizer
+	@dataplane/native/sanitized/race.sh
 
 .PHONY: bench
 bench: $(READY) ## measure planning, whole pulls against raw NIXL, and warm pulls against unary calls

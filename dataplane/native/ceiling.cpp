@@ -35,7 +35,6 @@ __attribute__((target("avx512f"))) void copy_avx512(char *to, const char *from, 
         _mm512_stream_si512(reinterpret_cast<__m512i *>(to + at + 192), d);
     }
     std::memcpy(to + at, from + at, size - at);
-    _mm_sfence();
 }
 
 __attribute__((target("avx2"))) void copy_avx2(char *to, const char *from, std::size_t size) {
@@ -48,8 +47,9 @@ __attribute__((target("avx2"))) void copy_avx2(char *to, const char *from, std::
             _mm256_stream_si256(reinterpret_cast<__m256i *>(to + at + 32 * i), lanes[i]);
     }
     std::memcpy(to + at, from + at, size - at);
-    _mm_sfence();
 }
+
+void fence() { _mm_sfence(); }
 
 CopyPiece non_temporal() {
     __builtin_cpu_init();
@@ -59,6 +59,8 @@ CopyPiece non_temporal() {
 }
 
 #else
+
+void fence() {}
 
 CopyPiece non_temporal() { return copy_plain; }
 
@@ -103,6 +105,7 @@ double ceiling_copy(const Runs &runs, Window source, Window destination, std::si
             std::this_thread::yield();
         for (std::size_t i = share.first; i < share.end; ++i)
             copy(to + runs.destinations[i], from + runs.sources[i], static_cast<std::size_t>(runs.lengths[i]));
+        fence();
     };
     const std::vector<Share> parts = shares(runs, total_bytes, thread_count);
     for (std::size_t i = 1; i < parts.size(); ++i)

@@ -44,7 +44,7 @@ class Copier(Protocol):
 
     @property
     def wakes(self) -> bool:
-        """Whether the end of a job is signalled on the descriptor that the copier was made with, so that no one polls."""
+        """Whether the end of a job is signalled on the descriptor that the copier was made with: then no one polls."""
         ...
 
     def submit(self, source: Window, destination: Window, copies: Sequence[Copies], *, priority: int = 0) -> CopyJob:

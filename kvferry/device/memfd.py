@@ -6,12 +6,16 @@ import mmap
 import os
 from dataclasses import dataclass
 
-import numpy as np
-
 from kvferry.core.errors import ConfigInvalid, PoolTooLarge, TransportFailed
+from kvferry.device.huge_pages import (
+    HUGE_PAGE_BYTES,
+    address_of,
+    advise_huge_pages,
+    huge_mapped_bytes,
+    touch_first_huge_page,
+)
 from kvferry.device.memory_limits import available_memory_bytes
 
-HUGE_PAGE_BYTES = 2 << 20
 _NO_HUGE_PAGES = (errno.ENOMEM, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
 
 
@@ -22,15 +26,20 @@ class SharedMemory:
     descriptor: int
     mapping: mmap.mmap
     size_bytes: int
-    huge_page_bytes: int
-    """Bytes that lie on huge pages: all or none."""
+    is_reserved_huge: bool
+    """Whether all of it lies on huge pages that the operator reserved."""
     huge_page_refusal: str
     """Why there are no huge pages; empty where there are."""
 
     @property
+    def huge_page_bytes(self) -> int:
+        """Bytes that lie on huge pages now. Transparent ones come with the first touch, so that it grows with use."""
+        return self.size_bytes if self.is_reserved_huge else huge_mapped_bytes(self.mapping)
+
+    @property
     def address(self) -> int:
         """Where it is mapped in this process."""
-        return int(np.frombuffer(self.mapping, dtype=np.uint8).ctypes.data)
+        return address_of(self.mapping)
 
     def close(self) -> None:
         """Unmap and close. No view of the mapping may be left."""
@@ -40,6 +49,8 @@ class SharedMemory:
 
 def create_shared_memory(name: str, size_bytes: int, *, field: str = "pool_bytes") -> SharedMemory:
     """Make and map shared memory of ``size_bytes``, on huge pages where the system grants them. The content is zero.
+
+    Reserved huge pages are tried first (all of the memory lies on them then), transparent ones after that.
 
     The descriptor is sealed against changes of its size, so that whoever it is passed to cannot truncate the memory
     under its owner.
@@ -56,20 +67,36 @@ def create_shared_memory(name: str, size_bytes: int, *, field: str = "pool_bytes
     except OSError as error:
         if error.errno not in _NO_HUGE_PAGES:
             raise _creation_failed(field, size_bytes, error) from error
-        refusal = f"huge pages refused: {os.strerror(error.errno)}"
+        refusal = f"reserved huge pages: {os.strerror(error.errno)}"
     except _NotAligned:
-        refusal = f"size is no multiple of {HUGE_PAGE_BYTES}"
+        refusal = f"reserved huge pages: the size is no multiple of {HUGE_PAGE_BYTES}"
     else:
-        return SharedMemory(descriptor, mapping, size_bytes, size_bytes, "")
+        return SharedMemory(descriptor, mapping, size_bytes, is_reserved_huge=True, huge_page_refusal="")
     try:
         descriptor, mapping = _create(name, size_bytes, 0)
     except OSError as error:
         raise _creation_failed(field, size_bytes, error) from error
-    return SharedMemory(descriptor, mapping, size_bytes, 0, refusal)
+    refused = _advise_and_look(mapping)
+    return SharedMemory(
+        descriptor,
+        mapping,
+        size_bytes,
+        is_reserved_huge=False,
+        huge_page_refusal=f"{refusal}; {refused}" if refused else "",
+    )
+
+
+def _advise_and_look(mapping: mmap.mmap) -> str:
+    """Ask for transparent huge pages and see whether the first is granted; why not, or an empty string."""
+    refused = advise_huge_pages(mapping)
+    if refused:
+        return refused
+    touch_first_huge_page(mapping)
+    return "" if huge_mapped_bytes(mapping) else "transparent huge pages were asked for and not granted"
 
 
 def map_shared_memory(descriptor: int, size_bytes: int, *, writable: bool = True) -> mmap.mmap:
-    """Map a descriptor received from the memory's owner.
+    """Map a descriptor received from the memory's owner, by huge pages where the owner's memory lies on them.
 
     Raises:
         TransportFailed: the descriptor is smaller than ``size_bytes`` or cannot be mapped.
@@ -82,9 +109,12 @@ def map_shared_memory(descriptor: int, size_bytes: int, *, writable: bool = True
         )
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     try:
-        return mmap.mmap(descriptor, size_bytes, mmap.MAP_SHARED, access)
+        mapping = mmap.mmap(descriptor, size_bytes, mmap.MAP_SHARED, access)
     except (OSError, ValueError) as error:
         raise TransportFailed(f"mapping {size_bytes} bytes: {error}") from error
+    # What the memory lies on is the owner's to report. Here it is asked for, in case this process touches it first.
+    advise_huge_pages(mapping)
+    return mapping
 
 
 def reopen_read_only(descriptor: int) -> int:

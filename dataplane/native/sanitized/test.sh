@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Builds the extension with sanitizers beside the installed one and runs the tests of the native core with it.
-# Usage: test.sh <python> [sanitizers, such as address,undefined]
+# Builds the extension with AddressSanitizer and UndefinedBehaviorSanitizer beside the installed one and runs the tests
+# of the native core with it. Usage: test.sh <python>
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 python="$1"
-sanitizers="${2:-address,undefined}"
 [[ $python == /* ]] || python="$PWD/$python"
 tree="build/sanitized"
 rm -rf "$tree"
@@ -12,7 +11,7 @@ mkdir -p "$tree"
 # A copy of the packages in which the extension is the sanitized one; the installed one stays what it is.
 cp -R kvferry tests pyproject.toml "$tree"
 rm -f "$tree"/kvferry/device/*.so
-export CXXFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=$sanitizers -fno-sanitize-recover=all"
+export CXXFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 export PYTHONPATH="$PWD/$tree"
 dataplane/native/build_plain.sh "$python" "$tree/kvferry/device"
 libraries=("$("${CXX:-g++}" -print-file-name=libasan.so)" "$("${CXX:-g++}" -print-file-name=libstdc++.so)")

@@ -36,14 +36,6 @@ def test_nobody_can_truncate_the_memory() -> None:
     memory.close()
 
 
-def test_huge_pages_are_all_or_none_and_a_refusal_says_why() -> None:
-    """Either every byte lies on huge pages, or none does and the reason is told."""
-    memory = create_shared_memory("test", 2 << 20)
-    assert memory.huge_page_bytes in (0, 2 << 20)
-    assert (memory.huge_page_bytes == 0) == bool(memory.huge_page_refusal)
-    memory.close()
-
-
 def test_a_pool_larger_than_memory_is_refused() -> None:
     """The refusal names the field, the size asked for and the memory available."""
     with pytest.raises(PoolTooLarge) as caught:

@@ -84,7 +84,7 @@ def copy(used: HostCopier, copies: Sequence[Copies], source: Bytes, destination:
 
 
 def slow_job(used: HostCopier, *, priority: int = 0) -> tuple[HostCopyJob, Bytes]:
-    """A job that takes a second or so, byte by byte, unless it is cancelled, and its destination: it sets all bytes to 1.
+    """A job that sets its destination to 1, byte by byte, which takes a second or so; and the destination.
 
     The destination must be kept until the job is done.
     """

@@ -52,9 +52,7 @@ def strided_copies(draw: st.DrawFn) -> tuple[StridedCopy, int, int]:
         below += 0 if forward else far * step
         extent += far * step
     count = draw(st.integers(0, 4))
-    bases = [
-        (-reach[0] + draw(st.integers(0, 100)), number * extent + below) for number in range(count)
-    ]
+    bases = [(-reach[0] + draw(st.integers(0, 100)), number * extent + below) for number in range(count)]
     sizes = -reach[0] + reach[1] + run_bytes + 100, count * extent
     return strided(bases, axes[::-1], run_bytes), *sizes
 

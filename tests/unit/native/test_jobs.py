@@ -61,7 +61,7 @@ def test_a_job_that_waits_is_cancelled_at_once() -> None:
     blocker, _ = slow_job(used, priority=1)
     spans = memories(2)
     job = relay(used, spans, 0)
-    assert not job.done
+    assert not job.wait(0)
     job.cancel()
     assert job.done
     blocker.cancel()

@@ -32,7 +32,7 @@ def run(script: str) -> str:
 
 
 def test_a_fork_is_refused() -> None:
-    """In a forked child, where the threads are not, a copier refuses at once and can be closed; the parent's goes on."""
+    """In a forked child, which has no threads, a copier refuses at once and can be closed; the parent's goes on."""
     script = """
         job, _ = slow_job(used)
         child = os.fork()
