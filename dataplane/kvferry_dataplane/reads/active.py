@@ -30,6 +30,12 @@ class ActivePart:
         """What it has carried."""
         return PathOutcome(self.source.peer.side.rank, self.route, self.received_bytes, self.piece_count)
 
+    def seconds(self, now: float) -> float | None:
+        """How long it took from the first batch to the last; None while it goes on."""
+        if self.first_posted_at is None or self.todo or self.batches_in_flight:
+            return None
+        return now - self.first_posted_at
+
     def refill(self) -> None:
         """Plan and cut more, if nothing is left to be posted."""
         while not self.todo and (chunk := next(self.unplanned, None)) is not None:

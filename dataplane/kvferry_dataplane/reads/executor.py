@@ -9,7 +9,6 @@ A peer whose batches made a rollover necessary is *suspect*: a lease word is rea
 that a peer that stays stuck costs one rollover and not one for each of its reads.
 """
 
-import heapq
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,12 +19,11 @@ from kvferry.core.reasons import Reason
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.active import ActiveRead
 from kvferry_dataplane.reads.agent import ReadAgent
+from kvferry_dataplane.reads.deadlines import Deadlines
 from kvferry_dataplane.reads.generation import Flight, Generation, Purpose
 from kvferry_dataplane.reads.generations import Generations
 from kvferry_dataplane.reads.queue import Lane, ReadQueue
 from kvferry_dataplane.reads.request import ReadBounds, ReadOutcome, ReadRequest
-
-_DEADLINES_SLACK = 256
 
 
 class ReadExecutor:
@@ -46,7 +44,7 @@ class ReadExecutor:
         self._queue = ReadQueue()
         self._active: dict[str, ActiveRead] = {}
         self._lanes: Counter[Lane] = Counter()
-        self._deadlines: list[tuple[float, str]] = []
+        self._deadlines = Deadlines()
         self._suspects: set[str] = set()
         self._turns = count(1)
         self._leaving: dict[str, Peer] = {}
@@ -92,12 +90,7 @@ class ReadExecutor:
     def submit(self, request: ReadRequest) -> None:
         """Queue a read. Its transfer id must be unused."""
         self._queue.push(request)
-        heapq.heappush(self._deadlines, (request.deadline, request.transfer))
-        if len(self._deadlines) > 2 * (len(self._queue) + len(self._active)) + _DEADLINES_SLACK:
-            # Reads that are over leave their deadlines behind.
-            live = [*self._queue.waiting(), *(read.request for read in self._active.values())]
-            self._deadlines = [(request.deadline, request.transfer) for request in live]
-            heapq.heapify(self._deadlines)
+        self._deadlines.push(request, len(self._queue) + len(self._active), self._requests)
 
     def cancel(self, transfer: str, now: float) -> None:
         """End a read early; nothing happens if it is over."""
@@ -130,8 +123,7 @@ class ReadExecutor:
         return self._wait(now)
 
     def _end_overdue(self, now: float) -> None:
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, transfer = heapq.heappop(self._deadlines)
+        for transfer in self._deadlines.pop_overdue(now):
             self._end(transfer, DeadlineExceeded("the read's deadline passed"), now)
 
     def _activate(self, now: float) -> None:
@@ -266,11 +258,10 @@ class ReadExecutor:
         if read.ending and flight.is_ours:
             # It was stopped on the way.
             return
-        part.received_bytes += flight.in_flight_bytes
-        read.received_bytes += flight.in_flight_bytes
         read.last_arrived_at = self._clock()
-        if not part.todo and not part.batches_in_flight and part.first_posted_at is not None:
-            seconds = read.last_arrived_at - part.first_posted_at
+        read.received_bytes += flight.in_flight_bytes
+        part.received_bytes += flight.in_flight_bytes
+        if (seconds := part.seconds(read.last_arrived_at)) is not None:
             generation.agent.carried(part.source, part.route, part.piece_count, seconds)
 
     def _verify(self, read: ActiveRead, part: int, word: int, now: float) -> None:
@@ -289,12 +280,11 @@ class ReadExecutor:
         self.progress_count += 1
         read = flight.read
         if flight.is_ours and read is not None:
-            read.parts[flight.part].batches_in_flight -= 1
             read.batches_in_flight -= 1
-            if read.ending:
-                self._finish_if_settled(read)
-            else:
+            if not read.ending:
                 self._end(read.request.transfer, error, now)
+            else:
+                self._finish_if_settled(read)
             return
         generation.broken.add(flight.peer.name)
         if flight.purpose is Purpose.PROBE:
@@ -303,7 +293,6 @@ class ReadExecutor:
             return
         if flight.purpose is Purpose.BLOCKS:
             generation.unconfirmed.append(flight)
-            read.parts[flight.part].batches_in_flight -= 1
             read.batches_in_flight -= 1
             read.batches_unconfirmed += 1
             self._suspects.add(flight.peer.name)
@@ -313,10 +302,13 @@ class ReadExecutor:
     # Ends
 
     def _end_reads_of(self, peer: str, error: KvferryError, now: float) -> None:
-        requests = self._queue.waiting() + [read.request for read in self._active.values()]
-        for request in requests:
+        for request in self._requests():
             if peer in request.lane:
                 self._end(request.transfer, error, now)
+
+    def _requests(self) -> list[ReadRequest]:
+        """Reads that are not over."""
+        return self._queue.waiting() + [read.request for read in self._active.values()]
 
     def _end(self, transfer: str, error: KvferryError, now: float) -> None:
         # A traceback refers to frames, and those to the agent, which could then not be destroyed.
@@ -404,8 +396,5 @@ class ReadExecutor:
         ):
             return 0.0
         timers = [read.settle_at for read in self._active.values() if read.ending and read.settle_at > now]
-        if self._deadlines:
-            timers.append(self._deadlines[0][0])
-        if (destruction := self._generations.next_destruction()) is not None:
-            timers.append(destruction)
+        timers += [t for t in (self._deadlines.next(), self._generations.next_destruction()) if t is not None]
         return max(min(timers) - now, 0.0) if timers else None
