@@ -126,6 +126,8 @@ class DataPlaneProcess:
         packing = open_pack_server(self._config, pool, self._boot_id, words)
         if packing is not None:
             parts.push_async_callback(asyncio.to_thread, packing.server.close)
+            self._metrics.packed_bytes.set_function(lambda: packing.server.sent_bytes)
+            self._metrics.pack_connections.set_function(lambda: packing.server.connection_count)
         description = _describe(pool, self._boot_id, serving, table)
         description.access.pack_endpoint = packing.endpoint if packing is not None else ""
         for setting in library.settings:

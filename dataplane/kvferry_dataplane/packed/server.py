@@ -54,6 +54,7 @@ class PackServer:
         self._bounds = bounds or ServerBounds()
         self._lock = threading.Lock()
         self._connections: dict[PackServing, threading.Thread] = {}
+        self._ended_bytes = 0
         self._closing = threading.Event()
         self._listener = _listener(listen, congestion)
         self._accepting = threading.Thread(target=self._accept, name="kvferry-pack-accept", daemon=True)
@@ -72,6 +73,11 @@ class PackServer:
     def connection_count(self) -> int:
         """Connections that are open."""
         return len(self._connections)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of pieces sent since the start."""
+        return self._ended_bytes + sum(connection.sent_bytes for connection in list(self._connections))
 
     def start(self) -> None:
         """Start to accept."""
@@ -128,6 +134,7 @@ class PackServer:
         finally:
             with self._lock:
                 del self._connections[serving]
+                self._ended_bytes += serving.sent_bytes
 
 
 def _listener(listen: Listen, congestion: str) -> socket.socket:

@@ -46,6 +46,8 @@ class PackServing:
         self._bounds = bounds
         self._stranger_until = time.monotonic() + bounds.stranger_seconds
         self._refusals = 0
+        self.sent_bytes = 0
+        """Bytes of pieces sent."""
         self.is_stranger = True
         """Whether it has not named a live lease yet."""
 
@@ -103,6 +105,7 @@ class PackServing:
         self._refusals = 0
         if sent.end is not StreamEnd.COMPLETE:
             raise _Ended(f"{sent.end.name} after {sent.moved_bytes} bytes of an answer")
+        self.sent_bytes += header.total_bytes
         # Only now: if the word stands after the last byte was taken, the blocks were pinned all the while.
         self._send(wire.trailer(header.number, Status.OK if self._holds(header) else Status.FENCED))
 

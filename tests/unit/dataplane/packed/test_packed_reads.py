@@ -45,7 +45,7 @@ def test_every_byte_arrives_in_its_place(
     job = reader.reader.read(source.peer, CLAIM, plan)
     reader.finish(job)
     assert np.array_equal(expected, reader.pool)
-    assert piece_count * run_bytes == job.copied_bytes
+    assert piece_count * run_bytes == job.copied_bytes == source.server.sent_bytes
 
 
 def test_pieces_of_different_lengths(make_source: MakeSource, make_reader: MakeReader) -> None:
