@@ -16,8 +16,8 @@ class ServerBounds:
     """How long the rest of a request may take once its header has come."""
     send_seconds: float = 30.0
     """How long an answer may take."""
-    refusals_max: int = 16
-    """Requests refused in a row after which a connection is dropped."""
+    refusals_max: int = 4096
+    """Requests refused in a row after which a connection is dropped: more than one reader has in flight."""
     staging_seconds: float = 1.0
     """How long a request waits for a staging slot."""
 
@@ -27,7 +27,7 @@ class ReaderBounds:
     """Limits of a reader."""
 
     connect_seconds: float = 2.0
-    requests_in_flight: int = 64
-    """Of one connection."""
+    requests_in_flight: int = 1024
+    """Of one connection. The bytes that they ask for are bounded by the executor."""
     drain_seconds: float = 1.0
     """How long what nobody wants any more may take to arrive before the connection is dropped."""

@@ -60,9 +60,21 @@ class PackConnection:
         self._thread.start()
 
     @property
-    def has_failed(self) -> bool:
-        """Whether it takes no more requests."""
-        return self._failure is not None
+    def has_ended(self) -> bool:
+        """Whether it takes no more requests: it has failed, or the source closed it while nothing was asked for."""
+        with self._changed:
+            if self._failure is not None:
+                return True
+            if not self._open or self._jobs or self._socket is None:
+                return False
+            try:
+                # Nothing is to come on an idle connection: whatever there is, is its end.
+                self._socket.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+            return True
 
     def ask(self, claim: LeaseClaim, batch: CopyPlan) -> PackJob:
         """Ask for a chunk.
@@ -100,7 +112,7 @@ class PackConnection:
     def _send_what_fits(self, message: bytes) -> None:
         if self._open and not self._unsent and self._socket is not None:
             try:
-                sent = self._socket.send(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                sent = self._socket.send(message, socket.MSG_NOSIGNAL)
             except OSError:
                 # Full, or broken: the thread finds out which.
                 sent = 0
@@ -116,8 +128,7 @@ class PackConnection:
             while (job := self._next_job()) is not None:
                 self._flush()
                 self._take_answer(job)
-                with self._changed:
-                    self._jobs.popleft()
+                self._forget(job)
         except KvferryError as error:
             self._fail(error)
         except OSError as error:
@@ -132,6 +143,8 @@ class PackConnection:
         host, _, port = self._peer.endpoint.rpartition(":")
         address = (host.removeprefix("[").removesuffix("]"), int(port))
         connection = socket.create_connection(address, self._bounds.connect_seconds)
+        # With a time-out, Python waits even where MSG_DONTWAIT is given.
+        connection.setblocking(False)
         with self._changed:
             self._socket = connection
             if self._failure is not None:
@@ -168,6 +181,7 @@ class PackConnection:
         if number != job.number or (status is Status.OK and total_bytes != job.total_bytes):
             raise TransportFailed(f"{self._peer.endpoint}: answered another request than was asked")
         if status is not Status.OK:
+            self._forget(job)
             job.settle(failure=_refusal(status, self._peer.endpoint))
             return
         follows_bytes = total_bytes + wire.TRAILER_BYTES
@@ -191,7 +205,14 @@ class PackConnection:
         number, status = wire.parse_trailer(landed.suffix)
         if number != job.number:
             raise TransportFailed(f"{self._peer.endpoint}: answered another request than was asked")
+        self._forget(job)
         job.settle(landed, None if status is Status.OK else _refusal(status, self._peer.endpoint))
+
+    def _forget(self, job: PackJob) -> None:
+        """Nothing of a job is to come any more: known before its end is told, so that an idle connection is known."""
+        with self._changed:
+            if self._jobs and self._jobs[0] is job:
+                self._jobs.popleft()
 
     def _receive_header(self, job: PackJob) -> bytes:
         """The header of an answer; if nobody wants the answer any more, it has to come soon."""

@@ -27,7 +27,7 @@ class PackReader:
             ResourceExhausted: too many requests are in flight.
         """
         connection = self._connections.get(peer)
-        if connection is not None and connection.has_failed:
+        if connection is not None and connection.has_ended:
             self.disconnect(peer)
             connection = None
         if connection is None:

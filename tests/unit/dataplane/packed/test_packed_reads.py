@@ -1,5 +1,6 @@
 """Reading over the packed path."""
 
+import socket
 from collections.abc import Callable
 
 import numpy as np
@@ -174,6 +175,22 @@ def test_a_source_that_dies_fails_every_chunk(make_reader: MakeReader, played: P
         connection.sendall(wire.answer(header.number, wire.Status.OK, 4000) + bytes(100))
     for job in jobs:
         with pytest.raises(PeerError, match="PEER_LOST"):
+            reader.finish(job)
+
+
+def test_a_connection_that_ended_while_it_was_idle_is_made_anew(make_reader: MakeReader, played: PlayedSource) -> None:
+    """The next chunk after the end of an idle connection does not pay for it."""
+    reader = make_reader()
+
+    def serve(connection: socket.socket) -> None:
+        header = played.take_request(connection)
+        connection.sendall(wire.answer(header.number, wire.Status.OK, 10) + bytes(10))
+        connection.sendall(wire.trailer(header.number, wire.Status.OK))
+
+    for _ in range(2):
+        job = reader.reader.read(played.peer, CLAIM, shuffled(1, 10))
+        with played.accept() as connection:
+            serve(connection)
             reader.finish(job)
 
 
