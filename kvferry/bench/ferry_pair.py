@@ -1,6 +1,7 @@
 """Two kvferry workers of one rank each; this process is the engine of both."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Self
 
@@ -61,10 +62,13 @@ class FerryEngines:
 
     async def publish(self, workload: Workload) -> bytes:
         """Publish a workload's source blocks; the handle. It ends with the publication's time or :meth:`release`."""
-        tokens = workload.block_count * self._layout.group(GROUP).tokens_per_block
-        publication = await self._source.publish(workload.source_blocks(), tokens, TTL_S, expected_readers=0)
-        self._published = publication
-        return publication.handle
+        return await self.publish_blocks(workload.source_blocks().tolist())
+
+    async def publish_blocks(self, blocks: list[int]) -> bytes:
+        """Publish blocks of the source, full of tokens; the handle."""
+        tokens = len(blocks) * self._layout.group(GROUP).tokens_per_block
+        self._published = await self._source.publish(blocks, tokens, TTL_S, expected_readers=0)
+        return self._published.handle
 
     async def release(self) -> None:
         """End the last publication."""
@@ -80,9 +84,13 @@ class FerryEngines:
 
     async def pull_verified(self, handle: bytes, workload: Workload, seed: int) -> None:
         """Pull into poisoned memory and compare every byte. Raises TransportFailed if a block is wrong."""
+        await self.pull_all_verified([(handle, workload.destination_blocks().tolist())], workload, seed)
+
+    async def pull_all_verified(self, pulls: Sequence[tuple[bytes, list[int]]], workload: Workload, seed: int) -> None:
+        """As :meth:`pull_verified`, for a workload that several handles and block lists make up; all at once."""
         arrived = (await self._destination.attach(0)).bytes
         poison(arrived)
-        await self.pull(handle, workload.destination_blocks().tolist())
+        await all_of(self.pull(handle, blocks) for handle, blocks in pulls)
         wrong = first_wrong_block(arrived, workload, seed)
         if wrong is not None:
             raise TransportFailed(f"kvferry: destination block {wrong} is wrong")

@@ -14,7 +14,7 @@ _RATIOS = ("kvferry / raw_default", "kvferry / raw_tuned")
 async def transfer(blocks: str, sizes: str, *, device: str, repeats: int, json_output: bool) -> None:
     """Measure pulls and show every case."""
     settings = TransferSettings(
-        device=_pool_device(device),
+        device=pool_device(device),
         block_sizes=tuple(parse_size("blocks", text) for text in blocks.split(",")),
         total_sizes=tuple(parse_size("sizes", text) for text in sizes.split(",")),
         repeats=repeats,
@@ -32,7 +32,7 @@ async def transfer(blocks: str, sizes: str, *, device: str, repeats: int, json_o
 
 async def latency(*, device: str, repeats: int, json_output: bool) -> None:
     """Measure one-block pulls and unary calls, and show both."""
-    pool_device = _pool_device(device)
+    pools = pool_device(device)
     with error_console().status("starting two workers") as status:
         done = 0
 
@@ -41,7 +41,7 @@ async def latency(*, device: str, repeats: int, json_output: bool) -> None:
             done += 1
             status.update(f"round {done} of {repeats}")
 
-        result = await measure_latency(pool_device, repeats, on_round)
+        result = await measure_latency(pools, repeats, on_round)
     if json_output:
         print_json(result.to_dict())
         return
@@ -54,11 +54,12 @@ async def latency(*, device: str, repeats: int, json_output: bool) -> None:
         )
         for method, timing in result.timings.items()
     ]
-    title = f"one block of 4 KiB, {repeats} rounds in turns"
+    title = f"one block of 4 KiB, {repeats} rounds in turns; p99 / p50 of the pull: {result.p99_to_p50:.2f}"
     console().print(table(title, ("call", "p50 ms", "p99 ms", "pull's p50 / its p50"), rows, right=3))
 
 
-def _pool_device(device: str) -> str:
+def pool_device(device: str) -> str:
+    """Where a benchmark's pools are. Raises ConfigInvalid."""
     if device not in _POOL_DEVICES:
         raise ConfigInvalid.of_field("device", device, "must be cpu or cuda")
     return _POOL_DEVICES[device]

@@ -227,6 +227,24 @@ def bench_latency(
     _run(command.latency(device=device, repeats=repeats, json_output=json_output), log_level="error")
 
 
+@bench.command("control")
+def bench_control(
+    json_output: Json = False,
+    device: Device = "cpu",
+    in_flight: Annotated[int, typer.Option(min=1, max=1024, help="Pulls at once.")] = 64,
+    size: Annotated[str, typer.Option(help="Bytes of a pull.")] = "64KiB",
+    block: Annotated[str, typer.Option(help="Block size.")] = "64KiB",
+    seconds: Annotated[float, typer.Option(min=1.0, max=600.0, help="Time to measure for.")] = 5.0,
+) -> None:
+    """Small pulls at once over a warm pair: rate, latency, CPU of every process, and what bounds the rate."""
+    from kvferry.cli import bench_control as command
+
+    measured = command.control(
+        size, block, device=device, in_flight=in_flight, seconds=seconds, json_output=json_output
+    )
+    _run(measured, log_level="error")
+
+
 def main() -> None:
     """The console script."""
     app()
