@@ -1,11 +1,17 @@
-"""Two raw NIXL processes, driven from here. Frozen whenever they are not measured: NIXL's own threads spin."""
+"""Two processes of a library that kvferry is compared with, driven from here.
+
+They are frozen whenever they are not measured: NIXL's own threads spin.
+"""
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
+from kvferry.bench.network import Network, Side
+from kvferry.bench.peers import Unavailable
 from kvferry.bench.workload import Workload
 from kvferry.core.errors import TransportFailed
 from kvferry.launch.child import Child
@@ -14,7 +20,7 @@ from kvferry.launch.concurrently import all_of
 CALL_TIMEOUT_S = 120.0
 
 
-class RawSide:
+class PeerSide:
     """One of the processes."""
 
     def __init__(self, child: Child, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -23,14 +29,23 @@ class RawSide:
         self._writer = writer
 
     @classmethod
-    async def start(cls, name: str, device: str, pool_bytes: int, directory: Path, *, default_config: bool) -> Self:
-        """Start the process and connect to it. Raises ProcessError."""
+    async def start(
+        cls, name: str, arguments: list[str], directory: Path, side: Side, environment: Mapping[str, str]
+    ) -> Self:
+        """Start the process and connect to it.
+
+        Raises:
+            ProcessError: it did not start.
+            Unavailable: the library cannot be used here.
+        """
         path = directory / f"{name}.sock"
-        command = ["-m", "kvferry.bench.raw_peer", "--name", name, "--device", device]
-        command += ["--pool-bytes", str(pool_bytes), "--socket", str(path)]
-        if default_config:
-            command.append("--default-config")
-        child = await Child.start(name, command, directory / f"{name}.log")
+        command = ["-m", "kvferry.bench.peer_process", "--name", name, *arguments]
+        command += ["--host", side.address, "--socket", str(path)]
+        log = directory / f"{name}.log"
+        child = await Child.start(name, command, log, environment=environment, launcher=side.launcher)
+        if (reason := child.ready.get("unavailable")) is not None:
+            await child.stop()
+            raise Unavailable(str(reason))
         return cls(child, *await asyncio.open_unix_connection(str(path)))
 
     async def call(self, op: str, **arguments: object) -> dict[str, Any]:
@@ -54,24 +69,34 @@ class RawSide:
         await self.child.stop()
 
 
-class RawPair:
-    """A source and a destination. Between :meth:`thaw` and :meth:`freeze` they run."""
+class PeerPair:
+    """A source and a destination of one library. Between :meth:`thaw` and :meth:`freeze` they run."""
 
-    def __init__(self, source: RawSide, destination: RawSide) -> None:
+    def __init__(self, library: str, source: PeerSide, destination: PeerSide) -> None:
+        self.library = library
         self._source = source
         self._destination = destination
 
     @classmethod
     async def start(
-        cls, name: str, device: str, pool_bytes: int, seed: int, directory: Path, *, default_config: bool
+        cls, library: str, device: str, pool_bytes: int, seed: int, directory: Path, network: Network
     ) -> Self:
-        """Start both, connected and frozen; the source's pool holds the noise of ``seed``."""
-        source, destination = await all_of(
-            RawSide.start(f"{name}-{side}", device, pool_bytes, directory, default_config=default_config)
-            for side in ("source", "destination")
+        """Start both, connected and frozen; the source's pool holds the noise of ``seed``.
+
+        Raises:
+            ProcessError: one did not start.
+            Unavailable: the library cannot be used here.
+        """
+        arguments = ["--library", library, "--device", device, "--pool-bytes", str(pool_bytes)]
+        # One after the other: that a library is missing is no reason to have the other half cancelled in its start.
+        source = await PeerSide.start(
+            f"{library}-source", arguments, directory, network.source, network.transports
         )
-        pair = cls(source, destination)
-        await destination.call("connect", **await source.call("describe"))
+        destination = await PeerSide.start(
+            f"{library}-destination", arguments, directory, network.destination, network.transports
+        )
+        pair = cls(library, source, destination)
+        await destination.call("connect", described=await source.call("describe"))
         await source.call("fill", seed=seed)
         pair.freeze()
         return pair
@@ -105,7 +130,7 @@ class RawPair:
         answer = await self._destination.call("verify", workload=asdict(workload), seed=seed)
         self.freeze()
         if answer["wrong_block"] is not None:
-            raise TransportFailed(f"raw NIXL: destination block {answer['wrong_block']} is wrong")
+            raise TransportFailed(f"{self.library}: destination block {answer['wrong_block']} is wrong")
 
     async def stop(self) -> None:
         """End both processes."""
