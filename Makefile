@@ -32,6 +32,10 @@ test-long: $(READY) ## run the planner's tests on many more layouts, and all pai
 	@$(BIN)/pytest -m long tests/process
 	@$(BIN)/pytest --hypothesis-profile long --timeout 7200 tests/unit/planning
 
+.PHONY: test-asan
+test-asan: $(READY) ## run the native core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@dataplane/native/sanitized/test.sh $(BIN)/python address,undefined
+
 .PHONY: bench
 bench: $(READY) ## measure planning, whole pulls against raw NIXL, and warm pulls against unary calls
 	@$(BIN)/kvferry bench plan
@@ -83,9 +87,14 @@ setup: $(READY) ## create .venv and install into it
 .PHONY: clean
 clean: ## remove .venv, caches and build output
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf kvferry/device/*.so
+	@find dataplane/native/inplace -mindepth 1 ! -name CMakeLists.txt -delete
 	@find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml constraints.txt .ci/system-packages
+NATIVE := $(wildcard dataplane/native/*.cpp dataplane/native/*.hpp dataplane/native/*.inc dataplane/native/CMakeLists.txt \
+	dataplane/native/inplace/CMakeLists.txt)
+
+$(READY): pyproject.toml constraints.txt .ci/system-packages $(NATIVE)
 	@.ci/system-packages "$(PYTHON)"
 	@echo "kvferry: installing into $(VENV)"
 	@"$(PYTHON)" -m venv $(VENV)

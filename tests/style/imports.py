@@ -9,6 +9,7 @@ from tests.style.tree import PythonFile, Violation
 SINGLE_IMPORTERS: Mapping[str, tuple[str, ...]] = {
     "dataplane/kvferry_dataplane/nixl_agent.py": ("nixl", "nixl_cu12", "nixl_cu13"),
     "kvferry/device/cuda.py": ("cuda",),
+    "kvferry/device/native.py": ("kvferry.device._core",),
     "control/kvferry_control/etcd/wire.py": ("kvferry.etcd",),
 }
 """The one file that may import each foreign interface, so that its types and errors go no further."""

@@ -40,7 +40,7 @@ def test_python_files_follow(rule: Callable[[PythonFile], Iterator[Violation]]) 
 
 
 def test_foreign_interfaces_have_one_importer() -> None:
-    """One file each imports NIXL, the CUDA bindings and the etcd messages."""
+    """One file each imports NIXL, the CUDA bindings, the native core and the etcd messages."""
     report(foreign_imports(python_files()))
 
 

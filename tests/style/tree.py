@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE_ROOTS = {"kvferry": "", "kvferry_control": "control/", "kvferry_dataplane": "dataplane/"}
 """Importable package to the folder it lives in, as a prefix of repository paths."""
 
-SKIPPED_FOLDERS = frozenset({"build", "dist", "__pycache__", "node_modules"})
+SKIPPED_FOLDERS = frozenset({"build", "dist", "__pycache__", "inplace", "node_modules"})
 DOTTED_FOLDERS = frozenset({".ci", ".github"})
 BINARY_SUFFIXES = frozenset({".binpb", ".ico", ".png", ".pyc", ".so", ".svgz", ".whl"})
 

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Builds the extension without CMake, for a machine that has a compiler and the interpreter's headers alone.
+# Usage: build_plain.sh [python] [output folder]; nanobind must be importable in that interpreter.
+# CXX and CXXFLAGS are honoured.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+python="${1:-python3}"
+output="${2:-$here/../../kvferry/device}"
+read -r suffix headers nanobind < <("$python" -c '
+import nanobind, pathlib, sysconfig
+print(sysconfig.get_config_var("EXT_SUFFIX"), sysconfig.get_path("include"), pathlib.Path(nanobind.__file__).parent)')
+read -ra flags <<<"${CXXFLAGS:--O2 -DNDEBUG -DNB_COMPACT_ASSERTIONS}"
+mkdir -p "$output"
+"${CXX:-g++}" -std=c++17 -shared -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread "${flags[@]}" \
+    -I "$headers" -I "$nanobind/include" -I "$nanobind/ext/robin_map/include" \
+    "$here"/*.cpp "$nanobind/src/nb_combined.cpp" -o "$output/_core$suffix"
+echo "$output/_core$suffix"

@@ -1,0 +1,60 @@
+"""The native copy core. Only ``kvferry.device.native`` imports it; what its calls mean is written there."""
+
+from collections.abc import Sequence
+
+from kvferry.core.planning.copies import Offsets
+
+class PlanError(Exception):
+    """Arguments: field, value, what is wrong with it."""
+
+class TooManyJobs(Exception): ...
+class CopierUnusable(Exception): ...
+
+class Plan:
+    def __init__(self) -> None: ...
+    def add_runs(self, source_offsets: Offsets, destination_offsets: Offsets, lengths: Offsets) -> None: ...
+    def add_region(
+        self,
+        source_bases: Offsets,
+        destination_bases: Offsets,
+        axes: Sequence[tuple[int, int, int]],
+        run_bytes: int,
+    ) -> None: ...
+
+class Job:
+    @property
+    def done(self) -> bool: ...
+    @property
+    def copied_bytes(self) -> int: ...
+    def cancel(self) -> None: ...
+    def wait(self, timeout_s: float) -> bool:
+        """Negative: for ever."""
+
+class Copier:
+    def __init__(self, thread_count: int, jobs_max: int, wake_descriptor: int, instruction_set: str) -> None:
+        """``wake_descriptor`` -1: none. ``instruction_set`` empty: the best one."""
+
+    @property
+    def instruction_set(self) -> str: ...
+    def submit(self, plan: Plan, source: tuple[int, int], destination: tuple[int, int], priority: int) -> Job:
+        """Takes the plan's content; windows are address and size."""
+
+    def close(self) -> None: ...
+
+def instruction_sets() -> list[str]: ...
+def ceiling_copy(
+    source: tuple[int, int],
+    destination: tuple[int, int],
+    source_offsets: Offsets,
+    destination_offsets: Offsets,
+    lengths: Offsets,
+    thread_count: int,
+) -> float: ...
+def plain_copy(
+    source: tuple[int, int],
+    destination: tuple[int, int],
+    source_offsets: Offsets,
+    destination_offsets: Offsets,
+    lengths: Offsets,
+    thread_count: int,
+) -> float: ...

@@ -1,0 +1,175 @@
+"""Copies between windows of host memory on native threads. The only file that imports the extension."""
+
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+
+from kvferry.core.errors import ConfigInvalid, InvalidArgument, NotReady, ResourceExhausted, TransportFailed
+from kvferry.core.planning.copies import CopyPlan, Offsets, StridedCopy
+from kvferry.device import _core
+from kvferry.device.copying import Copies, Copier, CopyJob, Window
+
+THREADS_MAX = 64
+JOBS_MAX = 4096
+"""Jobs under way in one copier."""
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """What this processor can copy with, best first."""
+    return tuple(_core.instruction_sets())
+
+
+class HostCopier(Copier):
+    """A pool of ``thread_count`` native threads; no copy holds the interpreter's lock.
+
+    Jobs are done by priority, those of one priority in turns of at most 512 KiB. A tiny job (64 KiB or less in few runs)
+    is copied by ``submit`` itself and is done when that returns. The memory of both windows must stay mapped until the job
+    is done; dropping the job does not end it. At exit of the interpreter what is still under way is cancelled.
+
+    With ``wake_descriptor``, an eventfd, 1 is added to it at the end of every job, those that ``submit`` did included.
+    The copier keeps a duplicate of it.
+
+    Raises:
+        ConfigInvalid: not 1 to ``THREADS_MAX`` threads, or an instruction set that the processor has not.
+        TransportFailed: the system gives no thread, or ``wake_descriptor`` is none.
+    """
+
+    def __init__(
+        self, thread_count: int, wake_descriptor: int | None = None, *, instruction_set: str | None = None
+    ) -> None:
+        if not 1 <= thread_count <= THREADS_MAX:
+            raise ConfigInvalid.of_field("thread_count", thread_count, f"must be from 1 to {THREADS_MAX}")
+        if instruction_set is not None and instruction_set not in instruction_sets():
+            known = ", ".join(instruction_sets())
+            raise ConfigInvalid.of_field("instruction_set", instruction_set, f"this processor has {known}")
+        self._wakes = wake_descriptor is not None
+        descriptor = -1 if wake_descriptor is None else wake_descriptor
+        try:
+            self._core = _core.Copier(thread_count, JOBS_MAX, descriptor, instruction_set or "")
+        except OSError as error:
+            raise TransportFailed(f"making a copier of {thread_count} threads: {error}") from error
+        # Memory is unmapped as the interpreter ends; no thread may copy then.
+        self._end = weakref.finalize(self, self._core.close)
+
+    @property
+    def wakes(self) -> bool:
+        """Whether the end of a job is signalled on the eventfd."""
+        return self._wakes
+
+    @property
+    def instruction_set(self) -> str:
+        """What it copies with."""
+        return self._core.instruction_set
+
+    def submit(
+        self, source: Window, destination: Window, copies: Sequence[Copies], *, priority: int = 0
+    ) -> "HostCopyJob":
+        """Start copying. All arrays are copied before it returns; later changes to them change nothing.
+
+        Raises:
+            InvalidArgument: a piece leaves a window, the windows overlap, or more is written than the destination has;
+                names the copy and the piece. Nothing was copied.
+            ResourceExhausted: ``JOBS_MAX`` jobs are under way.
+            NotReady: the copier is closed, or belongs to the process that this one was forked from.
+        """
+        try:
+            job = self._core.submit(
+                _plan_of(copies),
+                (source.address, source.size_bytes),
+                (destination.address, destination.size_bytes),
+                priority,
+            )
+        except _core.PlanError as error:
+            raise _invalid(error) from error
+        except _core.TooManyJobs as error:
+            raise ResourceExhausted(str(error)) from error
+        except _core.CopierUnusable as error:
+            raise NotReady(str(error)) from error
+        return HostCopyJob(job)
+
+    def wait(self, job: "HostCopyJob", timeout_s: float) -> bool:
+        """Whether the job was done within the time."""
+        return job.wait(timeout_s)
+
+    def close(self) -> None:
+        """Cancel what is under way, wait for its end and end the threads. Twice does no harm."""
+        self._end()
+
+
+class HostCopyJob(CopyJob):
+    """A job of a :class:`HostCopier`."""
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: _core.Job) -> None:
+        self._core = core
+
+    @property
+    def done(self) -> bool:
+        """Whether no thread touches either window any more."""
+        return self._core.done
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes copied so far; exact once the job is done."""
+        return self._core.copied_bytes
+
+    def cancel(self) -> None:
+        """Hand out no more; threads that are copying stop after the piece, at most 512 KiB of it."""
+        self._core.cancel()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it was done within the time. Other threads of the interpreter run meanwhile."""
+        return self._core.wait(max(timeout_s, 0.0))
+
+
+def ceiling_copy(
+    source: Window, destination: Window, plan: CopyPlan, thread_count: int, *, non_temporal: bool = True
+) -> float:
+    """Seconds that the plainest fast loop takes to copy the same pieces by so many threads, their start not counted.
+
+    ``non_temporal``: stores past the caches, else ``memcpy``. Shares no code with :class:`HostCopier`.
+
+    Raises:
+        InvalidArgument: a piece leaves a window.
+    """
+    copy = _core.ceiling_copy if non_temporal else _core.plain_copy
+    try:
+        return copy(
+            (source.address, source.size_bytes),
+            (destination.address, destination.size_bytes),
+            _array(plan.source_offsets),
+            _array(plan.destination_offsets),
+            _array(plan.lengths),
+            thread_count,
+        )
+    except _core.PlanError as error:
+        raise _invalid(error) from error
+
+
+def _plan_of(copies: Sequence[Copies]) -> _core.Plan:
+    plan = _core.Plan()
+    for index, copy in enumerate(copies):
+        try:
+            _add(plan, copy)
+        except TypeError as error:
+            raise InvalidArgument.of_field(f"copies[{index}]", copy, "holds a number of more than 64 bits") from error
+    return plan
+
+
+def _add(plan: _core.Plan, copy: Copies) -> None:
+    match copy:
+        case CopyPlan(source_offsets, destination_offsets, lengths):
+            plan.add_runs(_array(source_offsets), _array(destination_offsets), _array(lengths))
+        case StridedCopy(source_bases, destination_bases, axes, run_bytes):
+            plan.add_region(_array(source_bases), _array(destination_bases), axes, run_bytes)
+
+
+def _array(offsets: Offsets) -> Offsets:
+    return np.ascontiguousarray(offsets, dtype=np.int64)
+
+
+def _invalid(error: _core.PlanError) -> InvalidArgument:
+    field, value, why = error.args
+    return InvalidArgument.of_field(field, value, why)
