@@ -10,10 +10,11 @@ from kvferry.bench.peers import PeerOptions, Unavailable, allocate_pool
 from kvferry.bench.workload import BlockIds, Workload
 from kvferry.core.errors import NotReady, TransportFailed
 
-# By default it refuses batches of more than 1,024 blocks.
+# By default it refuses batches of more than 1,024 blocks; this is the most that can be set.
+_BATCH_BLOCKS_MAX = 65_535
 _SETTINGS = {
-    "MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER": "1048576",
-    "MC_TCP_MAX_PENDING_ADMISSIONS_PER_PEER": "1048576",
+    "MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER": str(_BATCH_BLOCKS_MAX),
+    "MC_TCP_MAX_PENDING_ADMISSIONS_PER_PEER": str(_BATCH_BLOCKS_MAX),
 }
 
 
@@ -64,13 +65,14 @@ class MooncakePeer:
         size = workload.block_bytes
         ours = _addresses(workload.destination_blocks(), size, self._address)
         theirs = _addresses(workload.source_blocks(), size, self._remote["address"])
-        lengths = [size] * workload.block_count
+        starts = range(0, workload.block_count, _BATCH_BLOCKS_MAX)
+        batches = [(ours[at : at + _BATCH_BLOCKS_MAX], theirs[at : at + _BATCH_BLOCKS_MAX]) for at in starts]
         started = time.perf_counter()
-        status = self._engine.batch_transfer_sync_read(self._remote["session"], ours, theirs, lengths)
-        seconds = time.perf_counter() - started
-        if status:
-            raise TransportFailed(f"Mooncake's read gave {status}")
-        return seconds
+        for local, remote in batches:
+            lengths = [size] * len(local)
+            if status := self._engine.batch_transfer_sync_read(self._remote["session"], local, remote, lengths):
+                raise TransportFailed(f"Mooncake's read gave {status}")
+        return time.perf_counter() - started
 
 
 def _addresses(blocks: BlockIds, block_bytes: int, base: int) -> list[int]:

@@ -6,13 +6,13 @@ They are frozen whenever they are not measured: NIXL's own threads spin.
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
 from kvferry.bench.network import Network, Side
-from kvferry.bench.peers import Unavailable
-from kvferry.bench.workload import Workload
+from kvferry.bench.peers import STREAM, Unavailable
+from kvferry.bench.workload import CONTIGUOUS, Workload
 from kvferry.core.errors import TransportFailed
 from kvferry.launch.child import Child
 from kvferry.launch.concurrently import all_of
@@ -89,9 +89,7 @@ class PeerPair:
         """
         arguments = ["--library", library, "--device", device, "--pool-bytes", str(pool_bytes)]
         # One after the other: that a library is missing is no reason to have the other half cancelled in its start.
-        source = await PeerSide.start(
-            f"{library}-source", arguments, directory, network.source, network.transports
-        )
+        source = await PeerSide.start(f"{library}-source", arguments, directory, network.source, network.transports)
         destination = await PeerSide.start(
             f"{library}-destination", arguments, directory, network.destination, network.transports
         )
@@ -114,7 +112,7 @@ class PeerPair:
     async def read(self, workload: Workload) -> float:
         """Read a workload; seconds as the destination measured them."""
         self.thaw()
-        answer = await self._destination.call("read", workload=asdict(workload))
+        answer = await self._destination.call("read", workload=self._carried(workload))
         self.freeze()
         return float(answer["seconds"])
 
@@ -124,13 +122,18 @@ class PeerPair:
         Raises:
             TransportFailed: a block is wrong.
         """
+        carried = self._carried(workload)
         self.thaw()
         await self._destination.call("poison")
-        await self._destination.call("read", workload=asdict(workload))
-        answer = await self._destination.call("verify", workload=asdict(workload), seed=seed)
+        await self._destination.call("read", workload=carried)
+        answer = await self._destination.call("verify", workload=carried, seed=seed)
         self.freeze()
         if answer["wrong_block"] is not None:
             raise TransportFailed(f"{self.library}: destination block {answer['wrong_block']} is wrong")
+
+    def _carried(self, workload: Workload) -> dict[str, Any]:
+        # A stream knows no blocks.
+        return asdict(replace(workload, order=CONTIGUOUS) if self.library == STREAM else workload)
 
     async def stop(self) -> None:
         """End both processes."""

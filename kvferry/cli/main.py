@@ -202,17 +202,38 @@ def bench_plan(
 
 
 @bench.command("transfer")
-def bench_transfer(
+def bench_transfer(  # noqa: PLR0913, PLR0917 - one per option
     json_output: Json = False,
+    paths: Annotated[str, typer.Option(help="Paths to measure, of auto, local, nixl and packed.")] = "auto",
     device: Device = "cpu",
     blocks: Annotated[str, typer.Option(help="Block sizes.")] = "4KiB,16KiB,64KiB,256KiB,1MiB,4MiB",
-    sizes: Annotated[str, typer.Option(help="Bytes of a pull.")] = "64MiB,512MiB",
+    total: Annotated[str, typer.Option(help="Bytes of a pull.")] = "512MiB",
+    order: Annotated[str, typer.Option(help="Where the blocks lie: random, contiguous, or both.")] = "random",
     repeats: Annotated[int, typer.Option(min=1, max=1000, help="Timed rounds of each case.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the ceilings in host memory.")] = 2,
+    network: Annotated[str, typer.Option(help="loopback, or namespaces: two with a wire between (root).")] = "loopback",
+    plot: Annotated[Path | None, typer.Option(help="Also draw GB/s over block size (kvferry[plot]).")] = None,
 ) -> None:
-    """A whole pull against raw NIXL reading the same descriptors, in turns."""
-    from kvferry.cli import bench as command
+    """Whole pulls over each path against raw NIXL and Mooncake (if installed) reading the same blocks, and ceilings.
 
-    _run(command.transfer(blocks, sizes, device=device, repeats=repeats, json_output=json_output), log_level="error")
+    Every round has each method once; ratios are of medians of the same rounds, above 1: the pull was faster. Before
+    anything is timed, each method fills poisoned memory and every byte is compared. A pull is timed from the engine's
+    call to its completion; `read_gbytes_per_s` is its data plane's part alone. Each method holds two pools of `total`.
+    """
+    from kvferry.cli import bench_transfer as command
+
+    options = command.TransferOptions(
+        paths=paths,
+        device=device,
+        blocks=blocks,
+        total=total,
+        order=order,
+        repeats=repeats,
+        threads=threads,
+        network=network,
+        plot=plot,
+    )
+    _run(command.transfer(options, json_output=json_output), log_level="error")
 
 
 @bench.command("latency")

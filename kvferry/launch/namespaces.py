@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -29,6 +30,8 @@ _ADDRESSES = ("192.0.2.1", "192.0.2.2")
 _PREFIX_LENGTH = 30
 _CLONE_NEWNET = 0x40000000
 _COMMAND_TIMEOUT_S = 10.0
+_UP_TIMEOUT_S = 10.0
+_POLL_S = 0.02
 _FIELD = "network"
 _VALUE = "namespaces"
 
@@ -95,6 +98,8 @@ class NamespacePair:
             self.source, self.destination = (
                 _set_up(ip, name, address) for name, address in zip(names, _ADDRESSES, strict=True)
             )
+            for name in names:
+                _wait_running(ip, name)
             self._stack = stack.pop_all()
         return self
 
@@ -109,6 +114,15 @@ def _set_up(ip: str, name: str, address: str) -> Namespace:
     for interface in ("lo", _INTERFACE):
         _run(ip, "-n", name, "link", "set", interface, "up")
     return Namespace(name, address, (ip, "netns", "exec", name))
+
+
+def _wait_running(ip: str, name: str) -> None:
+    # The kernel tells of a wire that has come up about once a second; until then UCX would see the loopback alone.
+    deadline = time.monotonic() + _UP_TIMEOUT_S
+    while " state UP " not in _run(ip, "-n", name, "-oneline", "link", "show", "dev", _INTERFACE):
+        if time.monotonic() > deadline:
+            raise ConfigInvalid.of_field(_FIELD, _VALUE, f"the wire did not come up in {_UP_TIMEOUT_S:g} s")
+        time.sleep(_POLL_S)
 
 
 def _ip_program() -> str:
@@ -136,10 +150,11 @@ def _remove(ip: str, name: str) -> None:
         _log.warning("network namespace not removed", namespace=name, error=done.stderr.strip())
 
 
-def _run(ip: str, *arguments: str) -> None:
+def _run(ip: str, *arguments: str) -> str:
     done = _ip(ip, *arguments)
     if done.returncode != 0:
         raise ConfigInvalid.of_field(_FIELD, _VALUE, f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _ip(ip: str, *arguments: str) -> subprocess.CompletedProcess[str]:
