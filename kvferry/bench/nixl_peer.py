@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from kvferry.bench.peers import PeerOptions, allocate_pool
 from kvferry.bench.workload import BlockIds, Workload
 from kvferry.core.errors import NotReady, TransportFailed
