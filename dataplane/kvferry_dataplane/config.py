@@ -1,12 +1,14 @@
 """The data plane's configuration: one frozen object, read once, refusing what it does not understand."""
 
+import ipaddress
 import re
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvferry.core.errors import ConfigInvalid
 from kvferry.logs import FORMATS
+from kvferry_dataplane.paths import PathPolicy, PathRule
 
 LEASES_MAX = 1 << 20
 READS_MAX = 1 << 16
@@ -43,6 +45,14 @@ class Config:
     """Reads that may be queued or running."""
     max_outstanding_bytes: int = POOL_BYTES_MAX
     """Bytes that queued and running reads may come to."""
+    pack_listen: Listen | None = None
+    """Where pieces are packed for readers on other hosts; None: nowhere."""
+    pack_advertise: Listen | None = None
+    """Under which address readers find that; None: the one that is listened on."""
+    pack_congestion: str = "auto"
+    """Congestion control of what is sent there; `auto` is the system's, unless that paces by timers."""
+    paths: PathPolicy = field(default_factory=PathPolicy)
+    """Which path reads take."""
     ready_fd: int | None = None
     """Where the line `ready` is written once the process serves."""
 
@@ -58,6 +68,7 @@ def config_from_flags(flags: Namespace) -> Config:
     pool_bytes = parse_size("pool_bytes", flags.pool_bytes)
     if not 0 < pool_bytes <= POOL_BYTES_MAX:
         raise ConfigInvalid.of_field("pool_bytes", pool_bytes, f"must be 1 to {POOL_BYTES_MAX}")
+    pack_listen, pack_advertise = _pack_addresses(flags.pack_listen, flags.pack_advertise)
     return Config(
         device=flags.device,
         pool_bytes=pool_bytes,
@@ -68,6 +79,10 @@ def config_from_flags(flags: Namespace) -> Config:
         lease_slot_count=_count("max_leases", flags.max_leases, LEASES_MAX),
         max_reads=_count("max_reads", flags.max_reads, READS_MAX),
         max_outstanding_bytes=parse_size("max_outstanding_bytes", flags.max_outstanding_bytes),
+        pack_listen=pack_listen,
+        pack_advertise=pack_advertise,
+        pack_congestion=flags.pack_congestion,
+        paths=PathPolicy(PathRule(_one_of("path", flags.path, tuple(PathRule)))),
         ready_fd=None if flags.ready_fd is None else _count("ready_fd", flags.ready_fd, 1 << 20),
     )
 
@@ -95,6 +110,24 @@ def parse_listen(field: str, text: str) -> Listen:
     if not separator or not host or not port.isdecimal() or int(port) > 65535:
         raise ConfigInvalid.of_field(field, text, "must be host:port")
     return Listen(host, int(port))
+
+
+def _pack_addresses(listen_text: str | None, advertise_text: str | None) -> tuple[Listen | None, Listen | None]:
+    listen = None if listen_text is None else parse_listen("pack_listen", listen_text)
+    advertise = None if advertise_text is None else parse_listen("pack_advertise", advertise_text)
+    if listen is None:
+        if advertise is not None:
+            raise ConfigInvalid.of_field("pack_advertise", advertise_text, "pack_listen is not given")
+    elif advertise is None and _is_unspecified(listen.host):
+        raise ConfigInvalid.of_field("pack_listen", listen_text, "readers cannot find that: pack_advertise is needed")
+    return listen, advertise
+
+
+def _is_unspecified(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> str:

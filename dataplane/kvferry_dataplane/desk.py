@@ -122,7 +122,10 @@ class ReadDesk:
             if rank not in sources:
                 raise InvalidArgument.of_field("sources", sorted(sources), f"source rank {rank} is needed")
         # Where nothing is to be read, one lease says that the publication still held.
-        parts = tuple(_part(request, rank, *sources[rank]) for rank in sizes or (peer.side.rank,))
+        parts = tuple(
+            _part(request, rank, sizes[rank].total_bytes if rank in sizes else 0, *sources[rank])
+            for rank in sizes or (peer.side.rank,)
+        )
         pieces = sum(min(size.pieces_max, CHUNK_PIECES_MAX) for size in sizes.values())
         return parts, sum(size.total_bytes for size in sizes.values()), pieces
 
@@ -166,8 +169,9 @@ def _sources(read: pb.Read, peers: PeerBook) -> dict[int, tuple[Peer, pb.ReadSou
     return sources
 
 
-def _part(request: RequestPlan, rank: int, peer: Peer, source: pb.ReadSource) -> ReadPart:
-    return ReadPart(peer, partial(request.chunks, rank, CHUNK_PIECES_MAX), source.lease.slot, source.lease.word)
+def _part(request: RequestPlan, rank: int, total_bytes: int, peer: Peer, source: pb.ReadSource) -> ReadPart:
+    chunks = partial(request.chunks, rank, CHUNK_PIECES_MAX)
+    return ReadPart(peer, chunks, source.lease.slot, source.lease.word, total_bytes)
 
 
 def _tokens(read: pb.Read) -> TokenRange | None:

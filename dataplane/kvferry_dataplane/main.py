@@ -10,6 +10,7 @@ import structlog
 from kvferry.core.errors import InternalError, KvferryError
 from kvferry.logs import FORMATS, configure_logs
 from kvferry_dataplane.config import LOG_LEVELS, config_from_flags
+from kvferry_dataplane.paths import PathRule
 
 EXIT_DEFECT = 1
 EXIT_REFUSED = 2
@@ -56,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
         default="1024TiB",
         metavar="SIZE",
         help="bytes of queued and running reads (default: no bound but the pool)",
+    )
+    add("--path", default="auto", metavar="PATH", help=f"{', '.join(PathRule)}: how reads travel (default: auto)")
+    add("--pack-listen", metavar="HOST:PORT", help="pack small pieces for readers of other hosts here (default: not)")
+    add("--pack-advertise", metavar="HOST:PORT", help="where readers find that (default: as in --pack-listen)")
+    add(
+        "--pack-congestion",
+        default="auto",
+        metavar="NAME",
+        help="congestion control for packed bytes (default: auto, the system's, or cubic in place of bbr)",
     )
     add("--ready-fd", metavar="N", help="descriptor that gets the line `ready` once the process serves")
     return parser

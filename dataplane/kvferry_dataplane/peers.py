@@ -8,12 +8,15 @@ from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.negotiation.v1 import negotiation_pb2
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry_dataplane.nixl_agent import BACKEND, Region
+from kvferry_dataplane.packed.connection import PackPeer
+from kvferry_dataplane.packed.wire import BOOT_ID_BYTES
 from kvferry_dataplane.plan import Side
 
 PEERS_MAX = 1024
 AGENT_METADATA_BYTES_MAX = 64 * 1024
 PEER_NAME_CHARS_MAX = 512
 WORD_BYTES = 8
+PACK_ENDPOINT_CHARS_MAX = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class Peer:
     lease_table: Region
     side: Side
     backend: str
+    pack: PackPeer | None = None
+    """Where it packs; None if it does not."""
 
 
 class PeerBook:
@@ -98,7 +103,23 @@ def peer_from_wire(command: pb.ConnectPeer) -> Peer:
         lease_table=Region("DRAM", access.lease_table_address, access.lease_slot_count * WORD_BYTES),
         side=Side(layout, access.rank, access.pool_bytes),
         backend=access.backend,
+        pack=_pack_peer(access),
     )
+
+
+def _pack_peer(access: negotiation_pb2.RankAccess) -> PackPeer | None:
+    if not access.pack_endpoint:
+        return None
+    host, _, port = access.pack_endpoint.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise InvalidArgument.of_field("access.pack_endpoint", access.pack_endpoint, "must be host:port")
+    if len(access.pack_endpoint) > PACK_ENDPOINT_CHARS_MAX:
+        raise InvalidArgument.of_field(
+            "access.pack_endpoint", access.pack_endpoint, f"at most {PACK_ENDPOINT_CHARS_MAX} characters"
+        )
+    if len(access.boot_id) != BOOT_ID_BYTES:
+        raise InvalidArgument.of_field("access.boot_id", f"{len(access.boot_id)} bytes", f"must have {BOOT_ID_BYTES}")
+    return PackPeer(access.pack_endpoint, access.boot_id)
 
 
 def _check_access(access: negotiation_pb2.RankAccess) -> None:

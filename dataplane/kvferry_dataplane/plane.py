@@ -236,7 +236,7 @@ class Plane:
     def _keep_books(self, outcome: ReadOutcome) -> None:
         self._metrics.reads_outstanding.set(len(self._desk))
         self._metrics.events_dropped.set(self.outbox.dropped_count)
-        self._metrics.read_ended(outcome, "nixl" if outcome.backend else "")
+        self._metrics.read_ended(outcome, outcome.path)
         _log_read(outcome)
 
     def _require_side(self) -> Side:
@@ -279,8 +279,9 @@ def _is_other_life(known: pb.Adoption | None, given: pb.Adoption) -> bool:
 def _log_read(outcome: ReadOutcome) -> None:
     log = _log.bind(transfer=outcome.transfer)
     figures = {
-        "path": "nixl" if outcome.backend else "",
-        "backend": outcome.backend,
+        "path": outcome.path,
+        "backend": "" if outcome.main is None else outcome.main.route.backend,
+        "choice": "" if outcome.main is None else outcome.main.route.choice,
         "received_bytes": outcome.received_bytes,
         "descriptor_count": outcome.descriptor_count,
         "queue_ms": round(outcome.queue_seconds * 1e3, 3),

@@ -28,12 +28,14 @@ from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.handoff import PoolSocket
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.nixl_agent import BACKEND, NixlLibrary, Region
+from kvferry_dataplane.packed.opening import open_pack_server, packing_agents
 from kvferry_dataplane.peers import WORD_BYTES
 from kvferry_dataplane.plane import Plane
 from kvferry_dataplane.pool import Pool, open_pool
 from kvferry_dataplane.reads.agent import NixlReadAgent
 from kvferry_dataplane.reads.executor import ReadExecutor
 from kvferry_dataplane.reads.lingering import LingeringConnections
+from kvferry_dataplane.reads.mailbox import Mailbox
 from kvferry_dataplane.reads.request import ReadOutcome
 from kvferry_dataplane.reads.thread import ReadThread
 from kvferry_dataplane.service import DataPlaneServicer
@@ -94,7 +96,9 @@ class DataPlaneProcess:
 
     async def _start_plane(self, parts: AsyncExitStack, pool: Pool) -> tuple[Plane, pb.DescribeResponse]:
         library = NixlLibrary(for_cuda=pool.device != "cpu", cuda_major=cuda.bindings_major())
-        _log.info("transport", backend=BACKEND, wheel=library.wheel, settings=library.settings)
+        chosen = {setting.name: setting.value for setting in library.settings if not setting.from_user}
+        given = {setting.name: setting.value for setting in library.settings if setting.from_user}
+        _log.info("transport", backend=BACKEND, wheel=library.wheel, settings=chosen, settings_of_user=given)
         # Memory of its own, so that what peers may read is the words and nothing beside them.
         words = np.frombuffer(mmap.mmap(-1, self._config.lease_slot_count * WORD_BYTES), dtype=np.uint64)
         table = Region("DRAM", words.ctypes.data, words.nbytes)
@@ -103,11 +107,15 @@ class DataPlaneProcess:
         serving.start(pool.make_current)
         parts.callback(serving.stop)
         lingering = LingeringConnections()
+        mailbox = Mailbox()
+        make_packing = packing_agents(self._config, pool, mailbox.descriptor)
         executor = ReadExecutor(
-            lambda number: NixlReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
+            lambda number: make_packing(
+                NixlReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
+            ),
             self._on_read_finished,
         )
-        reads = ReadThread(executor, self._on_defect)
+        reads = ReadThread(executor, mailbox, self._on_defect)
         reads.start(pool.make_current)
         parts.push_async_callback(asyncio.to_thread, reads.stop)
         self._metrics.pool_bytes.set(pool.region.size_bytes)
@@ -115,7 +123,16 @@ class DataPlaneProcess:
         self._metrics.reads_queued.set_function(lambda: executor.queued_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
         self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics)
-        return self._plane, _describe(pool, self._boot_id, serving, table)
+        packing = open_pack_server(self._config, pool, self._boot_id, words)
+        if packing is not None:
+            parts.push_async_callback(asyncio.to_thread, packing.server.close)
+        description = _describe(pool, self._boot_id, serving, table)
+        description.access.pack_endpoint = packing.endpoint if packing is not None else ""
+        for setting in library.settings:
+            description.transport_settings.add(
+                name=setting.name, value=setting.value, from_environment=setting.from_user
+            )
+        return self._plane, description
 
     async def _start_server(
         self, parts: AsyncExitStack, path: Path, plane: Plane, description: pb.DescribeResponse

@@ -9,7 +9,10 @@ from kvferry.negotiation.v1.negotiation_pb2 import RankLease
 from kvferry.rpc.reasons import reason_to_wire
 from kvferry.transfer.v1 import transfer_pb2
 from kvferry_dataplane.leases import Lease
-from kvferry_dataplane.reads.request import ReadOutcome
+from kvferry_dataplane.paths import Path
+from kvferry_dataplane.reads.request import PathOutcome, ReadOutcome
+
+_PATHS = {Path.NIXL: transfer_pb2.PATH_NIXL, Path.PACKED: transfer_pb2.PATH_PACKED}
 
 
 def seconds_of(duration: Duration) -> float:
@@ -52,14 +55,27 @@ def read_finished_of(outcome: ReadOutcome, rank: int) -> pb.ReadFinished:
         failure = transfer_pb2.Failure(
             reason=reason_to_wire(outcome.failure.reason), message=outcome.failure.message, rank=rank
         )
+    main = outcome.main
     figures = transfer_pb2.RankFigures(
         rank=rank,
-        path=transfer_pb2.PATH_NIXL if outcome.backend else transfer_pb2.PATH_UNSPECIFIED,
-        backend=outcome.backend,
+        path=transfer_pb2.PATH_UNSPECIFIED if main is None else _PATHS[main.route.path],
+        backend="" if main is None else main.route.backend,
         received_bytes=outcome.received_bytes,
         descriptor_count=outcome.descriptor_count,
         queue_time=duration_of(outcome.queue_seconds),
         read_time=duration_of(outcome.read_seconds),
         verify_time=duration_of(outcome.verify_seconds),
+        paths=[_path_figures(carried) for carried in outcome.paths],
     )
     return pb.ReadFinished(transfer=outcome.transfer, failure=failure, figures=figures)
+
+
+def _path_figures(carried: PathOutcome) -> transfer_pb2.PathFigures:
+    return transfer_pb2.PathFigures(
+        source_rank=carried.source_rank,
+        path=_PATHS[carried.route.path],
+        backend=carried.route.backend,
+        received_bytes=carried.received_bytes,
+        descriptor_count=carried.descriptor_count,
+        choice=carried.route.choice,
+    )

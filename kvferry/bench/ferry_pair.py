@@ -56,6 +56,7 @@ class FerryPair:
                     device=device,
                     pool_bytes=pool_bytes,
                     listen=f"{side.address}:0",
+                    pack_listen=f"{side.address}:0",
                     namespace=side.namespace,
                     data_plane_flags=("--path", path, "--same-host", network.same_host),
                     data_plane_environment=network.transports,

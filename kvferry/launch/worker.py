@@ -34,6 +34,8 @@ class WorkerSpec:
     """Beyond those that follow from the fields here."""
     data_plane_environment: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment of the data planes."""
+    pack_listen: str = "127.0.0.1:0"
+    """Where its data planes pack for readers; empty: nowhere."""
     lease_ttl_s: int = 5
     metrics: bool = True
     log_level: str = "info"
@@ -115,6 +117,8 @@ class LocalWorker:
         command += ["--pool-bytes", str(self.spec.pool_bytes), "--socket", str(self.rank_sockets[rank])]
         if self.spec.metrics:
             command += ["--metrics-listen", f"{self._host}:0"]
+        if self.spec.pack_listen and self.spec.device == "cpu":
+            command += ["--pack-listen", self.spec.pack_listen]
         command += ["--log-format", "json", *self.spec.data_plane_flags]
         child = await self._start(f"{self.name}.dp{rank}", command, self.spec.data_plane_environment)
         self.data_planes[rank] = child

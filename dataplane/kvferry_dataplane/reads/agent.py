@@ -6,9 +6,12 @@ import numpy as np
 
 from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.nixl_agent import NixlAgent, NixlLibrary, Region
+from kvferry_dataplane.paths import BatchLimits, Path, Route
 from kvferry_dataplane.peers import WORD_BYTES, Peer
 from kvferry_dataplane.reads.lingering import LingeringConnections, hold_connections
+from kvferry_dataplane.reads.request import ReadPart
 
+NIXL_LIMITS = BatchLimits(bytes_max=32 << 20, pieces_max=1024, in_flight=2)
 CELL_COUNT = 1024
 """Lease words that one agent can read back at a time."""
 
@@ -29,8 +32,24 @@ class ReadAgent(Protocol):
         """Forget a peer."""
         ...
 
-    def read_blocks(self, peer: Peer, batch: CopyPlan) -> int:
+    def route(self, part: ReadPart, piece_count: int) -> Route:
+        """Which path a part of a read takes that has about so many pieces.
+
+        Raises:
+            TransportFailed: the configured path is impossible.
+        """
+        ...
+
+    def read_blocks(self, part: ReadPart, route: Route, batch: CopyPlan) -> int:
         """Start a batch of copies into the pool; returns a handle."""
+        ...
+
+    def stop(self, handle: int) -> None:
+        """Nobody wants that batch any more: end it early, if that is possible. It is still to be asked for."""
+        ...
+
+    def carried(self, part: ReadPart, route: Route, piece_count: int, seconds: float) -> None:
+        """A part of a read has arrived as a whole, and took so long."""
         ...
 
     def read_word(self, peer: Peer, slot: int, cell: int) -> int:
@@ -75,8 +94,19 @@ class NixlReadAgent:
         """Forget a peer."""
         self._agent.remove_peer(peer.agent_name)
 
-    def read_blocks(self, peer: Peer, batch: CopyPlan) -> int:
+    def route(self, part: ReadPart, piece_count: int) -> Route:
+        """This path."""
+        return Route(Path.NIXL, part.peer.backend, "", NIXL_LIMITS)
+
+    def stop(self, handle: int) -> None:
+        """Nothing but the end of the agent stops a read."""
+
+    def carried(self, part: ReadPart, route: Route, piece_count: int, seconds: float) -> None:
+        """Nothing depends on it."""
+
+    def read_blocks(self, part: ReadPart, route: Route, batch: CopyPlan) -> int:
         """Start a batch of copies into the pool."""
+        peer = part.peer
         return self._agent.post_read(
             peer.agent_name,
             peer.pool,

@@ -148,7 +148,7 @@ class ReadExecutor:
         self._active[request.transfer] = read
         self._lanes[request.lane] += 1
         try:
-            read.begin(self._bounds)
+            read.begin(self._generations.current().agent.route)
         except KvferryError as error:
             self._end(request.transfer, error, now)
 
@@ -170,11 +170,9 @@ class ReadExecutor:
         try:
             generation = self._generations.current()
             if read.has_arrived:
-                return sum(self._post_word(generation, read, part, now) for part in range(len(read.todo)))
+                return sum(self._post_word(generation, read, part, now) for part in range(len(read.parts)))
             part = read.next_part()
-            if part is None or read.batches_in_flight >= self._bounds.batches_in_flight_per_read:
-                return 0
-            return self._post_batch(generation, read, part, now)
+            return 0 if part is None else self._post_batch(generation, read, part, now)
         except KvferryError as error:
             self._end(read.request.transfer, error, now)
             return 0
@@ -184,21 +182,22 @@ class ReadExecutor:
         if peer.name in self._suspects:
             self._probe(generation, peer, read.request.parts[part].slot, now)
             return 0
-        batch = read.todo[part][0]
+        active = read.parts[part]
+        batch = active.todo[0]
         in_flight = generation.bytes_in_flight(peer.name)
         if in_flight and in_flight + batch.total_bytes > self._bounds.bytes_in_flight_per_peer:
             return 0
         if not generation.connect(peer):
             return 0
-        read.take_batch(part, self._bounds)
+        read.take_batch(active)
         read.turn = next(self._turns)
-        read.first_posted_at = self._clock() if read.first_posted_at is None else read.first_posted_at
-        flight = Flight(Purpose.BLOCKS, peer, 0, read, part, batch)
-        read.batches_in_flight += 1
+        active.first_posted_at = self._clock() if active.first_posted_at is None else active.first_posted_at
+        read.first_posted_at = active.first_posted_at if read.first_posted_at is None else read.first_posted_at
+        flight = Flight(Purpose.BLOCKS, peer, 0, read, part, batch, is_ours=active.route.is_ours)
         generation.flights.append(flight)
         self.progress_count += 1
         try:
-            flight.handle = generation.agent.read_blocks(peer, batch)
+            flight.handle = generation.agent.read_blocks(active.source, active.route, batch)
         except KvferryError as error:
             self._failed(generation, flight, error, now)
         return batch.total_bytes
@@ -255,12 +254,24 @@ class ReadExecutor:
         if read is None:
             return
         if flight.batch is not None:
-            read.batches_in_flight -= 1
-            read.received_bytes += flight.batch.total_bytes
-            read.last_arrived_at = self._clock()
+            self._batch_arrived(generation, read, flight)
             self._finish_if_settled(read)
         else:
             self._verify(read, flight.part, word, now)
+
+    def _batch_arrived(self, generation: Generation, read: ActiveRead, flight: Flight) -> None:
+        part = read.parts[flight.part]
+        part.batches_in_flight -= 1
+        read.batches_in_flight -= 1
+        if read.ending and flight.is_ours:
+            # It was stopped on the way.
+            return
+        part.received_bytes += flight.in_flight_bytes
+        read.received_bytes += flight.in_flight_bytes
+        read.last_arrived_at = self._clock()
+        if not part.todo and not part.batches_in_flight and part.first_posted_at is not None:
+            seconds = read.last_arrived_at - part.first_posted_at
+            generation.agent.carried(part.source, part.route, part.piece_count, seconds)
 
     def _verify(self, read: ActiveRead, part: int, word: int, now: float) -> None:
         read.words_in_flight.discard(part)
@@ -275,15 +286,24 @@ class ReadExecutor:
 
     def _failed(self, generation: Generation, flight: Flight, error: KvferryError, now: float) -> None:
         generation.flights.remove(flight)
-        generation.broken.add(flight.peer.name)
         self.progress_count += 1
         read = flight.read
+        if flight.is_ours and read is not None:
+            read.parts[flight.part].batches_in_flight -= 1
+            read.batches_in_flight -= 1
+            if read.ending:
+                self._finish_if_settled(read)
+            else:
+                self._end(read.request.transfer, error, now)
+            return
+        generation.broken.add(flight.peer.name)
         if flight.purpose is Purpose.PROBE:
             self._end_reads_of(flight.peer.name, error, now)
         if read is None:
             return
         if flight.purpose is Purpose.BLOCKS:
             generation.unconfirmed.append(flight)
+            read.parts[flight.part].batches_in_flight -= 1
             read.batches_in_flight -= 1
             read.batches_unconfirmed += 1
             self._suspects.add(flight.peer.name)
@@ -316,6 +336,8 @@ class ReadExecutor:
             for flight in generation.flights:
                 if flight.read is active and flight.purpose is Purpose.WORD:
                     flight.read = None
+                elif flight.read is active:
+                    generation.agent.stop(flight.handle)
         self._finish_if_settled(active)
 
     def _finish_if_settled(self, read: ActiveRead) -> None:
@@ -363,9 +385,10 @@ class ReadExecutor:
             elif flight in generation.unconfirmed:
                 read.batches_unconfirmed -= 1
             else:
+                read.parts[flight.part].batches_in_flight -= 1
                 read.batches_in_flight -= 1
                 if not read.ending:
-                    read.todo[flight.part].appendleft(flight.batch)
+                    read.parts[flight.part].todo.appendleft(flight.batch)
             self._finish_if_settled(read)
         self.progress_count += 1
 
@@ -376,9 +399,11 @@ class ReadExecutor:
                 self._generations.forget(peer)
 
     def _wait(self, now: float) -> float | None:
-        if self._generations.in_flight() or any(not read.ending for read in self._active.values()):
+        if self._generations.to_be_polled() or any(
+            not read.ending and not read.batches_in_flight for read in self._active.values()
+        ):
             return 0.0
-        timers = [read.settle_at for read in self._active.values()]
+        timers = [read.settle_at for read in self._active.values() if read.ending and read.settle_at > now]
         if self._deadlines:
             timers.append(self._deadlines[0][0])
         if (destruction := self._generations.next_destruction()) is not None:

@@ -30,6 +30,8 @@ class Flight:
     part: int = 0
     batch: CopyPlan | None = None
     cell: int = 0
+    is_ours: bool = False
+    """Whether our own threads write it, see :attr:`~kvferry_dataplane.paths.Route.is_ours`."""
 
     @property
     def in_flight_bytes(self) -> int:
@@ -84,8 +86,9 @@ class Generation:
         return any(flight.purpose is Purpose.PROBE and flight.peer.name == peer for flight in self.flights)
 
     def has_blocks_of(self, read: ActiveRead) -> bool:
-        """Whether bytes of a read may still arrive through this agent."""
-        return any(f.read is read and f.purpose is Purpose.BLOCKS for f in (*self.flights, *self.unconfirmed))
+        """Whether bytes of a read may still arrive that only the end of this agent stops."""
+        flights = (*self.flights, *self.unconfirmed)
+        return any(f.read is read and f.purpose is Purpose.BLOCKS and not f.is_ours for f in flights)
 
     def is_awaited(self) -> bool:
         """Whether any read that goes on still waits for one of the flights."""

@@ -32,9 +32,9 @@ class Generations:
         """Every generation that is not destroyed."""
         return [*self._retiring, *([self._current] if self._current is not None else [])]
 
-    def in_flight(self) -> bool:
-        """Whether anything was asked for and not confirmed."""
-        return any(generation.flights for generation in self.all())
+    def to_be_polled(self) -> bool:
+        """Whether anything is in flight that does not tell of its end by itself."""
+        return any(not flight.is_ours for generation in self.all() for flight in generation.flights)
 
     def retire(self, generation: Generation, destroy_at: float) -> None:
         """Give a generation no new work and destroy it by ``destroy_at``."""

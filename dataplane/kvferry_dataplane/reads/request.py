@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from kvferry.core.errors import KvferryError
 from kvferry.core.planning.copies import CopyPlan
+from kvferry_dataplane.paths import Route
 from kvferry_dataplane.peers import Peer
 
 
@@ -16,6 +17,7 @@ class ReadPart:
     chunks: Callable[[], Iterator[CopyPlan]]
     slot: int
     word: int = field(repr=False)
+    total_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,16 @@ class ReadRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class PathOutcome:
+    """What came from one source rank."""
+
+    source_rank: int
+    route: Route
+    received_bytes: int
+    descriptor_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReadOutcome:
     """How a read ended. No byte of it can arrive any more."""
 
@@ -47,17 +59,24 @@ class ReadOutcome:
     queue_seconds: float
     read_seconds: float
     verify_seconds: float
-    backend: str
-    """Empty if nothing was read."""
+    paths: tuple[PathOutcome, ...]
+    """By source rank; empty if nothing was read."""
+
+    @property
+    def main(self) -> PathOutcome | None:
+        """The path that carried most."""
+        return max(self.paths, key=lambda carried: carried.received_bytes, default=None)
+
+    @property
+    def path(self) -> str:
+        """Name of that path; empty if nothing was read."""
+        return "" if self.main is None else self.main.route.path.value
 
 
 @dataclass(frozen=True, slots=True)
 class ReadBounds:
     """Limits of the executor."""
 
-    batch_bytes_max: int = 32 << 20
-    batch_descriptors_max: int = 1024
-    batches_in_flight_per_read: int = 2
     bytes_in_flight_per_peer: int = 64 << 20
     active_reads_per_lane: int = 16
     active_pieces_max: int = 2 << 20

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -11,6 +10,7 @@ from kvferry.core.errors import KvferryError
 from kvferry_dataplane.pacing import Pacing
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.executor import ReadExecutor
+from kvferry_dataplane.reads.mailbox import Mailbox
 from kvferry_dataplane.reads.request import ReadRequest
 
 _log = structlog.get_logger("kvferry.dataplane.reads")
@@ -20,16 +20,14 @@ _STEPS_PER_PAUSE = 16
 class ReadThread:
     """Runs a :class:`ReadExecutor`: polls closely while reads are in flight and sleeps otherwise.
 
-    Its methods may be called from any thread. Commands are bounded by their callers: each refers to a read or a peer,
-    and both are bounded.
+    Its methods may be called from any thread.
     """
 
-    def __init__(self, executor: ReadExecutor, on_defect: Callable[[BaseException], None]) -> None:
-        """``on_defect`` is called, on this thread, with what ended the thread when nobody stopped it."""
+    def __init__(self, executor: ReadExecutor, mailbox: Mailbox, on_defect: Callable[[BaseException], None]) -> None:
+        """``mailbox`` is closed by :meth:`stop`. ``on_defect`` is called, on this thread, with what ended it."""
         self._executor = executor
+        self._mailbox = mailbox
         self._on_defect = on_defect
-        self._commands: deque[Callable[[float], None]] = deque()
-        self._changed = threading.Condition()
         self._stopping = False
         self._ready = threading.Event()
         self._start_error: KvferryError | None = None
@@ -49,31 +47,28 @@ class ReadThread:
 
     def stop(self) -> None:
         """End every read, destroy the agents and end the thread."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        self._mailbox.put(self._stop)
         self._thread.join()
+        self._mailbox.close()
 
     def submit(self, request: ReadRequest) -> None:
         """Queue a read."""
-        self._command(lambda _: self._executor.submit(request))
+        self._mailbox.put(lambda _: self._executor.submit(request))
 
     def cancel(self, transfer: str) -> None:
         """End a read early."""
-        self._command(lambda now: self._executor.cancel(transfer, now))
+        self._mailbox.put(lambda now: self._executor.cancel(transfer, now))
 
     def connect(self, peer: Peer) -> None:
         """Learn a peer."""
-        self._command(lambda _: self._connect(peer))
+        self._mailbox.put(lambda _: self._connect(peer))
 
     def disconnect(self, peer: Peer) -> None:
         """Forget a peer."""
-        self._command(lambda now: self._executor.disconnect(peer, now))
+        self._mailbox.put(lambda now: self._executor.disconnect(peer, now))
 
-    def _command(self, command: Callable[[float], None]) -> None:
-        with self._changed:
-            self._commands.append(command)
-            self._changed.notify()
+    def _stop(self, _: float) -> None:
+        self._stopping = True
 
     def _connect(self, peer: Peer) -> None:
         try:
@@ -104,7 +99,7 @@ class ReadThread:
             moved_before = self._executor.progress_count
             for _ in range(_STEPS_PER_PAUSE):
                 wait = self._executor.step(time.monotonic())
-                if wait != 0.0 or self._commands:
+                if wait != 0.0 or len(self._mailbox):
                     break
             if wait == 0.0:
                 pause = pacing.pause(self._executor.progress_count != moved_before, time.monotonic())
@@ -114,13 +109,8 @@ class ReadThread:
 
     def _take_commands(self, wait: float | None) -> bool:
         """Run the commands that came; sleeps up to ``wait`` for one. False once the thread shall stop."""
-        with self._changed:
-            if not self._commands and not self._stopping and wait != 0.0:
-                self._changed.wait(wait)
-            commands = list(self._commands)
-            self._commands.clear()
-            stopping = self._stopping
+        commands = self._mailbox.take(wait)
         now = time.monotonic()
         for command in commands:
             command(now)
-        return not stopping
+        return not self._stopping

@@ -9,6 +9,7 @@ from kvferry.core.errors import KvferryError
 from kvferry.core.layouts import ElementType
 from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.nixl_agent import Region
+from kvferry_dataplane.paths import BatchLimits, Path, Route
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.plan import Side
 from kvferry_dataplane.reads.agent import ReadAgent
@@ -17,6 +18,8 @@ from kvferry_dataplane.reads.request import ReadBounds, ReadOutcome, ReadPart, R
 
 LAYOUT = dense_layout(DenseModel("m", 1, 1, 8, 1, ElementType.INT8), 4)
 WORD = 0x0101010101010101
+NIXL_ROUTE = Route(Path.NIXL, "UCX", "", BatchLimits(100, 1024, 2))
+PACKED_ROUTE = Route(Path.PACKED, "stream", "", BatchLimits(100, 1024, 2))
 
 
 def peer(name: str) -> Peer:
@@ -35,6 +38,9 @@ class Network:
     agents: list["FakeAgent"] = field(default_factory=list)
     posted: list[tuple[str, str, int]] = field(default_factory=list)
     """Peer, kind and first destination offset of everything that was asked for."""
+    route: Route = NIXL_ROUTE
+    stopped: list[int] = field(default_factory=list)
+    carried: list[tuple[str, int, float]] = field(default_factory=list)
 
     def make_agent(self, number: int) -> ReadAgent:
         """An agent of this network."""
@@ -63,9 +69,22 @@ class FakeAgent:
         """Forget a peer."""
         self.connected.remove(peer.name)
 
-    def read_blocks(self, peer: Peer, batch: CopyPlan) -> int:
+    def route(self, part: ReadPart, piece_count: int) -> Route:
+        """The route of this network."""
+        return self.network.route
+
+    def stop(self, handle: int) -> None:
+        """Note that nobody wants a batch any more; of our own paths it is then over."""
+        self.network.stopped.append(handle)
+
+    def carried(self, part: ReadPart, route: Route, piece_count: int, seconds: float) -> None:
+        """Note how long a part took."""
+        self.network.carried.append((part.peer.name, piece_count, seconds))
+
+    def read_blocks(self, part: ReadPart, route: Route, batch: CopyPlan) -> int:
         """Start a batch."""
         assert not self.closed
+        peer = part.peer
         self.network.posted.append((peer.name, "blocks", int(batch.destination_offsets[0])))
         return self._started(peer, None)
 
@@ -85,7 +104,7 @@ class FakeAgent:
         if peer.name in self.network.errors:
             raise self.network.errors[peer.name]
         if peer.name in self.network.stuck:
-            return False
+            return self.network.route.is_ours and handle in self.network.stopped
         if cell is not None:
             self.cells[cell] = self.network.words.get(peer.name, WORD)
         return True
@@ -105,7 +124,7 @@ class Bench:
     """An executor over a fake network, in virtual time."""
 
     network: Network = field(default_factory=Network)
-    bounds: ReadBounds = field(default_factory=lambda: ReadBounds(batch_bytes_max=100))
+    bounds: ReadBounds = field(default_factory=ReadBounds)
     now: float = 0.0
     outcomes: dict[str, ReadOutcome] = field(default_factory=dict)
 
@@ -120,7 +139,7 @@ class Bench:
         """Queue a read of so many batches from a peer."""
         lengths = np.full(batches, 100, dtype=np.int64)
         offsets = np.arange(batches, dtype=np.int64) * 200
-        part = ReadPart(peer(source), lambda: iter((CopyPlan(offsets, offsets, lengths),)), 0, WORD)
+        part = ReadPart(peer(source), lambda: iter((CopyPlan(offsets, offsets, lengths),)), 0, WORD, 100 * batches)
         self.executor.submit(ReadRequest(transfer, (part,), 100 * batches, batches, self.now, deadline, priority))
 
     def run(self, seconds: float = 0.0, step: float = 0.01) -> float | None:

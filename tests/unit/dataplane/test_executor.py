@@ -7,7 +7,7 @@ import pytest
 from kvferry.core.errors import KvferryError, PeerError
 from kvferry.core.reasons import Reason
 from kvferry_dataplane.reads.request import ReadBounds
-from tests.unit.dataplane.fakes import WORD, Bench, Network, peer
+from tests.unit.dataplane.fakes import PACKED_ROUTE, WORD, Bench, Network, peer
 
 
 def reason(bench: Bench, transfer: str) -> Reason | None:
@@ -36,7 +36,7 @@ def test_another_word_fences() -> None:
 
 def test_higher_priorities_go_first_and_equal_ones_take_turns() -> None:
     """Batches of the higher priority are posted before any of the lower; equal reads alternate."""
-    bench = Bench(bounds=ReadBounds(batch_bytes_max=100, step_bytes_max=100))
+    bench = Bench(bounds=ReadBounds(step_bytes_max=100))
     for name, priority in (("low", 0), ("x", 5), ("y", 5)):
         bench.submit(name, name, batches=3, priority=priority)
     bench.run()
@@ -132,12 +132,12 @@ def test_a_lost_peer_fails_the_read_after_a_rollover() -> None:
 
 def test_queued_reads_end_at_their_deadline() -> None:
     """A read that waits behind others of its peer ends at its deadline without having asked for anything."""
-    bench = Bench(Network(stuck={"a"}), bounds=ReadBounds(batch_bytes_max=100, active_reads_per_lane=1))
+    bench = Bench(Network(stuck={"a"}), bounds=ReadBounds(active_reads_per_lane=1))
     bench.submit("t", "a", deadline=9.0)
     bench.submit("u", "a", deadline=0.5)
     bench.run(0.55)
     assert Reason.DEADLINE_EXCEEDED == reason(bench, "u")
-    assert "" == bench.outcomes["u"].backend
+    assert "" == bench.outcomes["u"].path
 
 
 def test_a_disconnected_peers_reads_are_lost_and_the_agent_forgets_it() -> None:
@@ -194,3 +194,45 @@ def test_every_read_ends_by_its_deadline(seed: int) -> None:
         assert [] == late
     bench.run(5.0)
     assert set(deadlines) == set(bench.outcomes)
+
+
+def test_a_batch_of_our_own_that_is_stopped_needs_no_rollover() -> None:
+    """A cancelled packed read asks for its batches to be stopped, ends as soon as they are, and keeps the agent."""
+    bench = Bench(Network(stuck={"a"}, route=PACKED_ROUTE))
+    bench.submit("t", "a", batches=2)
+    bench.run()
+    bench.executor.cancel("t", bench.now)
+    bench.run()
+    assert Reason.CANCELLED == reason(bench, "t")
+    assert 2 == len(bench.network.stopped)
+    assert 0 == bench.executor.rollovers
+    assert 0 == bench.outcomes["t"].received_bytes
+
+
+def test_a_batch_of_our_own_that_fails_is_over() -> None:
+    """A packed read that fails ends at once, without giving the agent up or suspecting the peer."""
+    lost = PeerError("gone", reason=Reason.PEER_LOST)
+    bench = Bench(Network(errors={"a": lost}, route=PACKED_ROUTE))
+    bench.submit("t", "a", batches=2)
+    bench.run()
+    assert Reason.PEER_LOST == reason(bench, "t")
+    assert 0 == bench.executor.rollovers
+    bench.network.errors.clear()
+    bench.submit("u", "a")
+    bench.run()
+    assert bench.outcomes["u"].failure is None
+
+
+def test_nothing_is_polled_while_our_own_batches_are_in_flight() -> None:
+    """The executor waits to be woken for packed batches, and polls as soon as a lease word is in flight."""
+    bench = Bench(Network(stuck={"a"}, route=PACKED_ROUTE))
+    bench.submit("t", "a", batches=2, deadline=50.0)
+    assert 50.0 == bench.run()
+
+
+def test_what_a_part_took_is_told() -> None:
+    """The agent learns the pieces and seconds of a part that has arrived as a whole."""
+    bench = Bench()
+    bench.submit("t", "a", batches=3)
+    bench.run()
+    assert [("a", 3, 0.0)] == bench.network.carried
