@@ -98,6 +98,16 @@ class FerryEngines:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
+    @property
+    def source(self) -> EngineClient:
+        """The engine that publishes."""
+        return self._source
+
+    @property
+    def destination(self) -> EngineClient:
+        """The engine that pulls."""
+        return self._destination
+
     async def publish(self, workload: Workload) -> bytes:
         """Publish a workload's source blocks; the handle. It ends with the publication's time or :meth:`release`."""
         return await self.publish_blocks(workload.source_blocks().tolist())

@@ -266,6 +266,53 @@ def bench_control(
     _run(measured, log_level="error")
 
 
+@bench.command("trace")
+def bench_trace(  # noqa: PLR0913, PLR0917 - one per option
+    file: Annotated[Path, typer.Argument(help="JSON lines: timestamp (ms), input_length, output_length, hash_ids.")],
+    json_output: Json = False,
+    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="Replay the first so many.")] = 200,
+    speed: Annotated[float, typer.Option(min=0.001, max=100_000, help="Arrivals so many times as fast.")] = 10.0,
+    scale: Annotated[float, typer.Option(help="Part of the model's 80 layers, 512 bytes a token each.")] = 0.05,
+    in_flight: Annotated[int, typer.Option(min=1, max=4096, help="Requests at a time; others wait.")] = 16,
+    pool: Annotated[str, typer.Option(help="Size of each worker's pool.")] = "512MiB",
+    prefix_present: Annotated[
+        str, typer.Option(help="Prefixes seen before are at the destination already: yes, no, or both in turn.")
+    ] = "both",
+    verify_every: Annotated[int, typer.Option(min=1, help="Compare every so manieth request byte for byte.")] = 10,
+    path: Annotated[str, typer.Option(help="auto, local, nixl or packed.")] = "auto",
+    device: Device = "cpu",
+    network: Annotated[str, typer.Option(help="loopback, or namespaces: two with a wire between (root).")] = "loopback",
+) -> None:
+    """Replay real arrivals and prompt lengths through a pair of workers: pulls of real sizes, as many at a time.
+
+    A token has the KV of one rank of a 70 B model on eight: 80 layers of one head of 128 in bfloat16, 40 KiB; `--scale`
+    keeps that part of the layers, so that pieces keep their 4 KiB. Each request is published at the source when it
+    arrives and then pulled; waiting for a slot (`--in-flight`) and for blocks of the pools is told apart from the pull.
+    With prefixes present, leading tokens that any request before has brought are not read again.
+    """
+    from kvferry.bench.trace import TraceSettings
+    from kvferry.cli import bench_trace as command
+    from kvferry.cli.bench import pool_device
+    from kvferry.cli.figures import parse_size
+    from kvferry.cli.running import reported_errors
+
+    with reported_errors():
+        settings = TraceSettings(
+            file=file,
+            device=pool_device(device),
+            path=path,
+            network=network,
+            scale=scale,
+            speed=speed,
+            request_count=requests,
+            in_flight=in_flight,
+            pool_bytes=parse_size("pool", pool),
+            verify_every=verify_every,
+            prefix_present=command.prefix_choice(prefix_present),
+        )
+    _run(command.trace(settings, json_output=json_output), log_level="error")
+
+
 def main() -> None:
     """The console script."""
     app()
