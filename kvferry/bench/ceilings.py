@@ -102,7 +102,7 @@ class DeviceCeiling:
 
     def _copy(self, count: int) -> float:
         with torch.cuda.device(self._source.device):
-            started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             started.record()
             self._destination[:count].copy_(self._source[:count])
             ended.record()

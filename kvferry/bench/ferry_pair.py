@@ -73,8 +73,9 @@ class FerryPair:
         """UCX's and NIXL's settings in effect at the destination, as its data plane tells them in its log."""
         for line in self.destination.data_planes[0].log_lines():
             said = json.loads(line) if line.startswith("{") else {}
-            if isinstance(settings := said.get("settings"), dict):
-                return {str(name): str(value) for name, value in settings.items()}
+            if said.get("event") == "transport":
+                # The user's own settings win over those that the data plane would have chosen.
+                return {**said["settings"], **said["settings_of_user"]}
         return {}
 
 

@@ -53,8 +53,7 @@ def draw(rows: Sequence[TransferRow], path: Path) -> None:
     points, first = points_of(rows), rows[0]
     figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
     for name, line in points.items():
-        sizes, rates = zip(*line, strict=True)
-        axes.plot(sizes, rates, label=name.replace("_", " "), **_style(name))
+        axes.plot(*zip(*line, strict=True), label=name.replace("_", " "), **_style(name))
     sizes = sorted({row.workload.block_bytes for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")

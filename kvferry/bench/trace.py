@@ -1,7 +1,7 @@
 """``bench trace``: real arrivals and prompt lengths, replayed through a pair of workers."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,7 @@ class TraceSettings:
         }
 
 
-async def replay_trace(settings: TraceSettings, on_stage: Callable[[str], None]) -> AsyncIterator[TraceRow]:
+async def replay_trace(settings: TraceSettings, on_stage: Callable[[str], None]) -> AsyncGenerator[TraceRow]:
     """Replay the trace once for each of ``prefix_present``; a row after each. Failed pulls are counted, not raised.
 
     Raises:

@@ -75,7 +75,8 @@ def parse_line(number: int, line: bytes) -> TraceRequest:
         raise _wrong(number, "line", parsed, "must be an object")
     timestamp = parsed.get("timestamp")
     # A bool is an int to Python, and JSON as Python reads it knows NaN and Infinity.
-    if type(timestamp) not in (int, float) or not 0 <= timestamp < float("inf"):
+    is_number = isinstance(timestamp, int | float) and not isinstance(timestamp, bool)
+    if not is_number or not 0 <= timestamp < float("inf"):
         raise _wrong(number, "timestamp", timestamp, "must be milliseconds of at least 0")
     for name in ("input_length", "output_length"):
         length = parsed.get(name)

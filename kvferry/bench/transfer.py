@@ -4,7 +4,7 @@ All processes run for the whole benchmark, and every round has each method once:
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -70,7 +70,7 @@ class _Bench:
 
 async def measure_transfers(
     settings: TransferSettings, on_stage: Callable[[str], None]
-) -> AsyncIterator[list[TransferRow]]:
+) -> AsyncGenerator[list[TransferRow]]:
     """Measure case after case; the rows of each, one by path, once it is done. Close it to end all processes early.
 
     Raises:

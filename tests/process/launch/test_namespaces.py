@@ -22,7 +22,7 @@ NAMES = Path("/run/netns")
 
 def existing() -> set[str]:
     """Namespaces of this process."""
-    return {path.name for path in NAMES.iterdir() if path.name.startswith(f"kvferry-{os.getpid()}-")}
+    return {path.name for path in NAMES.glob(f"kvferry-{os.getpid()}-*")}
 
 
 @needs_namespaces
@@ -43,9 +43,17 @@ def test_two_sides_reach_each_other_and_nobody_else() -> None:
 def test_leaving_removes_both_even_after_an_error() -> None:
     """An exception inside leaves no namespace behind."""
     before = existing()
-    with pytest.raises(KeyError), NamespacePair() as pair:
-        assert {pair.source.name, pair.destination.name} == existing() - before
-        raise KeyError
+    inside: set[str] = set()
+
+    def fail() -> None:
+        with NamespacePair() as pair:
+            assert {pair.source.name, pair.destination.name} == existing() - before
+            inside.update(existing())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert 2 == len(inside - before)
     assert before == existing()
 
 
