@@ -73,11 +73,7 @@ def parse_line(number: int, line: bytes) -> TraceRequest:
         raise _wrong(number, "line", line[:40].decode(errors="replace"), f"is no JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise _wrong(number, "line", parsed, "must be an object")
-    timestamp = parsed.get("timestamp")
-    # A bool is an int to Python, and JSON as Python reads it knows NaN and Infinity.
-    is_number = isinstance(timestamp, int | float) and not isinstance(timestamp, bool)
-    if not is_number or not 0 <= timestamp < float("inf"):
-        raise _wrong(number, "timestamp", timestamp, "must be milliseconds of at least 0")
+    arrival_s = _arrival_s(number, parsed.get("timestamp"))
     for name in ("input_length", "output_length"):
         length = parsed.get(name)
         if type(length) is not int or not 1 <= length <= TOKENS_MAX:
@@ -91,7 +87,14 @@ def parse_line(number: int, line: bytes) -> TraceRequest:
         raise _wrong(
             number, "hash_ids", f"{len(ids)} ids", f"must be {begun}, one for each begun {HASHED_TOKENS} tokens"
         )
-    return TraceRequest(number, timestamp / 1e3, tokens, tuple(ids))
+    return TraceRequest(number, arrival_s, tokens, tuple(ids))
+
+
+def _arrival_s(number: int, timestamp: object) -> float:
+    # A bool is an int to Python, and JSON as Python reads it knows NaN and Infinity.
+    if isinstance(timestamp, int | float) and not isinstance(timestamp, bool) and 0 <= timestamp < float("inf"):
+        return timestamp / 1e3
+    raise _wrong(number, "timestamp", timestamp, "must be milliseconds of at least 0")
 
 
 def _wrong(number: int, field: str, value: object, why: str) -> ConfigInvalid:
