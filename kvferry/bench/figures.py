@@ -24,3 +24,9 @@ class Timing:
     def ratio_to(self, other: "Timing") -> float:
         """How much longer this takes: the ratio of the medians."""
         return self.median_s / other.median_s
+
+    def rates(self, total_bytes: int) -> dict[str, float]:
+        """GB/s of moving ``total_bytes`` in each round: median, min and max."""
+        slowest, fastest = max(self.rounds_s), min(self.rounds_s)
+        seconds = {"median": self.median_s, "min": slowest, "max": fastest}
+        return {name: total_bytes / value / 1e9 for name, value in seconds.items()}

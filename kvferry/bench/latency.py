@@ -6,24 +6,17 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from grpc import aio
-from grpc_health.v1 import health_pb2
-
 from kvferry.bench.ferry_pair import DESTINATION, FerryEngines, FerryPair
 from kvferry.bench.figures import Timing
+from kvferry.bench.round_trips import GET_WORKER, HEALTH_CHECK, RoundTrips
 from kvferry.bench.workload import Workload
 from kvferry.launch.cluster import LocalCluster
-from kvferry.rpc.options import channel_options
-from kvferry.worker.v1 import worker_pb2
-from kvferry.worker.v1.worker_pb2_grpc import WorkerServiceStub
 
 BLOCK_BYTES = 4096
 POOL_BYTES = 64 << 20
 SEED = 21
 WARM_ROUNDS = 50
 PULL = "pull"
-HEALTH_CHECK = "health_check"
-GET_WORKER = "get_worker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +28,11 @@ class LatencyResult:
     def ratio(self, method: str) -> float:
         """Median time of a pull over that of ``method``."""
         return self.timings[PULL].ratio_to(self.timings[method])
+
+    @property
+    def p99_to_p50(self) -> float:
+        """How much longer a slow pull takes than one in the middle."""
+        return self.timings[PULL].quantile_s(0.99) / self.timings[PULL].quantile_s(0.5)
 
     def to_dict(self) -> dict[str, object]:
         """The result for JSON."""
@@ -51,6 +49,7 @@ class LatencyResult:
             "block_bytes": BLOCK_BYTES,
             "rounds": len(self.timings[PULL].rounds_s),
             **figures,
+            "p99_to_p50": self.p99_to_p50,
             "ratio_p50_to_health_check": self.ratio(HEALTH_CHECK),
             "ratio_p50_to_get_worker": self.ratio(GET_WORKER),
         }
@@ -71,10 +70,8 @@ async def measure_latency(device: str, repeats: int, on_round: Callable[[], None
         await engines.fill(SEED)
         handle = await engines.publish(workload)
         await engines.pull_verified(handle, workload, SEED)
-        channel = await stack.enter_async_context(
-            aio.insecure_channel(pair.destination.endpoint, options=channel_options())
-        )
-        calls = _calls(engines, handle, workload, channel)
+        trips = await stack.enter_async_context(RoundTrips(pair.destination.endpoint, DESTINATION))
+        calls = {PULL: partial(engines.pull, handle, workload.destination_blocks().tolist()), **trips.calls}
         for _ in range(WARM_ROUNDS):
             for call in calls.values():
                 await call()
@@ -84,23 +81,6 @@ async def measure_latency(device: str, repeats: int, on_round: Callable[[], None
                 rounds[method].append(await _timed(call))
             on_round()
     return LatencyResult({method: Timing(tuple(seconds)) for method, seconds in rounds.items()})
-
-
-def _calls(
-    engines: FerryEngines, handle: bytes, workload: Workload, channel: aio.Channel
-) -> dict[str, Callable[[], Awaitable[object]]]:
-    check = channel.unary_unary(
-        "/grpc.health.v1.Health/Check",
-        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-        response_deserializer=health_pb2.HealthCheckResponse.FromString,
-    )
-    workers = WorkerServiceStub(channel)
-    name = worker_pb2.GetWorkerRequest(name=f"workers/{DESTINATION}")
-    return {
-        PULL: partial(engines.pull, handle, workload.destination_blocks().tolist()),
-        HEALTH_CHECK: partial(check, health_pb2.HealthCheckRequest()),
-        GET_WORKER: partial(workers.GetWorker, name),
-    }
 
 
 async def _timed(call: Callable[[], Awaitable[object]]) -> float:

@@ -8,13 +8,13 @@ from kvferry.bench.workload import POISON, BlockIds, Workload, random_bytes
 def fill(pool: torch.Tensor, seed: int) -> None:
     """Fill a pool (uint8, one dimension) with the noise of ``seed``."""
     pool.copy_(torch.from_numpy(random_bytes(seed, pool.numel())))
-    _finish(pool)
+    finish(pool)
 
 
 def poison(pool: torch.Tensor) -> None:
     """Overwrite a pool, so that a read that does nothing shows."""
     pool.fill_(POISON)
-    _finish(pool)
+    finish(pool)
 
 
 def first_wrong_block(pool: torch.Tensor, workload: Workload, seed: int) -> int | None:
@@ -35,7 +35,7 @@ def first_wrong_block(pool: torch.Tensor, workload: Workload, seed: int) -> int 
     return None
 
 
-def _finish(pool: torch.Tensor) -> None:
+def finish(pool: torch.Tensor) -> None:
     """Wait until it is written: reads that other processes or NIXL make know nothing of torch's stream."""
     if pool.is_cuda:
         torch.cuda.synchronize(pool.device)

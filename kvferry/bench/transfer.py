@@ -1,143 +1,179 @@
-"""``bench transfer``: a whole kvferry pull against raw NIXL with the same descriptors, in turns."""
+"""``bench transfer``: whole pulls over each path against other libraries and against what the hardware gives.
+
+All processes run for the whole benchmark, and every round has each method once: what disturbs one disturbs all.
+"""
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from kvferry.bench.ferry_pair import FerryEngines, FerryPair
+from kvferry.bench.ceilings import Yardstick, make_ceilings
+from kvferry.bench.ferry_pair import AUTO, FerryEngines, FerryPair
 from kvferry.bench.figures import Timing
-from kvferry.bench.raw_pair import RawPair
-from kvferry.bench.workload import Workload, check_workload
+from kvferry.bench.host import host_info
+from kvferry.bench.network import LOOPBACK, NAMESPACES, Network, open_network
+from kvferry.bench.peer_pair import PeerPair
+from kvferry.bench.peers import MOONCAKE, NIXL_DEFAULT, NIXL_TUNED, STREAM, Unavailable
+from kvferry.bench.transfer_case import STAGES, PathCase, TransferRow
+from kvferry.bench.workload import ORDERS, Workload, check_workload
+from kvferry.core.errors import ConfigInvalid, TransportFailed
 from kvferry.launch.cluster import LocalCluster
 from kvferry.sdk.results import TransferResult
 
 SEED = 20
-RAW_DEFAULT = "raw_default"
-"""NIXL with its own defaults: a progress thread."""
-RAW_TUNED = "raw_tuned"
-"""NIXL without a progress thread, as kvferry's data plane uses it."""
-KVFERRY = "kvferry"
-METHODS = (RAW_DEFAULT, RAW_TUNED, KVFERRY)
-STAGES = ("negotiate_s", "queue_s", "read_s", "verify_s", "total_s")
+PATHS = (AUTO, "local", "nixl", "packed")
+BASELINES = (NIXL_DEFAULT, NIXL_TUNED, MOONCAKE)
 
 
 @dataclass(frozen=True, slots=True)
 class TransferSettings:
-    """What is measured: every block size with every total, ``repeats`` rounds each."""
+    """What is measured: every order with every block size, ``repeats`` rounds each."""
 
+    paths: tuple[str, ...]
     device: str
     block_sizes: tuple[int, ...]
-    total_sizes: tuple[int, ...]
+    total_bytes: int
+    orders: tuple[str, ...]
     repeats: int
+    threads: int
+    """Of the ceilings in host memory."""
+    network: str
 
-    @property
-    def pool_bytes(self) -> int:
-        """Size of every pool."""
-        return max(self.total_sizes)
-
-    def workloads(self, block_bytes: int) -> list[Workload]:
-        """The cases of one block size."""
-        return [Workload(block_bytes, total, self.pool_bytes, SEED) for total in self.total_sizes]
+    def workloads(self) -> list[Workload]:
+        """The cases; blocks of one size one after the other, since engines declare a layout for each."""
+        pool = self.total_bytes
+        return [
+            Workload(block_bytes, self.total_bytes, pool, SEED, order)
+            for block_bytes in self.block_sizes
+            for order in self.orders
+        ]
 
     def check(self) -> None:
-        """Raise ConfigInvalid for sizes that cannot be measured."""
+        """Raise ConfigInvalid for what cannot be measured; names the field."""
+        _require_known("paths", self.paths, PATHS)
+        _require_known("order", self.orders, ORDERS)
         for block_bytes in self.block_sizes:
-            for total in (*self.total_sizes, self.pool_bytes):
-                check_workload(block_bytes, total)
+            check_workload(block_bytes, self.total_bytes)
+        if self.network != LOOPBACK and "local" in self.paths:
+            raise ConfigInvalid.of_field("paths", "local", f"has no memory to map over the network {self.network}")
 
 
 @dataclass(frozen=True, slots=True)
-class TransferCase:
-    """One case: times of each method, and where kvferry's went."""
+class _Bench:
+    """All that runs."""
 
-    workload: Workload
-    timings: dict[str, Timing]
-    stages: dict[str, Timing]
-    """kvferry's own figures by stage."""
-
-    def ratio(self, method: str) -> float:
-        """Time of a kvferry pull over time of ``method``."""
-        return self.timings[KVFERRY].ratio_to(self.timings[method])
-
-    def to_dict(self) -> dict[str, object]:
-        """The case for JSON."""
-        total = self.workload.total_bytes
-        return {
-            "block_bytes": self.workload.block_bytes,
-            "total_bytes": total,
-            "descriptors": self.workload.block_count,
-            **{
-                method: {
-                    "median_s": timing.median_s,
-                    "min_s": min(timing.rounds_s),
-                    "max_s": max(timing.rounds_s),
-                    "median_gbytes_per_s": total / timing.median_s / 1e9,
-                }
-                for method, timing in self.timings.items()
-            },
-            "kvferry_stages_median_s": {stage: timing.median_s for stage, timing in self.stages.items()},
-            "ratio_to_raw_default": self.ratio(RAW_DEFAULT),
-            "ratio_to_raw_tuned": self.ratio(RAW_TUNED),
-        }
+    pairs: Mapping[str, FerryPair]
+    yardsticks: Mapping[str, Yardstick]
+    unavailable: Mapping[str, str]
 
 
-async def measure_transfers(settings: TransferSettings, on_stage: Callable[[str], None]) -> list[TransferCase]:
-    """Measure every case; all processes have ended when this returns.
+async def measure_transfers(
+    settings: TransferSettings, on_stage: Callable[[str], None]
+) -> AsyncGenerator[list[TransferRow]]:
+    """Measure case after case; the rows of each, one by path, once it is done. Close it to end all processes early.
 
     Raises:
-        ConfigInvalid: a size cannot be measured.
-        TransportFailed: a byte was wrong.
+        ConfigInvalid: something cannot be measured.
+        TransportFailed: a byte was wrong, or a pull did not take the path that was forced.
         ProcessError: a process failed.
     """
     settings.check()
-    cases = []
-    async with AsyncExitStack() as stack:
-        on_stage("starting two workers and two pairs of raw NIXL processes")
-        cluster = await stack.enter_async_context(LocalCluster())
-        pair = await FerryPair.start(cluster, settings.device, settings.pool_bytes)
-        raws = {}
-        for method in (RAW_DEFAULT, RAW_TUNED):
-            raws[method] = await RawPair.start(
-                method,
-                settings.device,
-                settings.pool_bytes,
-                SEED,
-                cluster.directory,
-                default_config=method == RAW_DEFAULT,
-            )
-            stack.push_async_callback(raws[method].stop)
+    async with _running(settings, on_stage) as bench:
+        host = host_info(next(iter(bench.pairs.values())).transport_settings())
         for block_bytes in settings.block_sizes:
-            async with FerryEngines(pair, block_bytes) as engines:
-                await engines.fill(SEED)
-                for workload in settings.workloads(block_bytes):
-                    on_stage(f"{workload.block_count} blocks of {block_bytes} bytes")
-                    cases.append(await _measure(workload, raws, engines, settings.repeats))
-    return cases
+            async with AsyncExitStack() as stack:
+                engines = {}
+                for path, pair in bench.pairs.items():
+                    engines[path] = await stack.enter_async_context(FerryEngines(pair, block_bytes))
+                    await engines[path].fill(SEED)
+                for workload in (w for w in settings.workloads() if w.block_bytes == block_bytes):
+                    on_stage(f"{workload.block_count} {workload.order} blocks of {block_bytes} bytes")
+                    yield [
+                        TransferRow(case, workload, settings.device, settings.network, bench.unavailable, host)
+                        for case in await _measure(workload, bench.yardsticks, engines, settings.repeats)
+                    ]
 
 
-async def _measure(workload: Workload, raws: dict[str, RawPair], engines: FerryEngines, repeats: int) -> TransferCase:
+@asynccontextmanager
+async def _running(settings: TransferSettings, on_stage: Callable[[str], None]) -> AsyncIterator[_Bench]:
+    pool = settings.total_bytes
+    async with AsyncExitStack() as stack:
+        network = stack.enter_context(open_network(settings.network, settings.device))
+        cluster = await stack.enter_async_context(LocalCluster(etcd_namespace=network.source.namespace))
+        pairs = {}
+        for path in settings.paths:
+            on_stage(f"starting two workers for the path {path}")
+            pairs[path] = await FerryPair.start(cluster, settings.device, pool, path=path, network=network)
+        yardsticks: dict[str, Yardstick] = {}
+        unavailable: dict[str, str] = {}
+        for library in (*BASELINES, *([STREAM] if settings.network == NAMESPACES else [])):
+            on_stage(f"starting {library}")
+            try:
+                peers = await _start_peers(library, settings, cluster, network)
+            except Unavailable as error:
+                unavailable[library] = str(error)
+                continue
+            stack.push_async_callback(peers.stop)
+            yardsticks[library] = peers
+        if settings.network == LOOPBACK:
+            yardsticks |= make_ceilings(settings.device, pool, SEED, settings.threads)
+        yield _Bench(pairs, yardsticks, unavailable)
+
+
+async def _start_peers(library: str, settings: TransferSettings, cluster: LocalCluster, network: Network) -> PeerPair:
+    return await PeerPair.start(library, settings.device, settings.total_bytes, SEED, cluster.directory, network)
+
+
+async def _measure(
+    workload: Workload, yardsticks: Mapping[str, Yardstick], engines: Mapping[str, FerryEngines], repeats: int
+) -> list[PathCase]:
     """Verify every method once, which also warms it, then time them in turns."""
-    handle = await engines.publish(workload)
     blocks = workload.destination_blocks().tolist()
-    for raw in raws.values():
-        await raw.read_verified(workload, SEED)
-    await engines.pull_verified(handle, workload, SEED)
-    rounds: dict[str, list[float]] = {method: [] for method in METHODS}
-    pulls: list[TransferResult] = []
+    handles = {}
+    for yardstick in yardsticks.values():
+        await yardstick.read_verified(workload, SEED)
+    for path, pair in engines.items():
+        handles[path] = await pair.publish(workload)
+        await pair.pull_verified(handles[path], workload, SEED)
+    others: dict[str, list[float]] = {name: [] for name in yardsticks}
+    pulls: dict[str, list[tuple[float, TransferResult]]] = {path: [] for path in engines}
     for _ in range(repeats):
-        for method, raw in raws.items():
-            rounds[method].append(await raw.read(workload))
-        started = time.perf_counter()
-        pulls.append(await engines.pull(handle, blocks))
-        rounds[KVFERRY].append(time.perf_counter() - started)
-    await engines.release()
-    return TransferCase(
-        workload,
-        {method: Timing(tuple(seconds)) for method, seconds in rounds.items()},
-        _stages(pulls),
+        for name, yardstick in yardsticks.items():
+            others[name].append(await yardstick.read(workload))
+        for path, pair in engines.items():
+            started = time.perf_counter()
+            result = await pair.pull(handles[path], blocks)
+            pulls[path].append((time.perf_counter() - started, result))
+            require_path(result, path)
+    for pair in engines.values():
+        await pair.release()
+    timings = {name: Timing(tuple(seconds)) for name, seconds in others.items()}
+    return [_case(path, rounds, timings) for path, rounds in pulls.items()]
+
+
+def _require_known(field: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for value in values:
+        if value not in known:
+            raise ConfigInvalid.of_field(field, value, f"must be one of {', '.join(known)}")
+        if values.count(value) > 1:
+            raise ConfigInvalid.of_field(field, value, "listed twice")
+
+
+def require_path(result: TransferResult, wanted: str) -> None:
+    """Raise TransportFailed if a pull took another path than the one that was forced."""
+    if wanted not in (AUTO, result.path):
+        raise TransportFailed(f"path={wanted} was forced, the pull took {result.path} ({result.choice})")
+
+
+def _case(path: str, rounds: list[tuple[float, TransferResult]], others: Mapping[str, Timing]) -> PathCase:
+    results = [result for _, result in rounds]
+    return PathCase(
+        path=path,
+        path_taken="+".join(sorted({result.path for result in results})),
+        choice="; ".join(sorted({result.choice for result in results if result.choice})),
+        piece_count=results[-1].descriptor_count,
+        timing=Timing(tuple(seconds for seconds, _ in rounds)),
+        stages={stage: Timing(tuple(getattr(result, stage) for result in results)) for stage in STAGES},
+        others=others,
     )
-
-
-def _stages(pulls: Sequence[TransferResult]) -> dict[str, Timing]:
-    return {stage: Timing(tuple(getattr(pull, stage) for pull in pulls)) for stage in STAGES}

@@ -1,4 +1,4 @@
-"""What is read in a benchmark: blocks in random order, the same for every method."""
+"""What is read in a benchmark: the same blocks in the same order for every method."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,9 @@ from kvferry.core.errors import ConfigInvalid
 from kvferry.core.layouts import ElementType, WorkerLayout
 
 GROUP = "full"
+RANDOM = "random"
+CONTIGUOUS = "contiguous"
+ORDERS = (RANDOM, CONTIGUOUS)
 POISON = 0xA5
 """What destination memory holds before a read that is verified."""
 _HEAD_DIM = 64
@@ -20,12 +23,16 @@ BlockIds = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One pull: ``total_bytes`` in blocks of ``block_bytes``, from and to random places of pools of ``pool_bytes``."""
+    """One pull: ``total_bytes`` in blocks of ``block_bytes``, from and to places of pools of ``pool_bytes``.
+
+    In ``order`` random these are anywhere, chosen for each side by itself; contiguous they are the pools' first blocks.
+    """
 
     block_bytes: int
     total_bytes: int
     pool_bytes: int
     seed: int
+    order: str = RANDOM
 
     @property
     def block_count(self) -> int:
@@ -33,14 +40,16 @@ class Workload:
         return self.total_bytes // self.block_bytes
 
     def source_blocks(self) -> BlockIds:
-        """Block ids to read from, in random order."""
+        """Block ids to read from."""
         return self._choose(0)
 
     def destination_blocks(self) -> BlockIds:
-        """Block ids to read to, in another random order."""
+        """Block ids to read to, as many."""
         return self._choose(1)
 
     def _choose(self, side: int) -> BlockIds:
+        if self.order == CONTIGUOUS:
+            return np.arange(self.block_count, dtype=np.int64)
         random = np.random.default_rng([self.seed, side])
         return random.permutation(self.pool_bytes // self.block_bytes)[: self.block_count].astype(np.int64)
 
@@ -54,7 +63,7 @@ def check_workload(block_bytes: int, total_bytes: int) -> None:
     if block_bytes % _TOKEN_BYTES:
         raise ConfigInvalid.of_field("blocks", block_bytes, f"must be a multiple of {_TOKEN_BYTES} bytes")
     if total_bytes % block_bytes:
-        raise ConfigInvalid.of_field("sizes", total_bytes, f"must be a multiple of the block size {block_bytes}")
+        raise ConfigInvalid.of_field("total", total_bytes, f"must be a multiple of the block size {block_bytes}")
 
 
 def bench_layout(block_bytes: int, pool_bytes: int) -> WorkerLayout:

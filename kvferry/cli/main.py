@@ -202,17 +202,38 @@ def bench_plan(
 
 
 @bench.command("transfer")
-def bench_transfer(
+def bench_transfer(  # noqa: PLR0913, PLR0917 - one per option
     json_output: Json = False,
+    paths: Annotated[str, typer.Option(help="Paths to measure, of auto, local, nixl and packed.")] = "auto",
     device: Device = "cpu",
     blocks: Annotated[str, typer.Option(help="Block sizes.")] = "4KiB,16KiB,64KiB,256KiB,1MiB,4MiB",
-    sizes: Annotated[str, typer.Option(help="Bytes of a pull.")] = "64MiB,512MiB",
+    total: Annotated[str, typer.Option(help="Bytes of a pull.")] = "512MiB",
+    order: Annotated[str, typer.Option(help="Where the blocks lie: random, contiguous, or both.")] = "random",
     repeats: Annotated[int, typer.Option(min=1, max=1000, help="Timed rounds of each case.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the ceilings in host memory.")] = 2,
+    network: Annotated[str, typer.Option(help="loopback, or namespaces: two with a wire between (root).")] = "loopback",
+    plot: Annotated[Path | None, typer.Option(help="Also draw GB/s over block size (kvferry[plot]).")] = None,
 ) -> None:
-    """A whole pull against raw NIXL reading the same descriptors, in turns."""
-    from kvferry.cli import bench as command
+    """Whole pulls over each path against raw NIXL and Mooncake (if installed) reading the same blocks, and ceilings.
 
-    _run(command.transfer(blocks, sizes, device=device, repeats=repeats, json_output=json_output), log_level="error")
+    Every round has each method once; ratios are of medians of the same rounds, above 1: the pull was faster. Before
+    anything is timed, each method fills poisoned memory and every byte is compared. A pull is timed from the engine's
+    call to its completion; `read_gbytes_per_s` is its data plane's part alone. Each method holds two pools of `total`.
+    """
+    from kvferry.cli import bench_transfer as command
+
+    options = command.TransferOptions(
+        paths=paths,
+        device=device,
+        blocks=blocks,
+        total=total,
+        order=order,
+        repeats=repeats,
+        threads=threads,
+        network=network,
+        plot=plot,
+    )
+    _run(command.transfer(options, json_output=json_output), log_level="error")
 
 
 @bench.command("latency")
@@ -225,6 +246,71 @@ def bench_latency(
     from kvferry.cli import bench as command
 
     _run(command.latency(device=device, repeats=repeats, json_output=json_output), log_level="error")
+
+
+@bench.command("control")
+def bench_control(
+    json_output: Json = False,
+    device: Device = "cpu",
+    in_flight: Annotated[int, typer.Option(min=1, max=1024, help="Pulls at once.")] = 64,
+    size: Annotated[str, typer.Option(help="Bytes of a pull.")] = "64KiB",
+    block: Annotated[str, typer.Option(help="Block size.")] = "64KiB",
+    seconds: Annotated[float, typer.Option(min=1.0, max=600.0, help="Time to measure for.")] = 5.0,
+) -> None:
+    """Small pulls at once over a warm pair: rate, latency, CPU of every process, and what bounds the rate."""
+    from kvferry.cli import bench_control as command
+
+    measured = command.control(
+        size, block, device=device, in_flight=in_flight, seconds=seconds, json_output=json_output
+    )
+    _run(measured, log_level="error")
+
+
+@bench.command("trace")
+def bench_trace(  # noqa: PLR0913, PLR0917 - one per option
+    file: Annotated[Path, typer.Argument(help="JSON lines: timestamp (ms), input_length, output_length, hash_ids.")],
+    json_output: Json = False,
+    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="Replay the first so many.")] = 200,
+    speed: Annotated[float, typer.Option(min=0.001, max=100_000, help="Arrivals so many times as fast.")] = 10.0,
+    scale: Annotated[float, typer.Option(help="Part of the model's 80 layers, 512 bytes a token each.")] = 0.05,
+    in_flight: Annotated[int, typer.Option(min=1, max=4096, help="Requests at a time; others wait.")] = 16,
+    pool: Annotated[str, typer.Option(help="Size of each worker's pool.")] = "512MiB",
+    prefix_present: Annotated[
+        str, typer.Option(help="Prefixes seen before are at the destination already: yes, no, or both in turn.")
+    ] = "both",
+    verify_every: Annotated[int, typer.Option(min=1, help="Compare every so manieth request byte for byte.")] = 10,
+    path: Annotated[str, typer.Option(help="auto, local, nixl or packed.")] = "auto",
+    device: Device = "cpu",
+    network: Annotated[str, typer.Option(help="loopback, or namespaces: two with a wire between (root).")] = "loopback",
+) -> None:
+    """Replay real arrivals and prompt lengths through a pair of workers: pulls of real sizes, as many at a time.
+
+    A token has the KV of one rank of a 70 B model on eight: 80 layers of one head of 128 in bfloat16, 40 KiB; `--scale`
+    keeps that part of the layers, so that pieces keep their 4 KiB. Each request is published at the source when it
+    arrives and then pulled; waiting for a slot (`--in-flight`) and for blocks of the pools is told apart from the pull.
+    With prefixes present, leading tokens that any request before has brought are not read again.
+    """
+    from kvferry.bench.trace import TraceSettings
+    from kvferry.cli import bench_trace as command
+    from kvferry.cli.bench import pool_device
+    from kvferry.cli.figures import parse_size
+    from kvferry.cli.running import reported_errors
+
+    with reported_errors():
+        settings = TraceSettings(
+            file=file,
+            device=pool_device(device),
+            path=path,
+            network=network,
+            scale=scale,
+            speed=speed,
+            request_count=requests,
+            in_flight=in_flight,
+            pool_bytes=parse_size("pool", pool),
+            verify_every=verify_every,
+            prefix_present=command.prefix_choice(prefix_present),
+        )
+    _run(command.trace(settings, json_output=json_output), log_level="error")
 
 
 def main() -> None:

@@ -74,9 +74,11 @@ def etcd_version(binary: Path) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def spawn(binary: Path, arguments: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start etcd. It is killed when this process ends, however it ends."""
-    command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(binary), *arguments]
+def spawn(
+    binary: Path, arguments: Sequence[str], log: IO[bytes], launcher: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """Start etcd behind ``launcher``. It is killed when this process ends, however it ends."""
+    command = [*launcher, sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(binary), *arguments]
     return _spawner.submit(_popen, command, log).result()
 
 

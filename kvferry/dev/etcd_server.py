@@ -1,4 +1,4 @@
-"""A real etcd on loopback for development, tests and the demo.
+"""A real etcd for development, tests and the demo, on loopback if no other place is named.
 
 Its data is not safe: writes are not synced to disk.
 """
@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,7 @@ from kvferry.dev.etcd_process import (
     spawn,
 )
 
-__all__ = ["EtcdBinaryNotFoundError", "EtcdCluster", "EtcdServer", "EtcdServerError", "EtcdServerTls"]
+__all__ = ["EtcdBinaryNotFoundError", "EtcdCluster", "EtcdPlace", "EtcdServer", "EtcdServerError", "EtcdServerTls"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -60,6 +60,22 @@ class EtcdPorts:
     metrics: int
 
 
+def _call(function: Callable[[], bool]) -> bool:
+    return function()
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdPlace:
+    """Where a server runs."""
+
+    host: str = LOOPBACK
+    """Address that it listens on."""
+    launcher: tuple[str, ...] = ()
+    """What to put in front of etcd's own command line to run it there."""
+    call: Callable[[Callable[[], bool]], bool] = _call
+    """Runs a function where ``host`` can be reached."""
+
+
 class EtcdServer:
     """One etcd process; a context manager, or call :meth:`start` and :meth:`stop`. Its methods block.
 
@@ -77,14 +93,14 @@ class EtcdServer:
         cluster_token: str | None = None,
         heartbeat_ms: int = 10,
         election_ms: int = 100,
-        extra_args: Sequence[str] = (),
+        place: EtcdPlace | None = None,
     ) -> None:
         self.name = name
         self._binary = binary or find_etcd_binary()
         self._tls = tls
         self._token = cluster_token or f"kvferry-dev-{secrets.token_hex(8)}"
         self._timing = (f"--heartbeat-interval={heartbeat_ms}", f"--election-timeout={election_ms}")
-        self._extra_args = tuple(extra_args)
+        self._place = place or EtcdPlace()
         self._keep_data = data_dir is not None
         self._base = data_dir or Path(tempfile.mkdtemp(prefix="kvferry-etcd-"))
         self._ports: EtcdPorts | None = None
@@ -101,8 +117,8 @@ class EtcdServer:
 
     @property
     def endpoint(self) -> str:
-        """Address for clients: ``http://127.0.0.1:port`` or https. Known once started, kept over restarts."""
-        return f"{'https' if self._tls else 'http'}://{LOOPBACK}:{self._required_ports().client}"
+        """Address for clients, such as ``http://127.0.0.1:port``, or https. Known once started, kept over restarts."""
+        return f"{'https' if self._tls else 'http'}://{self._place.host}:{self._required_ports().client}"
 
     @property
     def pid(self) -> int:
@@ -176,7 +192,12 @@ class EtcdServer:
 
     def healthy(self) -> bool:
         """True if the server has a leader and serves linearizable reads."""
-        connection = http.client.HTTPConnection(LOOPBACK, self._required_ports().metrics, timeout=_HEALTH_TIMEOUT_S)
+        return self._place.call(self._answers_healthy)
+
+    def _answers_healthy(self) -> bool:
+        connection = http.client.HTTPConnection(
+            self._place.host, self._required_ports().metrics, timeout=_HEALTH_TIMEOUT_S
+        )
         try:
             connection.request("GET", "/health")
             answer = connection.getresponse()
@@ -217,28 +238,31 @@ class EtcdServer:
     def _spawn(self) -> None:
         self._base.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
-            self._process = spawn(self._binary, self._arguments(), log)
+            self._process = spawn(self._binary, self._arguments(), log, self._place.launcher)
 
     def _arguments(self) -> list[str]:
         ports = self._required_ports()
         members = self._members or {self.name: ports.peer}
-        peers = ",".join(f"{name}={_http(port)}" for name, port in members.items())
+        peers = ",".join(f"{name}={self._http(port)}" for name, port in members.items())
         arguments = [
             f"--name={self.name}",
             f"--data-dir={self._data}",
             f"--listen-client-urls={self.endpoint}",
             f"--advertise-client-urls={self.endpoint}",
-            f"--listen-peer-urls={_http(ports.peer)}",
-            f"--initial-advertise-peer-urls={_http(ports.peer)}",
+            f"--listen-peer-urls={self._http(ports.peer)}",
+            f"--initial-advertise-peer-urls={self._http(ports.peer)}",
             f"--initial-cluster={peers}",
             f"--initial-cluster-token={self._token}",
-            f"--listen-metrics-urls={_http(ports.metrics)}",
+            f"--listen-metrics-urls={self._http(ports.metrics)}",
             "--log-level=warn",
             *self._timing,
         ]
         if etcd_version(self._binary) >= (3, 5):
             arguments.append("--unsafe-no-fsync")
-        return [*arguments, *self._tls_arguments(), *self._extra_args]
+        return [*arguments, *self._tls_arguments()]
+
+    def _http(self, port: int) -> str:
+        return f"http://{self._place.host}:{port}"
 
     def _tls_arguments(self) -> list[str]:
         if self._tls is None:
@@ -332,7 +356,3 @@ def choose_ports() -> EtcdPorts:
         for sock in sockets:
             sock.bind((LOOPBACK, 0))
         return EtcdPorts(*(sock.getsockname()[1] for sock in sockets))
-
-
-def _http(port: int) -> str:
-    return f"http://{LOOPBACK}:{port}"

@@ -47,11 +47,13 @@ class Child:
         log_path: Path,
         *,
         environment: Mapping[str, str] | None = None,
+        launcher: Sequence[str] = (),
         ready_timeout_s: float = READY_TIMEOUT_S,
     ) -> Self:
         """Start ``python *command --ready-fd N`` and wait until it says that it serves.
 
-        ``environment`` is added to this process's own. The log file is appended to.
+        ``environment`` is added to this process's own; ``launcher`` is a program with arguments that runs what follows
+        it in another place. The log file is appended to.
 
         Raises:
             ProcessEnded: it ended before that.
@@ -60,10 +62,9 @@ class Child:
         log_start = _size(log_path)
         reader, writer = os.pipe()
         try:
+            program = [*launcher, *_tethered([*command, "--ready-fd", str(writer)])]
             loop = asyncio.get_running_loop()
-            process = await loop.run_in_executor(
-                _spawner, _spawn, [*command, "--ready-fd", str(writer)], writer, log_path, environment
-            )
+            process = await loop.run_in_executor(_spawner, _spawn, program, writer, log_path, environment)
         except BaseException:
             os.close(reader)
             raise
@@ -169,16 +170,20 @@ class Child:
         self.ready = _ready_object(line)
 
 
-def _spawn(
-    command: Sequence[str], ready_fd: int, log_path: Path, environment: Mapping[str, str] | None
-) -> subprocess.Popen[bytes]:
+def _tethered(command: Sequence[str]) -> list[str]:
     tether = importlib.util.find_spec("kvferry.launch.tether")
     if tether is None or tether.origin is None:
         raise FileNotFoundError("kvferry.launch.tether")
     python = sys.executable
+    return [python, "-I", "-S", tether.origin, str(os.getpid()), python, *command]
+
+
+def _spawn(
+    program: Sequence[str], ready_fd: int, log_path: Path, environment: Mapping[str, str] | None
+) -> subprocess.Popen[bytes]:
     with log_path.open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - a list of arguments that this package made
-            [python, "-I", "-S", tether.origin, str(os.getpid()), python, *command],
+            program,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -9,9 +9,10 @@ from typing import Self
 
 from kvferry.core.errors import ConfigInvalid
 from kvferry.dev.etcd_process import EtcdBinaryNotFoundError, EtcdServerError, find_etcd_binary
-from kvferry.dev.etcd_server import EtcdServer
+from kvferry.dev.etcd_server import EtcdPlace, EtcdServer
 from kvferry.launch.concurrently import all_of
 from kvferry.launch.errors import ProcessError
+from kvferry.launch.namespaces import Namespace
 from kvferry.launch.worker import LocalWorker, WorkerSpec
 
 ETCD_PREFIX = "/kvferry"
@@ -20,19 +21,26 @@ ETCD_PREFIX = "/kvferry"
 class LocalCluster:
     """One etcd and any number of workers. An asynchronous context manager; leaving it ends everything.
 
-    ``directory`` is kept if given; it must be short, since socket paths have at most 107 bytes.
+    ``directory`` is kept if given; it must be short, since socket paths have at most 107 bytes. etcd runs in
+    ``etcd_namespace``, if given.
 
     Raises:
         ConfigInvalid: there is no etcd on this machine.
         ProcessError: on entering, etcd did not become healthy; its message holds the end of etcd's log.
     """
 
-    def __init__(self, *, directory: Path | None = None, etcd_prefix: str = ETCD_PREFIX) -> None:
+    def __init__(
+        self,
+        *,
+        directory: Path | None = None,
+        etcd_prefix: str = ETCD_PREFIX,
+        etcd_namespace: Namespace | None = None,
+    ) -> None:
         binary = _etcd_binary()
         self._keep_directory = directory is not None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="kvferry-"))
         self.etcd_prefix = etcd_prefix
-        self.etcd = EtcdServer(data_dir=self.directory / "etcd", binary=binary)
+        self.etcd = EtcdServer(data_dir=self.directory / "etcd", binary=binary, place=_etcd_place(etcd_namespace))
         self.workers: dict[str, LocalWorker] = {}
 
     async def __aenter__(self) -> Self:
@@ -80,6 +88,12 @@ class LocalCluster:
             await asyncio.to_thread(self.etcd.stop)
             if not self._keep_directory:
                 shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _etcd_place(namespace: Namespace | None) -> EtcdPlace:
+    if namespace is None:
+        return EtcdPlace()
+    return EtcdPlace(host=namespace.address, launcher=namespace.launcher, call=namespace.call)
 
 
 def _etcd_binary() -> Path:

@@ -1,8 +1,8 @@
 """A worker on this machine: its data planes, its control and, if wanted, its reference engine."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvferry.core.errors import NotReady
@@ -10,8 +10,10 @@ from kvferry.launch.child import Child
 from kvferry.launch.concurrently import all_of
 from kvferry.launch.control_config import ControlConfig
 from kvferry.launch.metrics import read_metric
+from kvferry.launch.namespaces import Namespace
 
 MIB = 1024 * 1024
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +28,15 @@ class WorkerSpec:
     device: str = "cpu"
     pool_bytes: int = 64 * MIB
     listen: str = "127.0.0.1:0"
+    namespace: Namespace | None = None
+    """Where all of its processes run; ``listen`` is then an address in there, and so are those of its metrics."""
+    data_plane_flags: tuple[str, ...] = ()
+    """Beyond those that follow from the fields here."""
+    data_plane_environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to the environment of the data planes."""
     pack_listen: str = ""
     """Where its data planes pack for readers, for example `127.0.0.1:0`; empty: nowhere, since workers of one machine
     need it only where the packed path itself is tried."""
-    path: str = "auto"
-    """How its reads travel: auto, nixl or packed."""
     lease_ttl_s: int = 5
     metrics: bool = True
     log_level: str = "info"
@@ -90,6 +96,10 @@ class LocalWorker:
         return (*self._upper_children, *self.data_planes.values())
 
     @property
+    def _host(self) -> str:
+        return LOOPBACK if self.spec.namespace is None else self.spec.namespace.address
+
+    @property
     def _upper_children(self) -> tuple[Child, ...]:
         return tuple(child for child in (self._engine, self._control) if child is not None)
 
@@ -107,11 +117,11 @@ class LocalWorker:
         command = ["-m", "kvferry_dataplane", "--device", self.spec.device]
         command += ["--pool-bytes", str(self.spec.pool_bytes), "--socket", str(self.rank_sockets[rank])]
         if self.spec.metrics:
-            command += ["--metrics-listen", "127.0.0.1:0"]
-        command += ["--path", self.spec.path]
+            command += ["--metrics-listen", f"{self._host}:0"]
         if self.spec.pack_listen and self.spec.device == "cpu":
             command += ["--pack-listen", self.spec.pack_listen]
-        child = await self._start(f"{self.name}.dp{rank}", [*command, "--log-format", "json"])
+        command += ["--log-format", "json", *self.spec.data_plane_flags]
+        child = await self._start(f"{self.name}.dp{rank}", command, self.spec.data_plane_environment)
         self.data_planes[rank] = child
         return child
 
@@ -128,7 +138,7 @@ class LocalWorker:
         """Start, or start again, the reference engine, with ``arguments`` beyond its sockets and degrees."""
         stages = self.spec.pipeline_parallel
         command = ["-m", "kvferry.reference_engine", "--control-socket", str(self.engine_socket)]
-        command += ["--listen", "127.0.0.1:0", "--tensor-parallel", str(self.spec.ranks // stages)]
+        command += ["--listen", f"{self._host}:0", "--tensor-parallel", str(self.spec.ranks // stages)]
         command += ["--pipeline-parallel", str(stages), *arguments]
         self._engine = await self._start(f"{self.name}.engine", command)
         return self._engine
@@ -141,7 +151,7 @@ class LocalWorker:
         """
         for line in self.data_planes[rank].log_lines():
             if line.startswith("{") and (port := json.loads(line).get("metrics_port")) is not None:
-                return f"127.0.0.1:{port}"
+                return f"{self._host}:{port}"
         raise NotReady(f"data plane {rank} of {self.name} serves no metrics")
 
     async def live_leases(self) -> int:
@@ -160,8 +170,12 @@ class LocalWorker:
         for child in self.children:
             child.check_running()
 
-    async def _start(self, name: str, command: Sequence[str]) -> Child:
-        return await Child.start(name, command, self.directory / f"{name}.log")
+    async def _start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Child:
+        namespace = self.spec.namespace
+        launcher = () if namespace is None else namespace.launcher
+        return await Child.start(
+            name, command, self.directory / f"{name}.log", environment=environment, launcher=launcher
+        )
 
     def _control_config(self) -> ControlConfig:
         return ControlConfig(
@@ -173,7 +187,7 @@ class LocalWorker:
             etcd_endpoints=self._etcd_endpoints,
             etcd_prefix=self._etcd_prefix,
             lease_ttl_s=self.spec.lease_ttl_s,
-            metrics_listen="127.0.0.1:0" if self.spec.metrics else None,
+            metrics_listen=f"{self._host}:0" if self.spec.metrics else None,
             log_level=self.spec.log_level,
         )
 

@@ -13,6 +13,7 @@ from kvferry.sdk.results import (
     Mismatch,
     Pair,
     Path,
+    PathFigures,
     Publication,
     PublicationState,
     Rank,
@@ -138,6 +139,17 @@ def _figures_of(wire: transfer_pb2.RankFigures) -> RankFigures:
         queue_s=seconds_of(wire.queue_time),
         read_s=seconds_of(wire.read_time),
         verify_s=seconds_of(wire.verify_time),
+        paths=tuple(
+            PathFigures(
+                source_rank=figures.source_rank,
+                path=_PATHS.get(figures.path, Path.NONE),
+                backend=figures.backend,
+                received_bytes=figures.received_bytes,
+                descriptor_count=figures.descriptor_count,
+                choice=figures.choice,
+            )
+            for figures in wire.paths
+        ),
     )
 
 

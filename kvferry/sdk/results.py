@@ -161,6 +161,19 @@ class Publication(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class PathFigures(Record):
+    """What one destination rank read from one source rank."""
+
+    source_rank: int
+    path: Path
+    backend: str
+    received_bytes: int
+    descriptor_count: int
+    choice: str
+    """Why this path was taken and no faster one, for people."""
+
+
+@dataclass(frozen=True, slots=True)
 class RankFigures(Record):
     """What one destination rank did."""
 
@@ -172,6 +185,8 @@ class RankFigures(Record):
     queue_s: float
     read_s: float
     verify_s: float
+    paths: tuple[PathFigures, ...] = ()
+    """By source rank; ``path`` and ``backend`` are those that carried most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +228,11 @@ class TransferResult(Record):
     end_time: datetime | None = None
     revision: int = 0
     ranks: tuple[RankFigures, ...] = ()
+
+    @property
+    def choice(self) -> str:
+        """Why the bytes took the path that they took, for people; more than one reason joined with ``; ``."""
+        return "; ".join(sorted({figures.choice for rank in self.ranks for figures in rank.paths if figures.choice}))
 
     @property
     def succeeded(self) -> bool:

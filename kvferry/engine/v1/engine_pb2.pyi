@@ -8,8 +8,10 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from kvferry.error.v1 import error_pb2 as _error_pb2
 from kvferry.layout.v1 import layout_pb2 as _layout_pb2
 from kvferry.publication.v1 import publication_pb2 as _publication_pb2
+from kvferry.transfer.v1 import transfer_pb2 as _transfer_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -417,3 +419,129 @@ class PoolLost(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PoolLost: _TypeAlias = PoolLost  # noqa: Y015
+
+@_typing.final
+class PullRequest(_message.Message):
+    """Some commands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___PullCommand]:
+        """In their order."""
+
+    def __init__(
+        self,
+        *,
+        commands: _abc.Iterable[Global___PullCommand] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullRequest: _TypeAlias = PullRequest  # noqa: Y015
+
+@_typing.final
+class PullCommand(_message.Message):
+    """Something about one transfer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    CREATE_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.int
+    """Chosen by the engine, growing; the answer carries it."""
+    @_builtins.property
+    def create(self) -> _transfer_pb2.CreateTransferRequest:
+        """Start a transfer. Idempotent by `request_id`."""
+
+    @_builtins.property
+    def cancel(self) -> _transfer_pb2.CancelTransferRequest:
+        """Ask for a transfer's end; its terminal state acknowledges it."""
+
+    @_builtins.property
+    def watch(self) -> _transfer_pb2.GetTransferRequest:
+        """Tell the end of a transfer that an earlier stream made."""
+
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.int = ...,
+        create: _transfer_pb2.CreateTransferRequest | None = ...,
+        cancel: _transfer_pb2.CancelTransferRequest | None = ...,
+        watch: _transfer_pb2.GetTransferRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "create", b"create", "watch", b"watch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "command_id", b"command_id", "create", b"create", "watch", b"watch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["create", "cancel", "watch"]  # noqa: Y015
+    _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
+
+Global___PullCommand: _TypeAlias = PullCommand  # noqa: Y015
+
+@_typing.final
+class PullResponse(_message.Message):
+    """Some events. The first message of a stream has none: it says that the stream is in place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___PullEvent]:
+        """In their order."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___PullEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullResponse: _TypeAlias = PullResponse  # noqa: Y015
+
+@_typing.final
+class PullEvent(_message.Message):
+    """An answer, or the end of a transfer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMAND_ID_FIELD_NUMBER: _builtins.int
+    TRANSFER_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    command_id: _builtins.int
+    """The command that this answers; 0 for the end of a transfer."""
+    @_builtins.property
+    def transfer(self) -> _transfer_pb2.Transfer:
+        """The transfer as it stands."""
+
+    @_builtins.property
+    def refused(self) -> _error_pb2.Refusal:
+        """The command was refused."""
+
+    def __init__(
+        self,
+        *,
+        command_id: _builtins.int = ...,
+        transfer: _transfer_pb2.Transfer | None = ...,
+        refused: _error_pb2.Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "refused", b"refused", "transfer", b"transfer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "event", b"event", "refused", b"refused", "transfer", b"transfer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["transfer", "refused"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___PullEvent: _TypeAlias = PullEvent  # noqa: Y015

@@ -65,6 +65,11 @@ class EngineServiceStub(object):
                 request_serializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.WatchEngineRequest.SerializeToString,
                 response_deserializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.WatchEngineResponse.FromString,
                 _registered_method=True)
+        self.Pull = channel.stream_stream(
+                '/kvferry.engine.v1.EngineService/Pull',
+                request_serializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.PullRequest.SerializeToString,
+                response_deserializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.PullResponse.FromString,
+                _registered_method=True)
 
 
 class EngineServiceServicer(object):
@@ -114,6 +119,14 @@ class EngineServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pull(self, request_iterator, context):
+        """This engine's pulls on one long-lived stream, several at once: makes and cancels transfers, and tells their ends.
+        Does the same as CreateTransfer, CancelTransfer and WatchTransfers of kvferry.transfer.v1.TransferService.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EngineServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +159,11 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.WatchEngine,
                     request_deserializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.WatchEngineRequest.FromString,
                     response_serializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.WatchEngineResponse.SerializeToString,
+            ),
+            'Pull': grpc.stream_stream_rpc_method_handler(
+                    servicer.Pull,
+                    request_deserializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.PullRequest.FromString,
+                    response_serializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.PullResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +329,33 @@ class EngineService(object):
             '/kvferry.engine.v1.EngineService/WatchEngine',
             kvferry_dot_engine_dot_v1_dot_engine__pb2.WatchEngineRequest.SerializeToString,
             kvferry_dot_engine_dot_v1_dot_engine__pb2.WatchEngineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pull(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/kvferry.engine.v1.EngineService/Pull',
+            kvferry_dot_engine_dot_v1_dot_engine__pb2.PullRequest.SerializeToString,
+            kvferry_dot_engine_dot_v1_dot_engine__pb2.PullResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class EngineServiceStub:
     """Says that the engine lives."""
     WatchEngine: _grpc.UnaryStreamMultiCallable[_engine_pb2.WatchEngineRequest, _engine_pb2.WatchEngineResponse]
     """Streams what the engine must know: ended publications and lost pools."""
+    Pull: _grpc.StreamStreamMultiCallable[_engine_pb2.PullRequest, _engine_pb2.PullResponse]
+    """This engine's pulls on one long-lived stream, several at once: makes and cancels transfers, and tells their ends.
+    Does the same as CreateTransfer, CancelTransfer and WatchTransfers of kvferry.transfer.v1.TransferService.
+    """
 
 @_typing.type_check_only
 class EngineServiceAsyncStub(EngineServiceStub):
@@ -67,6 +71,10 @@ class EngineServiceAsyncStub(EngineServiceStub):
     """Says that the engine lives."""
     WatchEngine: _aio.UnaryStreamMultiCallable[_engine_pb2.WatchEngineRequest, _engine_pb2.WatchEngineResponse]  # type: ignore[assignment]
     """Streams what the engine must know: ended publications and lost pools."""
+    Pull: _aio.StreamStreamMultiCallable[_engine_pb2.PullRequest, _engine_pb2.PullResponse]  # type: ignore[assignment]
+    """This engine's pulls on one long-lived stream, several at once: makes and cancels transfers, and tells their ends.
+    Does the same as CreateTransfer, CancelTransfer and WatchTransfers of kvferry.transfer.v1.TransferService.
+    """
 
 class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves the engine of this worker."""
@@ -120,5 +128,15 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_pb2.WatchEngineResponse], _abc.AsyncIterator[_engine_pb2.WatchEngineResponse]]:
         """Streams what the engine must know: ended publications and lost pools."""
+
+    @_abc_1.abstractmethod
+    def Pull(
+        self,
+        request_iterator: _MaybeAsyncIterator[_engine_pb2.PullRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_engine_pb2.PullResponse], _abc.AsyncIterator[_engine_pb2.PullResponse]]:
+        """This engine's pulls on one long-lived stream, several at once: makes and cancels transfers, and tells their ends.
+        Does the same as CreateTransfer, CancelTransfer and WatchTransfers of kvferry.transfer.v1.TransferService.
+        """
 
 def add_EngineServiceServicer_to_server(servicer: EngineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -45,6 +45,11 @@ class NegotiationServiceStub(object):
                 request_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeRequest.SerializeToString,
                 response_deserializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeResponse.FromString,
                 _registered_method=True)
+        self.Session = channel.stream_stream(
+                '/kvferry.negotiation.v1.NegotiationService/Session',
+                request_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.SessionRequest.SerializeToString,
+                response_deserializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.SessionResponse.FromString,
+                _registered_method=True)
 
 
 class NegotiationServiceServicer(object):
@@ -65,6 +70,14 @@ class NegotiationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Session(self, request_iterator, context):
+        """Negotiate and Conclude on one long-lived stream, several at once: what a busy pair of workers uses. Calls are taken
+        in their order. A caller whose peer does not serve this uses the two methods above.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NegotiationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +90,11 @@ def add_NegotiationServiceServicer_to_server(servicer, server):
                     servicer.Conclude,
                     request_deserializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeRequest.FromString,
                     response_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeResponse.SerializeToString,
+            ),
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.SessionRequest.FromString,
+                    response_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.SessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +152,33 @@ class NegotiationService(object):
             '/kvferry.negotiation.v1.NegotiationService/Conclude',
             kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeRequest.SerializeToString,
             kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Session(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/kvferry.negotiation.v1.NegotiationService/Session',
+            kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.SessionRequest.SerializeToString,
+            kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.SessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class NegotiationServiceStub:
     """Asks for what is needed to read a publication. The gRPC deadline is the transfer's. Idempotent by `transfer`."""
     Conclude: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ConcludeRequest, _negotiation_pb2.ConcludeResponse]
     """Says that a transfer is over. Idempotent; if it is lost, the lease expires by itself."""
+    Session: _grpc.StreamStreamMultiCallable[_negotiation_pb2.SessionRequest, _negotiation_pb2.SessionResponse]
+    """Negotiate and Conclude on one long-lived stream, several at once: what a busy pair of workers uses. Calls are taken
+    in their order. A caller whose peer does not serve this uses the two methods above.
+    """
 
 @_typing.type_check_only
 class NegotiationServiceAsyncStub(NegotiationServiceStub):
@@ -47,6 +51,10 @@ class NegotiationServiceAsyncStub(NegotiationServiceStub):
     """Asks for what is needed to read a publication. The gRPC deadline is the transfer's. Idempotent by `transfer`."""
     Conclude: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ConcludeRequest, _negotiation_pb2.ConcludeResponse]  # type: ignore[assignment]
     """Says that a transfer is over. Idempotent; if it is lost, the lease expires by itself."""
+    Session: _aio.StreamStreamMultiCallable[_negotiation_pb2.SessionRequest, _negotiation_pb2.SessionResponse]  # type: ignore[assignment]
+    """Negotiate and Conclude on one long-lived stream, several at once: what a busy pair of workers uses. Calls are taken
+    in their order. A caller whose peer does not serve this uses the two methods above.
+    """
 
 class NegotiationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves the controls of decode workers."""
@@ -66,5 +74,15 @@ class NegotiationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_negotiation_pb2.ConcludeResponse, _abc.Awaitable[_negotiation_pb2.ConcludeResponse]]:
         """Says that a transfer is over. Idempotent; if it is lost, the lease expires by itself."""
+
+    @_abc_1.abstractmethod
+    def Session(
+        self,
+        request_iterator: _MaybeAsyncIterator[_negotiation_pb2.SessionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_negotiation_pb2.SessionResponse], _abc.AsyncIterator[_negotiation_pb2.SessionResponse]]:
+        """Negotiate and Conclude on one long-lived stream, several at once: what a busy pair of workers uses. Calls are taken
+        in their order. A caller whose peer does not serve this uses the two methods above.
+        """
 
 def add_NegotiationServiceServicer_to_server(servicer: NegotiationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

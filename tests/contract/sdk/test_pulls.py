@@ -29,16 +29,18 @@ async def started(control: FakeControl, name: str) -> None:
 async def test_pull_returns_the_figures_of_the_terminal_transfer(
     control: FakeControl, engine: EngineClient, handle: bytes
 ) -> None:
-    """A pull's result holds path, bytes, descriptors and times as control told them."""
+    """A pull's result holds path and why, bytes, descriptors and times as control told them."""
     pull = await engine.start_pull(handle, [1, 2], request_id="a")
     figures = pb.RankFigures(rank=0, path=pb.PATH_NIXL, backend="UCX", received_bytes=10, descriptor_count=2)
     figures.read_time.FromMilliseconds(1500)
+    figures.paths.add(source_rank=1, path=pb.PATH_NIXL, backend="UCX", choice="the source is on another host")
     control.end(pull.name, SUCCEEDED, received_bytes=10, descriptor_count=2, ranks=[figures])
     result = await pull.wait()
     assert result.succeeded
     assert (result.path, result.backend) == ("nixl", "UCX")
     assert (result.received_bytes, result.descriptor_count) == (10, 2)
     assert result.ranks[0].read_s == 1.5
+    assert "the source is on another host" == result.choice
 
 
 async def test_hot_path_is_one_call(control: FakeControl, engine: EngineClient, handle: bytes) -> None:

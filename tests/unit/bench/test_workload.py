@@ -4,7 +4,7 @@ import torch
 
 from kvferry.bench.figures import Timing
 from kvferry.bench.memory import fill, first_wrong_block, poison
-from kvferry.bench.workload import Workload, bench_layout
+from kvferry.bench.workload import CONTIGUOUS, Workload, bench_layout
 from kvferry.core.layouts import block_bytes
 
 WORKLOAD = Workload(block_bytes=4096, total_bytes=4096 * 6, pool_bytes=4096 * 16, seed=3)
@@ -53,3 +53,14 @@ def test_quantiles_are_rounds_that_were_measured() -> None:
     """The median of a hundred rounds is the fiftieth, the 99th centile the ninety-ninth."""
     timing = Timing(tuple(range(100, 0, -1)))
     assert (50, 99, 1) == (timing.quantile_s(0.5), timing.quantile_s(0.99), timing.quantile_s(0.001))
+
+
+def test_contiguous_blocks_are_the_first_on_both_sides() -> None:
+    """In contiguous order block n goes to block n."""
+    workload = Workload(block_bytes=4096, total_bytes=4096 * 3, pool_bytes=4096 * 16, seed=3, order=CONTIGUOUS)
+    assert [0, 1, 2] == workload.source_blocks().tolist() == workload.destination_blocks().tolist()
+
+
+def test_the_slowest_round_is_the_least_rate() -> None:
+    """Rates are bytes over seconds: the longest round gives the minimum."""
+    assert {"median": 2.0, "min": 1.0, "max": 4.0} == Timing((1.0, 0.5, 0.25)).rates(10**9)

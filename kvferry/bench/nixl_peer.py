@@ -3,18 +3,17 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from kvferry.bench.peers import PeerOptions, allocate_pool
 from kvferry.bench.workload import BlockIds, Workload
-from kvferry.core.errors import TransportFailed
+from kvferry.core.errors import NotReady, TransportFailed
 from kvferry.device import cuda
-from kvferry.device.memfd import create_shared_memory
 from kvferry_dataplane.nixl_agent import NixlLibrary
 
 
@@ -27,15 +26,15 @@ class RemotePool:
     device_index: int
 
 
-class RawAgent:
+class NixlPeer:
     """A NIXL agent with a pool of its own.
 
     With ``default_config`` it is made with NIXL's own defaults (a progress thread that spins), else without a
     progress thread, as kvferry's data plane makes its agents.
     """
 
-    def __init__(self, name: str, device: str, pool_bytes: int, *, default_config: bool) -> None:
-        on_cuda = device.startswith("cuda")
+    def __init__(self, options: PeerOptions, *, default_config: bool) -> None:
+        on_cuda = options.device.startswith("cuda")
         with _without_new_settings(default_config):
             api = NixlLibrary(for_cuda=on_cuda, cuda_major=cuda.bindings_major()).api
         # NIXL's default backend list is this one; it is named so that both sides surely agree.
@@ -45,37 +44,43 @@ class RawAgent:
             if default_config
             else api.nixl_agent_config(enable_prog_thread=False, backends=backends)
         )
-        self.pool = _allocate(device, pool_bytes)
-        self._agent: Any = api.nixl_agent(name, config)
+        self.pool = allocate_pool(options.device, options.pool_bytes)
+        self._agent: Any = api.nixl_agent(options.name, config)
         self._segment = "VRAM" if on_cuda else "DRAM"
-        self.device_index = (self.pool.device.index or 0) if on_cuda else 0
-        self.address = self.pool.data_ptr()
-        row = [(self.address, pool_bytes, self.device_index, "")]
+        self._device_index = (self.pool.device.index or 0) if on_cuda else 0
+        self._address = self.pool.data_ptr()
+        self.needs_progress = not default_config
+        self._remote: RemotePool | None = None
+        row = [(self._address, options.pool_bytes, self._device_index, "")]
         self._agent.register_memory(row, self._segment)
 
-    def metadata(self) -> bytes:
-        """What the other side needs to read this pool."""
+    def describe(self) -> dict[str, Any]:
+        """Where the pool lies, and the agent's metadata."""
         metadata: bytes = self._agent.get_agent_metadata()
-        return metadata
+        return {"address": self._address, "device_index": self._device_index, "metadata": metadata.hex()}
 
-    def add_peer(self, metadata: bytes) -> str:
-        """Learn the other side; its name."""
-        name = self._agent.add_remote_agent(metadata)
-        return name.decode() if isinstance(name, bytes) else str(name)
+    def connect(self, described: Mapping[str, Any]) -> None:
+        """Learn the other side."""
+        name = self._agent.add_remote_agent(bytes.fromhex(described["metadata"]))
+        peer = name.decode() if isinstance(name, bytes) else str(name)
+        self._remote = RemotePool(peer, described["address"], described["device_index"])
 
     def progress(self) -> None:
         """Serve the other side where no progress thread does."""
         self._agent.get_new_notifs()
 
-    def read(self, workload: Workload, remote: RemotePool) -> float:
+    def read(self, workload: Workload) -> float:
         """Read a workload's blocks; seconds from descriptor rows at hand to the last byte arrived.
 
         Raises:
+            NotReady: it is not connected.
             TransportFailed: NIXL reports an error.
         """
-        agent = self._agent
+        if self._remote is None:
+            raise NotReady("read before connect")
+        agent, remote = self._agent, self._remote
         theirs = _rows(workload.source_blocks(), workload.block_bytes, remote.address, remote.device_index)
-        ours = _rows(workload.destination_blocks(), workload.block_bytes, self.address, self.device_index)
+        ours = _rows(workload.destination_blocks(), workload.block_bytes, self._address, self._device_index)
         started = time.perf_counter()
         handle = agent.initialize_xfer(
             "READ",
@@ -101,13 +106,6 @@ def _without_new_settings(wanted: bool) -> Iterator[None]:
     if wanted:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
-
-
-def _allocate(device: str, pool_bytes: int) -> torch.Tensor:
-    if device != "cpu":
-        return torch.zeros(pool_bytes, dtype=torch.uint8, device=device)
-    memory = create_shared_memory("kvferry-bench", pool_bytes)
-    return torch.frombuffer(memory.mapping, dtype=torch.uint8)
 
 
 def _rows(blocks: BlockIds, block_bytes: int, address: int, device_index: int) -> npt.NDArray[np.uint64]:

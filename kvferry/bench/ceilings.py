@@ -1,0 +1,127 @@
+"""What the memory gives at most: the same bytes copied in one process, with nothing around it."""
+
+import asyncio
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from kvferry.bench.memory import fill, first_wrong_block, poison
+from kvferry.bench.workload import Workload
+from kvferry.core.errors import TransportFailed
+from kvferry.core.planning.copies import CopyPlan
+from kvferry.device.copying import Window
+from kvferry.device.memfd import create_shared_memory
+from kvferry.device.native import ceiling_copy
+
+CEILING_COPY = "ceiling_copy"
+"""The plainest fast loop over the same pieces, with stores past the caches."""
+CEILING_MEMCPY = "ceiling_memcpy"
+"""The same with `memcpy`."""
+CEILING_DEVICE = "ceiling_device_copy"
+"""One device-to-device copy of as many bytes in a row."""
+
+
+class Yardstick(Protocol):
+    """Something that reads the same workloads and that kvferry is measured against."""
+
+    async def read(self, workload: Workload) -> float:
+        """Read a workload; seconds."""
+        ...
+
+    async def read_verified(self, workload: Workload, seed: int) -> None:
+        """Read it into poisoned memory and compare every byte, where the source holds the noise of ``seed``.
+
+        Raises:
+            TransportFailed: a block is wrong.
+        """
+        ...
+
+
+class HostMemory:
+    """Two pools of host memory in this process."""
+
+    def __init__(self, pool_bytes: int, seed: int) -> None:
+        self._memories = [create_shared_memory("kvferry-bench", pool_bytes) for _ in range(2)]
+        self._tensors = [torch.frombuffer(memory.mapping, dtype=torch.uint8) for memory in self._memories]
+        fill(self._tensors[0], seed)
+
+    @property
+    def destination(self) -> torch.Tensor:
+        """Where copies go."""
+        return self._tensors[1]
+
+    def copy(self, workload: Workload, threads: int, *, non_temporal: bool) -> float:
+        """Copy a workload's pieces; seconds."""
+        size = workload.block_bytes
+        plan = CopyPlan(
+            workload.source_blocks() * size,
+            workload.destination_blocks() * size,
+            np.full(workload.block_count, size, dtype=np.int64),
+        )
+        source, destination = (Window(memory.address, memory.size_bytes) for memory in self._memories)
+        return ceiling_copy(source, destination, plan, threads, non_temporal=non_temporal)
+
+
+class HostCeiling:
+    """Copies of the same pieces by so many threads."""
+
+    def __init__(self, memory: HostMemory, threads: int, *, non_temporal: bool) -> None:
+        self._memory = memory
+        self._threads = threads
+        self._non_temporal = non_temporal
+
+    async def read(self, workload: Workload) -> float:
+        """Copy a workload; seconds, without the start of the threads."""
+        return await asyncio.to_thread(self._memory.copy, workload, self._threads, non_temporal=self._non_temporal)
+
+    async def read_verified(self, workload: Workload, seed: int) -> None:
+        """Copy it into poisoned memory and compare. Raises TransportFailed."""
+        poison(self._memory.destination)
+        await self.read(workload)
+        _require_right(self._memory.destination, workload, seed)
+
+
+class DeviceCeiling:
+    """One copy on a GPU, timed on the GPU."""
+
+    def __init__(self, device: str, pool_bytes: int, seed: int) -> None:
+        self._source, self._destination = (torch.zeros(pool_bytes, dtype=torch.uint8, device=device) for _ in range(2))
+        fill(self._source, seed)
+
+    async def read(self, workload: Workload) -> float:
+        """Copy as many bytes as the workload has, in one run; seconds on the GPU."""
+        return await asyncio.to_thread(self._copy, workload.total_bytes)
+
+    async def read_verified(self, workload: Workload, seed: int) -> None:
+        """Copy the whole pool into poisoned memory and compare. Raises TransportFailed."""
+        poison(self._destination)
+        self._copy(workload.pool_bytes)
+        if not torch.equal(self._source, self._destination):
+            raise TransportFailed("the device's own copy is wrong")
+
+    def _copy(self, count: int) -> float:
+        with torch.cuda.device(self._source.device):
+            started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            started.record()
+            self._destination[:count].copy_(self._source[:count])
+            ended.record()
+            ended.synchronize()
+        return float(started.elapsed_time(ended)) / 1e3
+
+
+def make_ceilings(device: str, pool_bytes: int, seed: int, threads: int) -> dict[str, Yardstick]:
+    """The ceilings of a device, by name. They hold two pools."""
+    if device != "cpu":
+        return {CEILING_DEVICE: DeviceCeiling(device, pool_bytes, seed)}
+    memory = HostMemory(pool_bytes, seed)
+    return {
+        CEILING_COPY: HostCeiling(memory, threads, non_temporal=True),
+        CEILING_MEMCPY: HostCeiling(memory, threads, non_temporal=False),
+    }
+
+
+def _require_right(arrived: torch.Tensor, workload: Workload, seed: int) -> None:
+    wrong = first_wrong_block(arrived, workload, seed)
+    if wrong is not None:
+        raise TransportFailed(f"ceiling: destination block {wrong} is wrong")
