@@ -37,10 +37,10 @@ from kvferry.sdk.events import EngineEvent, EventStream, PublicationStream
 from kvferry.sdk.link import EngineLink
 from kvferry.sdk.log import sdk_log
 from kvferry.sdk.pools import AttachedPool, PoolInfo
+from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.pulls import Pull
 from kvferry.sdk.results import Publication, TransferResult
 from kvferry.transfer.v1 import transfer_pb2
-from kvferry.transfer.v1.transfer_pb2_grpc import TransferServiceStub
 
 if TYPE_CHECKING:
     from kvferry.engine.v1.engine_pb2_grpc import EngineServiceAsyncStub
@@ -108,18 +108,18 @@ class EngineClient:
             raise NotReady("a client is entered once; connect again")
         self._channel = aio.insecure_channel(f"unix:{quote(self._path)}", options=channel_options())
         self._engines: EngineServiceAsyncStub = EngineServiceStub(self._channel)
-        self._transfers = TransferServiceStub(self._channel)
         self._call = Caller(self._path, self._reopen)
+        pulls = PullStream(self._path, self._reopen)
         await self._tasks.__aenter__()
         self._state = EngineState(
             self.layout,
-            self._transfers,
+            pulls,
             PublicationServiceStub(self._channel),
             self._call,
             self._tasks,
             self._on_event,
         )
-        self._link = EngineLink(self._engines, self._transfers, self._request, self._path, self._state)
+        self._link = EngineLink(self._engines, pulls, self._request, self._path, self._state)
         self._running = self._tasks.create_task(self._link.run())
         try:
             await self._link.wait_first(self._connect_timeout_s)

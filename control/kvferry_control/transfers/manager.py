@@ -112,6 +112,16 @@ class Transfers:
             loop = asyncio.get_running_loop()
             record.timers.append(loop.call_later(SETTLE_BOUND_S, self.apply, record, machine.SettleTimedOut()))
 
+    def watch(self, transfer: str, ended: Callable[[TransferRecord], None]) -> None:
+        """Have ``ended`` called once an active transfer is terminal."""
+        self.table.get(transfer).watchers.append(ended)
+
+    def unwatch(self, transfer: str, ended: Callable[[TransferRecord], None]) -> None:
+        """Take back :meth:`watch`."""
+        record = self.table.find(transfer)
+        if record is not None and ended in record.watchers:
+            record.watchers.remove(ended)
+
     def apply(self, record: TransferRecord, event: machine.Event) -> None:
         """Advance a transfer, and do what its new state asks for."""
         before, record.life = record.life, machine.advance(record.life, event)
@@ -122,6 +132,10 @@ class Transfers:
         if record.life.state.terminal:
             self._finish(record)
         self.table.changed(record)
+        if record.life.state.terminal:
+            for ended in record.watchers:
+                ended(record)
+            record.watchers.clear()
 
     def read_finished(self, rank: int, event: dp.ReadFinished) -> None:
         """A data plane confirmed the end of a read."""
@@ -267,7 +281,7 @@ class Transfers:
         worker = self._worker_record(record.source_worker)
         if worker is not None and worker.incarnation == record.source_incarnation:
             succeeded = record.life.state is State.SUCCEEDED
-            self._spawn(self._sources.conclude(worker, record.id, record.handle, succeeded))
+            self._sources.conclude(worker, record.id, record.handle, succeeded)
 
     def _measure(self, record: TransferRecord) -> None:
         path = ",".join(record.paths) or "none"
