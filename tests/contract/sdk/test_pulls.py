@@ -41,8 +41,8 @@ async def test_pull_returns_the_figures_of_the_terminal_transfer(
     assert result.ranks[0].read_s == 1.5
 
 
-async def test_hot_path_is_one_call(control: FakeControl, engine: EngineClient, handle: bytes) -> None:
-    """A pull costs one unary call beside the streams that are open already."""
+async def test_hot_path_is_one_command(control: FakeControl, engine: EngineClient, handle: bytes) -> None:
+    """A pull costs one command on a stream that is open already, and no call."""
     control.calls.clear()
     pull = await engine.start_pull(handle, [1])
     control.end(pull.name, SUCCEEDED)
@@ -79,7 +79,7 @@ async def test_completion_missed_by_a_broken_stream_is_fetched(
     control.break_streams()
     control.end(pull.name, SUCCEEDED)
     assert (await pull.wait()).succeeded
-    assert "GetTransfer" in control.calls
+    assert "WatchTransfer" in control.calls
 
 
 async def test_failed_transfer_raises_its_class_with_the_transfer(
@@ -182,7 +182,7 @@ async def test_pull_begun_during_a_restart_goes_through(
     again = await FakeControl(control.path).start()
     try:
         await until(lambda: "transfers/of-r" in again.transfers, "the transfer made")
-        await until(lambda: again.calls.count("WatchTransfers") == 1, "the stream back")
+        await until(lambda: again.calls.count("Pull") == 1, "the stream back")
         again.end("transfers/of-r", SUCCEEDED)
         assert (await task).succeeded
     finally:
