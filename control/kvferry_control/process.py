@@ -106,6 +106,7 @@ class ControlProcess:
                 await self._stopping.wait()
                 self._log.info("control stops")
                 await self._servers.stop()
+                self._parts.transfers.books.keep()
                 await self._parts.membership.leave()
                 for task in running:
                     task.cancel()

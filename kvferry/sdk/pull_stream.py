@@ -13,11 +13,13 @@ from kvferry.core.errors import DeadlineExceeded, KvferryError, NotReady, Resour
 from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.rpc.refusals import refusal_from_wire
 from kvferry.rpc.streams import Outgoing, write_batches
+from kvferry.rpc.times import duration, seconds_of
 from kvferry.sdk.calls import RETRY_PAUSE_S, mark_outcome_unknown
 from kvferry.transfer.v1.transfer_pb2 import Transfer
 
 COMMANDS_MAX = 16_384
 """Commands that have no answer yet."""
+TIME_LEFT_MIN_S = 0.001
 
 
 @dataclass(slots=True)
@@ -26,8 +28,16 @@ class _Asked:
 
     command: pb.PullCommand
     answer: asyncio.Future[Transfer]
+    since: float
     given: bool = False
     unanswered: bool = False
+
+    def renew(self, now: float) -> None:
+        """Leave a transfer that is asked for again the time that is left of what it was given at first."""
+        if self.command.HasField("create"):
+            left = seconds_of(self.command.create.timeout) - (now - self.since)
+            self.command.create.timeout.CopyFrom(duration(max(left, TIME_LEFT_MIN_S)))
+        self.since = now
 
 
 class PullStream:
@@ -56,7 +66,7 @@ class PullStream:
         loop = asyncio.get_running_loop()
         self._last_id += 1
         command_id = command.command_id = self._last_id
-        asked = self._asked[command_id] = _Asked(command, loop.create_future())
+        asked = self._asked[command_id] = _Asked(command, loop.create_future(), loop.time())
         self._give(asked)
         try:
             async with asyncio.timeout(timeout_s) as bound:
@@ -66,6 +76,7 @@ class PullStream:
                     await self._reopen((bound.when() or 0.0) - loop.time())
                 await asyncio.sleep(RETRY_PAUSE_S)
                 asked.answer = loop.create_future()
+                asked.renew(loop.time())
                 self._give(asked)
                 return await asked.answer
         except TimeoutError as error:
@@ -80,13 +91,15 @@ class PullStream:
     async def hold(
         self, call: "aio.StreamStreamCall[pb.PullRequest, pb.PullResponse]", on_transfer: Callable[[Transfer], None]
     ) -> None:
-        """Use a stream that is in place until it breaks; ``on_transfer`` is told every state that comes unasked.
+        """Use a stream that is in place until it breaks; ``on_transfer`` is told every state that comes.
 
         Raises:
             grpc.aio.AioRpcError, NotReady: in a group; why it broke.
         """
         self._outgoing = Outgoing(2 * COMMANDS_MAX)
+        now = asyncio.get_running_loop().time()
         for asked in self._asked.values():
+            asked.renew(now)
             self._give(asked)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -100,6 +113,12 @@ class PullStream:
             for asked in self._asked.values():
                 asked.unanswered = asked.unanswered or asked.given
 
+    def close(self, error: KvferryError) -> None:
+        """Have every command fail that has no answer."""
+        for asked in self._asked.values():
+            if not asked.answer.done():
+                asked.answer.set_exception(error)
+
     def _give(self, asked: _Asked) -> None:
         if self._outgoing is not None:
             self._outgoing.put(asked.command)
@@ -107,13 +126,14 @@ class PullStream:
 
     def _take(self, event: pb.PullEvent, on_transfer: Callable[[Transfer], None]) -> None:
         asked = self._asked.get(event.command_id)
-        if asked is None or asked.answer.done():
-            if event.HasField("transfer"):
-                on_transfer(event.transfer)
-        elif event.HasField("transfer"):
+        if asked is not None and not asked.answer.done():
+            if event.HasField("refused"):
+                asked.answer.set_exception(refusal_from_wire(event.refused))
+                return
             asked.answer.set_result(event.transfer)
-        else:
-            asked.answer.set_exception(refusal_from_wire(event.refused))
+        # Also of an answer: others may wait for the same transfer.
+        if event.HasField("transfer"):
+            on_transfer(event.transfer)
 
     def _silent(self, timeout_s: float) -> KvferryError:
         if self._outgoing is None:

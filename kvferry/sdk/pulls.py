@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from kvferry.core.errors import DeadlineExceeded, KvferryError, NotFound, NotReady
 from kvferry.engine.v1.engine_pb2 import PullCommand
-from kvferry.sdk.calls import is_outcome_unknown
+from kvferry.sdk.calls import is_outcome_unknown, mark_outcome_unknown
 from kvferry.sdk.convert import TERMINAL_STATES, transfer_of
 from kvferry.sdk.failures import PullFailed, failure_of, pull_failed
 from kvferry.sdk.pull_stream import PullStream
@@ -133,22 +133,35 @@ class PullTable:
         Raises:
             PullFailed: control refused, or could not be reached until the timeout.
         """
-        pull = Pull(request, self._withdraw)
-        self._enter(pull, timeout_s + GRACE_S)
+        pull = self._enter(request, timeout_s)
+        await self._ask(pull, PullCommand(create=request), timeout_s)
+        if pull.done() and isinstance(outcome := await pull.outcome(), PullFailed):
+            raise outcome
+        return pull
+
+    async def run(self, request: pb.CreateTransferRequest, timeout_s: float) -> TransferResult:
+        """Have control make the transfer, and wait for its end: one command, one answer.
+
+        Raises:
+            PullFailed: it did not succeed.
+        """
+        pull = self._enter(request, timeout_s)
+        await self._ask(pull, PullCommand(create=request, answer_at_end=True), timeout_s + GRACE_S)
+        return await pull.wait()
+
+    async def _ask(self, pull: Pull, command: PullCommand, timeout_s: float) -> None:
         try:
-            made = await self._stream.ask(PullCommand(create=request), timeout_s)
+            pull.learn(await self._stream.ask(command, timeout_s))
         except asyncio.CancelledError as cancelled:
             ended = await self._withdraw(pull)
             raise cancelled from ended if isinstance(ended, PullFailed) else None
         except KvferryError as error:
             failure = _not_made(pull, error)
+            failure.__cause__ = error
             pull.settle(failure)
-            raise failure from error
-        pull.learn(made)
-        return pull
 
     def learn(self, wire: pb.Transfer) -> None:
-        """Take in a state from the stream."""
+        """Take in a state that control told."""
         for pull in tuple(self._pulls.get(wire.request_id, ())):
             pull.learn(wire)
 
@@ -159,16 +172,20 @@ class PullTable:
             KvferryError: in a group; the connection broke again.
         """
         async with asyncio.TaskGroup() as watches:
-            for pull in self._named():
-                watches.create_task(self._watch_again(pull))
+            for pull in self._under_way():
+                # What has no name yet is asked for again by itself: its command has no answer.
+                if pull.name:
+                    watches.create_task(self._watch_again(pull))
 
     async def close(self) -> None:
         """Cancel what is under way, for at most ``CANCEL_S``; then every pull is decided."""
         async with asyncio.TaskGroup() as cancellations:
-            for pull in self._named():
+            for pull in self._under_way():
                 cancellations.create_task(self._cancel(pull))
-        for pull in [pull for pulls in self._pulls.values() for pull in pulls]:
-            pull.settle(pull.lost(NotReady("the client was closed")))
+        closed = NotReady("the client was closed")
+        for pull in self._under_way():
+            pull.settle(pull.lost(closed))
+        self._stream.close(closed)
 
     async def _watch_again(self, pull: Pull) -> None:
         watch = PullCommand(watch=pb.GetTransferRequest(name=pull.name))
@@ -183,11 +200,12 @@ class PullTable:
         else:
             pull.settle(pull.lost(_forgotten(pull)))
 
-    def _named(self) -> list[Pull]:
-        return [pull for pulls in self._pulls.values() for pull in pulls if pull.name and not pull.done()]
+    def _under_way(self) -> list[Pull]:
+        return [pull for pulls in self._pulls.values() for pull in pulls if not pull.done()]
 
-    def _enter(self, pull: Pull, bound_s: float) -> None:
-        timer = asyncio.get_running_loop().call_later(bound_s, self._expire, pull)
+    def _enter(self, request: pb.CreateTransferRequest, timeout_s: float) -> Pull:
+        pull = Pull(request, self._withdraw)
+        timer = asyncio.get_running_loop().call_later(timeout_s + GRACE_S, self._expire, pull)
         self._pulls.setdefault(pull.request_id, []).append(pull)
 
         def leave(_outcome: asyncio.Future[Outcome]) -> None:
@@ -198,13 +216,15 @@ class PullTable:
                 del self._pulls[pull.request_id]
 
         pull.when_done(leave)
+        return pull
 
     def _expire(self, pull: Pull) -> None:
         if self.control_up:
             error: KvferryError = DeadlineExceeded("control did not end the transfer by its deadline")
         else:
             error = NotReady("control cannot be reached, and the transfer's deadline has passed")
-        pull.settle(pull.lost(error))
+        # Without a name it is not even known whether control made the transfer.
+        pull.settle(pull.lost(error if pull.name else mark_outcome_unknown(error)))
 
     async def _withdraw(self, pull: Pull) -> Outcome:
         """Cancel on control and wait for the acknowledgement, also if the caller is cancelled once more."""

@@ -96,7 +96,8 @@ class NegotiationSession:
         self._last_id += 1
         call_id = self._last_id
         self._outgoing.put(pb.SessionCall(call_id=call_id, negotiate=request, time_left=duration(timeout_s)))
-        answer = self._waiting[call_id] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[pb.NegotiateResponse] = asyncio.get_running_loop().create_future()
+        self._waiting[call_id] = answer
         self._ensure_running()
         try:
             async with asyncio.timeout(timeout_s):
