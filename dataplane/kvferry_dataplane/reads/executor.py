@@ -115,8 +115,8 @@ class ReadExecutor:
     def step(self, now: float) -> float | None:
         """Do what can be done at once.
 
-        Returns seconds until the next call is needed: 0 while something is in flight, None if only a command can bring
-        new work.
+        Returns seconds until the next call is needed: 0 while something is queued or in flight, None if only a command
+        can bring new work.
         """
         self._end_overdue(now)
         self._activate(now)
@@ -376,7 +376,7 @@ class ReadExecutor:
                 self._generations.forget(peer)
 
     def _wait(self, now: float) -> float | None:
-        if self._generations.in_flight() or any(not read.ending for read in self._active.values()):
+        if self._queue or self._generations.in_flight() or any(not read.ending for read in self._active.values()):
             return 0.0
         timers = [read.settle_at for read in self._active.values()]
         if self._deadlines:
