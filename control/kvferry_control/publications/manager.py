@@ -193,6 +193,11 @@ class Publications:
             held = sorted(publication.life.held)
             raise DataPlaneLost(f"{publication.name}: ranks {held} have not confirmed that the lease ended") from error
 
+    @property
+    def has_readers(self) -> bool:
+        """Whether any publication is being read, as far as its readers have told."""
+        return any(publication.active_readers for publication in self._all.values())
+
     def begin_read(self, publication: Publication, transfer: str) -> None:
         """Note a reader.
 

@@ -1,5 +1,6 @@
 """NegotiationService: what the controls of decode workers ask of this worker as a source."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -26,7 +27,8 @@ from kvferry_control.worker import LocalWorker
 SESSIONS_MAX = 4_096
 EXPECT_READERS_S_MAX = 60.0
 EXPECT_AHEAD_S = 1.0
-"""Windows are asked for this much longer, so that transfers in quick succession share one."""
+"""Windows are asked for this much longer, so that transfers in quick succession share one. The data planes rest so long
+after the last reader."""
 
 
 class NegotiationService(NegotiationServiceServicer):
@@ -40,6 +42,8 @@ class NegotiationService(NegotiationServiceServicer):
         self._links = links
         self._metrics = metrics
         self._expected_until: dict[bytes, float] = {}
+        self._last_begun = 0.0
+        self._looking = False
         self._session_count = 0
 
     @unary_method
@@ -93,6 +97,7 @@ class NegotiationService(NegotiationServiceServicer):
         publication = self._find(request.handle)
         succeeded = request.conclusion == pb.CONCLUSION_SUCCEEDED
         self._publications.end_read(publication, check_id("transfer", request.transfer), succeeded)
+        self._look_later()
 
     def _negotiate(self, request: pb.NegotiateRequest, time_left: float | None) -> pb.NegotiateResponse:
         if request.protocol_version != PROTOCOL_VERSION:
@@ -129,7 +134,7 @@ class NegotiationService(NegotiationServiceServicer):
         return pb.SourceDescription(layout=layout_to_wire(layout), ranks=self._worker.access())
 
     def _expect_readers(self, seconds: float) -> None:
-        now = time.monotonic()
+        self._last_begun = now = time.monotonic()
         command = dp.ExpectReaders(duration=duration(seconds + EXPECT_AHEAD_S))
         for link in self._links:
             if link.up and link.description is not None:
@@ -137,3 +142,21 @@ class NegotiationService(NegotiationServiceServicer):
                 if self._expected_until.get(boot_id, 0.0) < now + seconds:
                     link.post(dp.SessionRequest(expect_readers=command))
                     self._expected_until[boot_id] = now + seconds + EXPECT_AHEAD_S
+
+    def _look_for_readers(self) -> None:
+        """Let the data planes rest once no reader is left and none has come for a while."""
+        self._looking = False
+        if self._publications.has_readers:
+            return
+        if time.monotonic() - self._last_begun < EXPECT_AHEAD_S:
+            self._look_later()
+            return
+        for link in self._links:
+            if link.up:
+                link.post(dp.SessionRequest(expect_readers=dp.ExpectReaders(duration=duration(0))))
+        self._expected_until.clear()
+
+    def _look_later(self) -> None:
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_later(EXPECT_AHEAD_S, self._look_for_readers)
