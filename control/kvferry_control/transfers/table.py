@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from kvferry.core.errors import NotFound, RequestIdReused, ResourceExhausted
 from kvferry_control.config import LimitsSection
@@ -93,7 +93,7 @@ class TransferTable:
             if self._by_request.get(oldest.request_id) == oldest.id:
                 del self._by_request[oldest.request_id]
 
-    async def changes(self, after_revision: int) -> AsyncIterator[TransferRecord]:
+    async def changes(self, after_revision: int) -> AsyncGenerator[TransferRecord, None]:
         """Every transfer as it changes, in the order of changes; the revisions only grow."""
         changed = asyncio.Event()
         self._watchers.add(changed)

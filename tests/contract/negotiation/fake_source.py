@@ -31,12 +31,10 @@ class FakeSource(negotiation_pb2_grpc.NegotiationServiceServicer):
         self.acknowledges = True
         self.before: Callable[[], Awaitable[None]] | None = None
         self.endpoint = ""
+        self._serves_sessions = serves_sessions
         self._breaks: list[asyncio.Event] = []
         self._server = aio.server(options=server_options())
-        if serves_sessions:
-            negotiation_pb2_grpc.add_NegotiationServiceServicer_to_server(self, self._server)
-        else:
-            negotiation_pb2_grpc.add_NegotiationServiceServicer_to_server(_UnaryOnly(self), self._server)
+        negotiation_pb2_grpc.add_NegotiationServiceServicer_to_server(self, self._server)
 
     async def start(self, endpoint: str = "127.0.0.1:0") -> "FakeSource":
         """Listen."""
@@ -62,6 +60,8 @@ class FakeSource(negotiation_pb2_grpc.NegotiationServiceServicer):
     async def Session(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.SessionRequest], context: Context
     ) -> None:
+        if not self._serves_sessions:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         self.sessions += 1
         broken = asyncio.Event()
         self._breaks.append(broken)
@@ -94,22 +94,12 @@ class FakeSource(negotiation_pb2_grpc.NegotiationServiceServicer):
         """An answer that tells which request it is for."""
         return pb.NegotiateResponse(incarnation=7, token_count=int(request.transfer.rpartition("-")[2] or 0))
 
-
-class _UnaryOnly(negotiation_pb2_grpc.NegotiationServiceServicer):
-    """A source that serves no sessions."""
-
-    def __init__(self, source: FakeSource) -> None:
-        self._source = source
-
     @unary_method
     async def Negotiate(self, request: pb.NegotiateRequest, context: Context) -> pb.NegotiateResponse:
-        self._source.unary.append(f"negotiate {request.transfer}")
-        return self._source.response(request)
+        self.unary.append(f"negotiate {request.transfer}")
+        return self.response(request)
 
     @unary_method
     async def Conclude(self, request: pb.ConcludeRequest, context: Context) -> pb.ConcludeResponse:
-        self._source.unary.append(f"conclude {request.transfer}")
+        self.unary.append(f"conclude {request.transfer}")
         return pb.ConcludeResponse()
-
-    async def Session(self, request_iterator: object, context: Context) -> None:  # type: ignore[override]
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")

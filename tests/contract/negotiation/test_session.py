@@ -185,7 +185,7 @@ async def test_a_source_without_sessions_is_asked_by_unary_calls(
     """UNIMPLEMENTED makes negotiations and conclusions go by unary calls from then on, and the log says so once."""
     plain = await FakeSource(serves_sessions=False).start()
     try:
-        assert [1, 2] == await asyncio.gather(asker.ask(plain, "t-1"), asker.ask(plain, "t-2"))
+        assert [1, 2] == list(await asyncio.gather(asker.ask(plain, "t-1"), asker.ask(plain, "t-2")))
         asker.conclude(plain, "t-1")
         await until(lambda: "conclude t-1" in plain.unary, "concluded")
         assert 3 == await asker.ask(plain, "t-3")

@@ -13,6 +13,7 @@ from kvferry.publication.v1 import publication_pb2, publication_pb2_grpc
 from kvferry.rpc.errors import stream_method, unary_method
 from kvferry.rpc.options import server_options
 from kvferry.rpc.refusals import refusal_to_wire
+from kvferry.sdk.convert import TERMINAL_STATES
 from kvferry.transfer.v1 import transfer_pb2, transfer_pb2_grpc
 
 Context = aio.ServicerContext[object, object]
@@ -47,6 +48,7 @@ class FakeControl(
         self.pools: list[engine_pb2.RankPool] = []
         self._heartbeat_s = heartbeat_s
         self._pull_streams: list[asyncio.Queue[engine_pb2.PullEvent | None]] = []
+        self._answers_at_end: dict[str, list[int]] = {}
         self._engine_watchers: list[asyncio.Queue[engine_pb2.WatchEngineResponse | None]] = []
         self._revision = 0
         self._server = aio.server(options=server_options())
@@ -79,9 +81,10 @@ class FakeControl(
         values = {"destination_settled": True, **values}
         ended = transfer_pb2.Transfer(state=state, revision=self._revision, **values)  # type: ignore[arg-type]
         self.transfers[name].MergeFrom(ended)
-        told = engine_pb2.PullEvent(transfer=self.transfers[name])
-        for pulls in self._pull_streams:
-            pulls.put_nowait(told)
+        for command_id in self._answers_at_end.pop(name, [0]):
+            told = engine_pb2.PullEvent(command_id=command_id, transfer=self.transfers[name])
+            for pulls in self._pull_streams:
+                pulls.put_nowait(told)
 
     def end_cancelled(self, transfer: transfer_pb2.Transfer) -> None:
         """What a healthy control does with a cancellation."""
@@ -218,6 +221,9 @@ class FakeControl(
             match command.WhichOneof("command"):
                 case "create":
                     event.transfer.CopyFrom(await self._create(command.create))
+                    if command.answer_at_end and event.transfer.state not in TERMINAL_STATES:
+                        self._answers_at_end.setdefault(event.transfer.name, []).append(command.command_id)
+                        return
                 case "cancel":
                     event.transfer.CopyFrom(await self._cancel(command.cancel.name))
                 case "watch":
@@ -266,3 +272,16 @@ class FakeControl(
         self, request: transfer_pb2.CancelTransferRequest, context: Context
     ) -> transfer_pb2.CancelTransferResponse:
         return transfer_pb2.CancelTransferResponse(transfer=await self._cancel(request.name))
+
+    @unary_method
+    async def CreateTransfer(
+        self, request: transfer_pb2.CreateTransferRequest, context: Context
+    ) -> transfer_pb2.CreateTransferResponse:
+        return transfer_pb2.CreateTransferResponse(transfer=await self._create(request))
+
+    @stream_method
+    async def WatchTransfers(
+        self, request: transfer_pb2.WatchTransfersRequest, context: Context
+    ) -> AsyncIterator[transfer_pb2.WatchTransfersResponse]:
+        await self._step("WatchTransfers")
+        yield transfer_pb2.WatchTransfersResponse(revision=request.after_revision)

@@ -250,3 +250,45 @@ async def test_a_broken_session_leaves_no_noise(pair: Pair) -> None:
     log = pair.decode.control.log_tail(500)
     assert "Traceback" not in log
     assert "Task " not in log
+
+
+async def test_many_negotiations_end_typed_when_the_source_dies(pair: Pair) -> None:
+    """Pulls whose source's control is killed while it is asked all end typed before their deadline, not one hangs."""
+    publication = await pair.publish([1], ttl_s=60, readers=0)
+    await pair.destination.pull(publication.handle, [1], timeout_s=10)
+    transfers = pair.router.of_worker(pair.decode.name)
+
+    async def all_ask() -> bool:
+        return sum(t.state == "negotiating" for t in await transfers.transfers(limit=500)) == 200
+
+    pair.prefill.control.pause()
+    async with asyncio.TaskGroup() as tasks:
+        pulls = [tasks.create_task(outcome_of(pair, publication.handle, n)) for n in range(200)]
+        await eventually(all_ask, "all pulls negotiate")
+        await pair.prefill.control.kill()
+    assert {pull.result() for pull in pulls} <= {Reason.PEER_UNREACHABLE, Reason.PEER_LOST}
+    await pair.prefill.start_control()
+    await ready(pair.router, ["prefill-0"])
+    assert "succeeded" == (await pair.destination.pull(publication.handle, [1], timeout_s=10)).state
+
+
+async def test_sessions_follow_a_restarted_source(pair: Pair) -> None:
+    """After the source's control was killed and came back in the same life, pulls negotiate on a new session."""
+    publication = await pair.publish([1, 2, 3], ttl_s=60, readers=0)
+    for _ in range(3):
+        await pair.destination.pull(publication.handle, [4, 5, 6], timeout_s=10)
+        await pair.prefill.control.kill()
+        await pair.prefill.start_control()
+        await ready(pair.router, ["prefill-0"])
+    await asyncio.gather(
+        *(pair.destination.pull(publication.handle, [3 * n + k for k in range(3)], timeout_s=10) for n in range(50))
+    )
+
+
+async def outcome_of(pair: Pair, handle: bytes, block: int) -> Reason | None:
+    """Why a pull fails; None if it succeeds."""
+    try:
+        await pair.destination.pull(handle, [block], timeout_s=20)
+    except KvferryError as error:
+        return error.reason
+    return None
