@@ -33,10 +33,11 @@ test-long: $(READY) ## run the planner's tests on many more layouts, and all pai
 	@$(BIN)/pytest --hypothesis-profile long --timeout 7200 tests/unit/planning
 
 .PHONY: bench
-bench: $(READY) ## measure planning, whole pulls against raw NIXL, and warm pulls against unary calls
+bench: $(READY) ## measure planning, whole pulls against raw NIXL, warm pulls against unary calls, and many at once
 	@$(BIN)/kvferry bench plan
 	@$(BIN)/kvferry bench transfer
 	@$(BIN)/kvferry bench latency
+	@$(BIN)/kvferry bench control
 
 .PHONY: check
 check: check-lint check-types check-protos check-imports check-style ## all static checks (make -k check: do not stop at the first)

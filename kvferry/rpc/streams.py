@@ -129,13 +129,17 @@ async def serve_batches(
         finally:
             outgoing.close()
 
+    refusal: KvferryError | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(read())
             await write_batches(context, outgoing, message_of)
             reader.cancel()
     except* KvferryError as errors:
-        await abort(context, _first(errors))
+        refusal = _first(errors)
+    if refusal is not None:
+        # Not above: what is raised there comes out in a group, which gRPC would take for a defect.
+        await abort(context, refusal)
 
 
 def _first(errors: ExceptionGroup[KvferryError]) -> KvferryError:
