@@ -252,24 +252,25 @@ async def test_a_broken_session_leaves_no_noise(pair: Pair) -> None:
     assert "Task " not in log
 
 
-async def test_many_negotiations_end_typed_when_the_source_dies(pair: Pair) -> None:
+async def test_many_negotiations_end_typed_when_the_source_dies() -> None:
     """Pulls whose source's control is killed while it is asked all end typed before their deadline, not one hangs."""
-    publication = await pair.publish([1], ttl_s=60, readers=0)
-    await pair.destination.pull(publication.handle, [1], timeout_s=10)
-    transfers = pair.router.of_worker(pair.decode.name)
+    async with running_pair(lease_ttl_s=30) as pair:
+        publication = await pair.publish([1], ttl_s=60, readers=0)
+        await pair.destination.pull(publication.handle, [1], timeout_s=10)
+        transfers = pair.router.of_worker(pair.decode.name)
 
-    async def all_ask() -> bool:
-        return sum(t.state == "negotiating" for t in await transfers.transfers(limit=500)) == 200
+        async def all_made() -> bool:
+            return len(await transfers.transfers(limit=500)) == 101
 
-    pair.prefill.control.pause()
-    async with asyncio.TaskGroup() as tasks:
-        pulls = [tasks.create_task(outcome_of(pair, publication.handle, n)) for n in range(200)]
-        await eventually(all_ask, "all pulls negotiate")
-        await pair.prefill.control.kill()
-    assert {pull.result() for pull in pulls} <= {Reason.PEER_UNREACHABLE, Reason.PEER_LOST}
-    await pair.prefill.start_control()
-    await ready(pair.router, ["prefill-0"])
-    assert "succeeded" == (await pair.destination.pull(publication.handle, [1], timeout_s=10)).state
+        pair.prefill.control.pause()
+        async with asyncio.TaskGroup() as tasks:
+            pulls = [tasks.create_task(outcome_of(pair, publication.handle, n)) for n in range(100)]
+            await eventually(all_made, "all pulls are under way")
+            await pair.prefill.control.kill()
+        assert {pull.result() for pull in pulls} <= {Reason.PEER_UNREACHABLE, Reason.PEER_LOST}
+        await pair.prefill.start_control()
+        await ready(pair.router, ["prefill-0"])
+        assert "succeeded" == (await pair.destination.pull(publication.handle, [1], timeout_s=10)).state
 
 
 async def test_sessions_follow_a_restarted_source(pair: Pair) -> None:
