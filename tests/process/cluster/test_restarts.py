@@ -85,6 +85,28 @@ async def test_a_pull_ends_typed_when_its_own_control_dies(pair: Pair) -> None:
     assert refused <= {Reason.NOT_READY, Reason.DATA_PLANE_LOST, Reason.WORKER_UNKNOWN, Reason.BLOCK_BUSY}
 
 
+async def test_a_pull_goes_on_with_the_successor_of_its_own_control(pair: Pair) -> None:
+    """A pull whose control is killed while it reads is asked of the next one, and delivers the right bytes."""
+    await pair.fill([1, 2], seed=5)
+    publication = await pair.publish([1, 2], ttl_s=60, readers=0)
+    transfers = pair.router.of_worker(pair.decode.name)
+
+    async def reading() -> bool:
+        return any(t.state == "reading" for t in await transfers.transfers())
+
+    for child in pair.decode.data_planes.values():
+        child.pause()
+    async with asyncio.TaskGroup() as tasks:
+        pull = tasks.create_task(pair.destination.pull(publication.handle, [3, 4], timeout_s=30))
+        await eventually(reading, "the transfer is being read")
+        await pair.decode.control.kill()
+        for child in pair.decode.data_planes.values():
+            child.resume()
+        await pair.decode.start_control()
+    assert "succeeded" == pull.result().state
+    assert 0 == await pair.differing([1, 2], [3, 4])
+
+
 async def test_a_restarted_source_refuses_old_handles(pair: Pair) -> None:
     """When control and data planes of the source began a new life, its old handles are STALE_INCARNATION."""
     publication = await pair.publish([1], ttl_s=60)
