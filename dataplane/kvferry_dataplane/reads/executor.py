@@ -12,7 +12,7 @@ that a peer that stays stuck costs one rollover and not one for each of its read
 import heapq
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 
 from kvferry.core.errors import Cancelled, DeadlineExceeded, Fenced, KvferryError, NotReady, PeerError
@@ -115,8 +115,8 @@ class ReadExecutor:
     def step(self, now: float) -> float | None:
         """Do what can be done at once.
 
-        Returns seconds until the next call is needed: 0 while something is queued or in flight, None if only a command
-        can bring new work.
+        Returns seconds until the next call is needed: 0 while something can begin or is in flight, None if only a
+        command can bring new work.
         """
         self._end_overdue(now)
         self._activate(now)
@@ -135,13 +135,18 @@ class ReadExecutor:
             self._end(transfer, DeadlineExceeded("the read's deadline passed"), now)
 
     def _activate(self, now: float) -> None:
+        for request in self._startable():
+            self._queue.remove(request.transfer)
+            self._start(request, now)
+
+    def _startable(self) -> Iterator[ReadRequest]:
+        """Waiting reads for which there is room now; who takes one starts it before the next."""
         for request in self._queue.heads():
             pieces = sum(read.request.pieces_max for read in self._active.values())
             if self._active and pieces + request.pieces_max > self._bounds.active_pieces_max:
                 return
             if self._lanes[request.lane] < self._bounds.active_reads_per_lane:
-                self._queue.remove(request.transfer)
-                self._start(request, now)
+                yield request
 
     def _start(self, request: ReadRequest, now: float) -> None:
         read = ActiveRead(request)
@@ -376,7 +381,10 @@ class ReadExecutor:
                 self._generations.forget(peer)
 
     def _wait(self, now: float) -> float | None:
-        if self._queue or self._generations.in_flight() or any(not read.ending for read in self._active.values()):
+        if self._generations.in_flight() or any(not read.ending for read in self._active.values()):
+            return 0.0
+        # Reads that ended in this step may have made room.
+        if next(self._startable(), None) is not None:
             return 0.0
         timers = [read.settle_at for read in self._active.values()]
         if self._deadlines:
