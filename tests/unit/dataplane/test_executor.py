@@ -47,7 +47,7 @@ def test_higher_priorities_go_first_and_equal_ones_take_turns() -> None:
 
 def test_a_waiting_read_begins_when_all_before_it_have_ended_at_once() -> None:
     """The executor asks to be called again as long as a read waits for its turn, also when none is active any more."""
-    bench = Bench(bounds=ReadBounds(batch_bytes_max=100, active_reads_per_lane=1))
+    bench = Bench(bounds=ReadBounds(active_reads_per_lane=1))
     bench.submit("t", "a")
     bench.submit("u", "a")
     for _ in range(30):
