@@ -206,9 +206,8 @@ class ControlProcess:
     async def _establish(self) -> None:
         """All data planes are there for the first time: go on with the life they remember, or begin one."""
         adoptions = [link.description.adoption for link in self._links if link.description is not None]
-        resumed = self._worker.take_over(adoptions)
-        await self._worker.adopt_ranks()
-        if resumed:
+        # Whoever knows our identity may ask for a publication: nothing else may run between these two.
+        if self._worker.take_over(adoptions):
             held = {rank: list(opened.leases) for rank, opened in self._opened.items()}
             count = self._parts.publications.recover(held)
             self._log.info(
@@ -216,6 +215,7 @@ class ControlProcess:
                 incarnation=self._worker.identity.incarnation,
                 publications=count,
             )
+        await self._worker.adopt_ranks()
         for link in self._links:
             self._parts.publications.link_up(link, self._opened[link.rank].leases)
             self._parts.transfers.link_up(link, self._opened[link.rank].transfers)

@@ -250,7 +250,7 @@ class Publications:
                 by_id.setdefault(state.publication, {})[rank] = state
         recovered = 0
         for publication_id, states in by_id.items():
-            if self._is_whole(states):
+            if publication_id not in self._all and self._is_whole(states):
                 self._recover_one(publication_id, states)
                 recovered += 1
         return recovered

@@ -292,7 +292,12 @@ async def test_many_negotiations_end_typed_when_the_source_dies() -> None:
         assert {pull.result() for pull in pulls} <= {Reason.PEER_UNREACHABLE, Reason.PEER_LOST}
         await pair.prefill.start_control()
         await ready(pair.router, ["prefill-0"])
-        assert "succeeded" == (await pair.destination.pull(publication.handle, [1], timeout_s=10)).state
+
+        async def works() -> bool:
+            # The connection is tried again only after a pause, up to a second long.
+            return await outcome_of(pair, publication.handle, 1) is None
+
+        await eventually(works, "pulls work again")
 
 
 async def test_sessions_follow_a_restarted_source(pair: Pair) -> None:
@@ -303,15 +308,20 @@ async def test_sessions_follow_a_restarted_source(pair: Pair) -> None:
         await pair.prefill.control.kill()
         await pair.prefill.start_control()
         await ready(pair.router, ["prefill-0"])
+
+        async def works() -> bool:
+            return await outcome_of(pair, publication.handle, 4, 5, 6) is None
+
+        await eventually(works, "pulls work again")
     await asyncio.gather(
         *(pair.destination.pull(publication.handle, [3 * n + k for k in range(3)], timeout_s=10) for n in range(50))
     )
 
 
-async def outcome_of(pair: Pair, handle: bytes, block: int) -> Reason | None:
+async def outcome_of(pair: Pair, handle: bytes, *blocks: int) -> Reason | None:
     """Why a pull fails; None if it succeeds."""
     try:
-        await pair.destination.pull(handle, [block], timeout_s=20)
+        await pair.destination.pull(handle, blocks, timeout_s=20)
     except KvferryError as error:
         return error.reason
     return None
