@@ -41,10 +41,11 @@ test-tsan: ## stress the native core under ThreadSanitizer
 	@dataplane/native/sanitized/race.sh
 
 .PHONY: bench
-bench: $(READY) ## measure planning, whole pulls against raw NIXL, and warm pulls against unary calls
+bench: $(READY) ## measure planning, whole pulls against raw NIXL, warm pulls against unary calls, and many at once
 	@$(BIN)/kvferry bench plan
 	@$(BIN)/kvferry bench transfer
 	@$(BIN)/kvferry bench latency
+	@$(BIN)/kvferry bench control
 
 .PHONY: check
 check: check-lint check-types check-protos check-imports check-style ## all static checks (make -k check: do not stop at the first)

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -60,6 +61,9 @@ async def _run(config: ControlConfig, ready_fd: int | None) -> None:
         loop.add_signal_handler(number, process.stop)
 
     def serving() -> None:
+        # What lives as long as the process need not be looked at again and again: a full collection takes tens of ms.
+        gc.collect()
+        gc.freeze()
         if ready_fd is None:
             return
         ready = {

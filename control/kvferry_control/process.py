@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -24,9 +25,11 @@ from kvferry_control.peers.sources import Sources
 from kvferry_control.publications.manager import Publications
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.servers import Servers
+from kvferry_control.services.creation import TransferMaker
 from kvferry_control.services.engine import EngineService
 from kvferry_control.services.negotiation import NegotiationService
 from kvferry_control.services.publication import PublicationService
+from kvferry_control.services.pull_session import PullSession
 from kvferry_control.services.transfer import TransferService
 from kvferry_control.services.worker import WorkerService
 from kvferry_control.tasks import Spawn, spawner
@@ -52,6 +55,7 @@ class Parts:
 
     publications: Publications
     transfers: Transfers
+    maker: TransferMaker
     sources: Sources
     engine: EngineService
     membership: Membership
@@ -102,6 +106,7 @@ class ControlProcess:
                 await self._stopping.wait()
                 self._log.info("control stops")
                 await self._servers.stop()
+                self._parts.transfers.books.keep()
                 await self._parts.membership.leave()
                 for task in running:
                     task.cancel()
@@ -126,12 +131,20 @@ class ControlProcess:
         publications = Publications(self._links, limits, self._metrics, spawn)
         sources = Sources(self._worker.name, self._links, spawn)
         transfers = Transfers(self._worker.name, self._links, sources, limits, self._metrics, spawn, self._cluster.find)
-        engine = EngineService(self._worker, publications, limits, self._busy, lambda: self._layout_replaced(spawn))
+        maker = TransferMaker(self._worker, transfers, limits)
+        engine = EngineService(
+            self._worker,
+            publications,
+            partial(PullSession, maker, transfers),
+            limits,
+            self._busy,
+            lambda: self._layout_replaced(spawn),
+        )
         publications.on_ended = engine.publication_ended
         membership = Membership(self._config, self._worker, self._cluster, self._metrics, self._registered, spawn)
         self._cluster.on_replaced = sources.workers_changed
         self._worker.on_change = self._worker_changed
-        return Parts(publications, transfers, sources, engine, membership)
+        return Parts(publications, transfers, maker, sources, engine, membership)
 
     def _add_services(self) -> None:
         parts, limits, tcp, uds = self._parts, self._config.limits, self._servers.tcp, self._servers.uds
@@ -141,7 +154,7 @@ class ControlProcess:
             add_WorkerServiceServicer_to_server(workers, server)
             add_PublicationServiceServicer_to_server(listed, server)
         for server, for_engine in ((tcp, False), (uds, True)):
-            service = TransferService(self._worker, parts.transfers, limits, for_engine)
+            service = TransferService(parts.maker, parts.transfers, limits, for_engine)
             add_TransferServiceServicer_to_server(service, server)
         negotiation = NegotiationService(self._worker, parts.publications, self._links, self._metrics)
         add_NegotiationServiceServicer_to_server(negotiation, tcp)
@@ -193,9 +206,8 @@ class ControlProcess:
     async def _establish(self) -> None:
         """All data planes are there for the first time: go on with the life they remember, or begin one."""
         adoptions = [link.description.adoption for link in self._links if link.description is not None]
-        resumed = self._worker.take_over(adoptions)
-        await self._worker.adopt_ranks()
-        if resumed:
+        # Whoever knows our identity may ask for a publication: nothing else may run between these two.
+        if self._worker.take_over(adoptions):
             held = {rank: list(opened.leases) for rank, opened in self._opened.items()}
             count = self._parts.publications.recover(held)
             self._log.info(
@@ -203,6 +215,7 @@ class ControlProcess:
                 incarnation=self._worker.identity.incarnation,
                 publications=count,
             )
+        await self._worker.adopt_ranks()
         for link in self._links:
             self._parts.publications.link_up(link, self._opened[link.rank].leases)
             self._parts.transfers.link_up(link, self._opened[link.rank].transfers)

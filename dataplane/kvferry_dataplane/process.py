@@ -1,6 +1,7 @@
 """The data-plane process: makes its parts in order, serves, and takes them down in the opposite order."""
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
@@ -213,6 +214,9 @@ class DataPlaneProcess:
         return int(server.server_port)
 
     def _say_ready(self, pool: Pool, metrics_port: int | None) -> None:
+        # What lives as long as the process need not be looked at again and again: a full collection takes tens of ms.
+        gc.collect()
+        gc.freeze()
         _log.info(
             "ready",
             device=pool.device,

@@ -64,10 +64,10 @@ class ServingThread:
             raise self._start_error
 
     def expect(self, seconds: float) -> None:
-        """Make progress for so long from now, at least."""
+        """Make progress for so long from now; replaces what was said before."""
         until = time.monotonic() + min(max(seconds, 0.0), EXPECT_SECONDS_MAX)
         with self._changed:
-            self._expected_until = max(self._expected_until, until)
+            self._expected_until = until
             self._changed.notify()
 
     def stop(self) -> None:

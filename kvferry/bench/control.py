@@ -22,6 +22,8 @@ DESTINATION_CONTROL = "destination_control"
 SOURCE_DATA_PLANE = "source_data_plane"
 DESTINATION_DATA_PLANE = "destination_data_plane"
 IDLE_S = 5.0
+REST_S = 3.0
+"""Idle processes are looked at this long after the last pull."""
 ROUND_TRIPS = 300
 BUSY_SHARE = 0.85
 """A process that uses this much of a core, or all together of all cores, is what bounds the rate."""
@@ -138,6 +140,7 @@ async def measure_control(settings: ControlSettings, on_stage: Callable[[str], N
         await _rate(pulls, pids, settings.seconds / 4)
         rates.append(await _rate(pulls, pids, settings.seconds))
         on_stage("idle")
+        await asyncio.sleep(REST_S)
         before = CpuSample.of(pids)
         await asyncio.sleep(IDLE_S)
         idle = CpuSample.of(pids).since(before)

@@ -71,7 +71,10 @@ async def measure_latency(device: str, repeats: int, on_round: Callable[[], None
         handle = await engines.publish(workload)
         await engines.pull_verified(handle, workload, SEED)
         trips = await stack.enter_async_context(RoundTrips(pair.destination.endpoint, DESTINATION))
-        calls = {PULL: partial(engines.pull, handle, workload.destination_blocks().tolist()), **trips.calls}
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            PULL: partial(engines.pull, handle, workload.destination_blocks().tolist()),
+            **trips.calls,
+        }
         for _ in range(WARM_ROUNDS):
             for call in calls.values():
                 await call()

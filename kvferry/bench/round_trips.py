@@ -29,9 +29,7 @@ class RoundTrips:
         self.calls: dict[str, Callable[[], Awaitable[object]]] = {}
 
     async def __aenter__(self) -> Self:
-        channel = await self._stack.enter_async_context(
-            aio.insecure_channel(self._endpoint, options=channel_options())
-        )
+        channel = await self._stack.enter_async_context(aio.insecure_channel(self._endpoint, options=channel_options()))
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

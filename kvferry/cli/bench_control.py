@@ -38,7 +38,11 @@ def _show(result: ControlResult) -> None:
     ]
     title = f"pulls of {size_text(settings.total_bytes)} in blocks of {size_text(settings.block_bytes)}"
     console().print(table(title, ("in flight", "pulls/s", "p50 ms", "p99 ms", "bound by"), rows, right=4))
-    columns = ("process", *(f"CPU ms per pull, {rate.in_flight} in flight" for rate in result.rates), "idle, % of a core")
+    columns = (
+        "process",
+        *(f"CPU ms per pull, {rate.in_flight} in flight" for rate in result.rates),
+        "idle, % of a core",
+    )
     processes = [
         (
             name,

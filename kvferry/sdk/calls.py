@@ -58,6 +58,12 @@ def is_outcome_unknown(error: KvferryError) -> bool:
     return error.metadata.get("outcome") == "unknown"
 
 
+def mark_outcome_unknown(error: KvferryError) -> KvferryError:
+    """``error``, as one that leaves open whether control acted."""
+    error.metadata["outcome"] = "unknown"
+    return error
+
+
 class Caller:
     """Calls to one control; idempotent ones are repeated while it cannot be reached, until their deadline.
 
@@ -110,5 +116,5 @@ class Caller:
         if unanswered and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not has_details(error):
             failure = NotReady(f"control at {self._where} could not be reached in time")
         if unanswered or (error.code() in _UNANSWERED and not has_details(error)):
-            failure.metadata["outcome"] = "unknown"
+            return mark_outcome_unknown(failure)
         return failure

@@ -37,10 +37,10 @@ from kvferry.sdk.events import EngineEvent, EventStream, PublicationStream
 from kvferry.sdk.link import EngineLink
 from kvferry.sdk.log import sdk_log
 from kvferry.sdk.pools import AttachedPool, PoolInfo
+from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.pulls import Pull
 from kvferry.sdk.results import Publication, TransferResult
 from kvferry.transfer.v1 import transfer_pb2
-from kvferry.transfer.v1.transfer_pb2_grpc import TransferServiceStub
 
 if TYPE_CHECKING:
     from kvferry.engine.v1.engine_pb2_grpc import EngineServiceAsyncStub
@@ -108,18 +108,18 @@ class EngineClient:
             raise NotReady("a client is entered once; connect again")
         self._channel = aio.insecure_channel(f"unix:{quote(self._path)}", options=channel_options())
         self._engines: EngineServiceAsyncStub = EngineServiceStub(self._channel)
-        self._transfers = TransferServiceStub(self._channel)
         self._call = Caller(self._path, self._reopen)
+        pulls = PullStream(self._path, self._reopen)
         await self._tasks.__aenter__()
         self._state = EngineState(
             self.layout,
-            self._transfers,
+            pulls,
             PublicationServiceStub(self._channel),
             self._call,
             self._tasks,
             self._on_event,
         )
-        self._link = EngineLink(self._engines, self._transfers, self._request, self._path, self._state)
+        self._link = EngineLink(self._engines, pulls, self._request, self._path, self._state)
         self._running = self._tasks.create_task(self._link.run())
         try:
             await self._link.wait_first(self._connect_timeout_s)
@@ -280,7 +280,7 @@ class EngineClient:
             PullFailed: it did not succeed; also of the class of its reason, for example Fenced, PeerError,
                 DeadlineExceeded. ``transfer`` and ``destination_settled`` tell what is known.
         """
-        pull = await self.start_pull(
+        request = self._pull_request(
             handle,
             blocks,
             timeout_s,
@@ -289,7 +289,7 @@ class EngineClient:
             first_token=first_token,
             data_parallel_rank=data_parallel_rank,
         )
-        return await pull.wait()
+        return await self._open_state().pulls.run(request, timeout_s)
 
     async def start_pull(
         self,
@@ -307,19 +307,40 @@ class EngineClient:
         Raises:
             As :meth:`pull`, where control refuses the transfer.
         """
-        state = self._open_state()
-        timeout_s = checked_seconds("timeout_s", timeout_s)
+        request = self._pull_request(
+            handle,
+            blocks,
+            timeout_s,
+            request_id,
+            priority,
+            first_token=first_token,
+            data_parallel_rank=data_parallel_rank,
+        )
+        return await self._open_state().pulls.start(request, timeout_s)
+
+    def _pull_request(
+        self,
+        handle: bytes,
+        blocks: Blocks,
+        timeout_s: float,
+        request_id: str | None,
+        priority: int,
+        *,
+        first_token: int,
+        data_parallel_rank: int,
+    ) -> transfer_pb2.CreateTransferRequest:
+        self._open_state()
         request = transfer_pb2.CreateTransferRequest(
             request_id=checked_id("request_id", request_id),
             handle=checked_handle(handle),
             destination_blocks=checked_blocks("blocks", blocks, self.layout),
-            timeout=duration(timeout_s),
+            timeout=duration(checked_seconds("timeout_s", timeout_s)),
             priority=checked_int("priority", priority, -PRIORITY_MAX, PRIORITY_MAX),
             first_token=checked_int("first_token", first_token, 0, TOKENS_MAX),
             data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
         )
         checked_size("blocks", request)
-        return await state.pulls.start(request, timeout_s)
+        return request
 
     def _open_state(self) -> EngineState:
         if self._state is None or self._state.closed:

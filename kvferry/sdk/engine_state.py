@@ -11,13 +11,13 @@ from kvferry.sdk.convert import publication_of
 from kvferry.sdk.events import EngineEvent, EventHub, PublicationEnded
 from kvferry.sdk.pools import PoolTable
 from kvferry.sdk.publications import PublicationTable
+from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.pulls import PullTable
 from kvferry.sdk.results import Publication
 from kvferry.transfer.v1 import transfer_pb2
 
 if TYPE_CHECKING:
     from kvferry.publication.v1.publication_pb2_grpc import PublicationServiceAsyncStub
-    from kvferry.transfer.v1.transfer_pb2_grpc import TransferServiceAsyncStub
 
 
 class EngineState:
@@ -26,14 +26,14 @@ class EngineState:
     def __init__(
         self,
         layout: WorkerLayout | None,
-        transfers: "TransferServiceAsyncStub",
+        pulls: PullStream,
         publications: "PublicationServiceAsyncStub",
         call: Caller,
         tasks: asyncio.TaskGroup,
         on_event: Callable[[EngineEvent], None] | None,
     ) -> None:
         self.hub = EventHub()
-        self.pulls = PullTable(transfers, call, tasks)
+        self.pulls = PullTable(pulls, tasks)
         self.publications = PublicationTable(publications, call, self._publication_ended)
         self.pools = PoolTable(layout, self._tell)
         self.worker = ""
@@ -52,7 +52,7 @@ class EngineState:
         self.pulls.control_up = up
 
     def on_transfer(self, transfer: transfer_pb2.Transfer) -> None:
-        """A transfer is terminal."""
+        """A state of a transfer that nobody waits for as an answer: mostly its end."""
         self.pulls.learn(transfer)
 
     def on_event(self, event: engine_pb2.WatchEngineResponse) -> None:

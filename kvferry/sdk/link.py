@@ -1,6 +1,6 @@
 """The engine's standing with its control: declared, listened to and alive, over every restart of control.
 
-A *session* is one OpenEngine, one stream of completions, one stream of engine events and a heartbeat. When any part of
+A *session* is one OpenEngine, one stream for pulls, one stream of engine events and a heartbeat. When any part of
 it breaks, the whole session is replaced; before anything else the new one asks for all that was under way.
 """
 
@@ -14,11 +14,11 @@ from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.rpc.times import seconds_of
 from kvferry.sdk.calls import control_error
 from kvferry.sdk.log import sdk_log
+from kvferry.sdk.pull_stream import PullStream
 from kvferry.transfer.v1 import transfer_pb2
 
 if TYPE_CHECKING:
     from kvferry.engine.v1.engine_pb2_grpc import EngineServiceAsyncStub
-    from kvferry.transfer.v1.transfer_pb2_grpc import TransferServiceAsyncStub
 
 ATTEMPT_S = 5.0
 """Bound on one attempt to open the engine, and on a stream's first message."""
@@ -29,12 +29,15 @@ PAUSE_MAX_S = 1.0
 HEARTBEAT_CALL_MIN_S = 2.0
 HEARTBEAT_INTERVAL_MIN_S = 0.05
 
-_Request = TypeVar("_Request")
-_Message = TypeVar("_Message")
-
 if TYPE_CHECKING:
-    _TransferStream = aio.UnaryStreamCall[transfer_pb2.WatchTransfersRequest, transfer_pb2.WatchTransfersResponse]
     _EventStream = aio.UnaryStreamCall[pb.WatchEngineRequest, pb.WatchEngineResponse]
+
+
+class _Readable(Protocol):
+    """A stream's messages, one after the other."""
+
+    async def read(self) -> object:
+        """The next message, or ``aio.EOF``."""
 
 
 class LinkListener(Protocol):
@@ -47,7 +50,7 @@ class LinkListener(Protocol):
         """The streams are in place, or broke."""
 
     def on_transfer(self, transfer: transfer_pb2.Transfer) -> None:
-        """A transfer is terminal."""
+        """A state of a transfer that nobody waits for as an answer: mostly its end."""
 
     def on_event(self, event: pb.WatchEngineResponse) -> None:
         """Something the engine must know."""
@@ -62,13 +65,13 @@ class EngineLink:
     def __init__(
         self,
         engines: "EngineServiceAsyncStub",
-        transfers: "TransferServiceAsyncStub",
+        pulls: PullStream,
         request: pb.OpenEngineRequest,
         where: str,
         listener: LinkListener,
     ) -> None:
         self._engines = engines
-        self._transfers = transfers
+        self._pulls = pulls
         self._request = request
         self._where = where
         self._listener = listener
@@ -151,16 +154,13 @@ class EngineLink:
 
     async def _session(self) -> None:
         await self.open(ATTEMPT_S)
-        # All that control keeps: after its restart, its revisions count anew.
-        transfers = self._transfers.WatchTransfers(
-            transfer_pb2.WatchTransfersRequest(after_revision=0, terminal_only=True)
-        )
+        pulls = self._engines.Pull()
         events = self._engines.WatchEngine(pb.WatchEngineRequest(engine_id=self._request.engine_id))
         try:
-            await _first_message(transfers, "WatchTransfers")
+            await _first_message(pulls, "Pull")
             await _first_message(events, "WatchEngine")
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read_transfers(transfers))
+                tasks.create_task(self._pulls.hold(pulls, self._listener.on_transfer))
                 tasks.create_task(self._read_events(events))
                 if self._request.HasField("layout"):
                     tasks.create_task(self._heartbeat())
@@ -168,7 +168,7 @@ class EngineLink:
                 self._in_place()
         finally:
             self._listener.on_up(False)
-            transfers.cancel()
+            pulls.cancel()
             events.cancel()
 
     def _in_place(self) -> None:
@@ -186,12 +186,6 @@ class EngineLink:
         if not self.first.done() and not isinstance(error, RetryableError):
             self.first.set_exception(error)
 
-    async def _read_transfers(self, stream: "_TransferStream") -> None:
-        while isinstance(message := await stream.read(), transfer_pb2.WatchTransfersResponse):
-            if message.HasField("transfer"):
-                self._listener.on_transfer(message.transfer)
-        raise NotReady("control ended the stream of transfers")
-
     async def _read_events(self, stream: "_EventStream") -> None:
         while isinstance(message := await stream.read(), pb.WatchEngineResponse):
             self._listener.on_event(message)
@@ -205,7 +199,7 @@ class EngineLink:
             await self._engines.Heartbeat(request, timeout=max(self._interval_s, HEARTBEAT_CALL_MIN_S))
 
 
-async def _first_message(stream: aio.UnaryStreamCall[_Request, _Message], method: str) -> None:
+async def _first_message(stream: _Readable, method: str) -> None:
     """Wait for the message that says that the stream is in place."""
     try:
         async with asyncio.timeout(ATTEMPT_S):

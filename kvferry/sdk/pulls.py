@@ -8,20 +8,15 @@ turns out to have forgotten it, or the client's own bound passes.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-import grpc
-from grpc import aio
-
-from kvferry.core.errors import DeadlineExceeded, KvferryError, NotReady
-from kvferry.sdk.calls import Caller, is_outcome_unknown
+from kvferry.core.errors import DeadlineExceeded, KvferryError, NotFound, NotReady
+from kvferry.engine.v1.engine_pb2 import PullCommand
+from kvferry.sdk.calls import is_outcome_unknown, mark_outcome_unknown
 from kvferry.sdk.convert import TERMINAL_STATES, transfer_of
 from kvferry.sdk.failures import PullFailed, failure_of, pull_failed
+from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.results import TransferResult
 from kvferry.transfer.v1 import transfer_pb2 as pb
-
-if TYPE_CHECKING:
-    from kvferry.transfer.v1.transfer_pb2_grpc import TransferServiceAsyncStub
 
 GRACE_S = 1.0
 """After its deadline a transfer has this long to reach its terminal state; then the client stops waiting."""
@@ -125,72 +120,92 @@ class Pull:
 class PullTable:
     """The pulls under way of one client, by request id; callers that repeat an id share the transfer."""
 
-    def __init__(self, stub: "TransferServiceAsyncStub", call: Caller, tasks: asyncio.TaskGroup) -> None:
-        self._stub = stub
-        self._call = call
+    def __init__(self, stream: PullStream, tasks: asyncio.TaskGroup) -> None:
+        self._stream = stream
         self._tasks = tasks
         self._pulls: dict[str, list[Pull]] = {}
         self.control_up = False
         """Whether the completion stream is in place."""
 
     async def start(self, request: pb.CreateTransferRequest, timeout_s: float) -> Pull:
-        """Have control make the transfer: one unary call.
+        """Have control make the transfer.
 
         Raises:
             PullFailed: control refused, or could not be reached until the timeout.
         """
-        pull = Pull(request, self._withdraw)
-        self._enter(pull, timeout_s + GRACE_S)
+        pull = self._enter(request, timeout_s)
+        await self._ask(pull, PullCommand(create=request), timeout_s)
+        if pull.done() and isinstance(outcome := await pull.outcome(), PullFailed):
+            raise outcome
+        return pull
+
+    async def run(self, request: pb.CreateTransferRequest, timeout_s: float) -> TransferResult:
+        """Have control make the transfer, and wait for its end: one command, one answer.
+
+        Raises:
+            PullFailed: it did not succeed.
+        """
+        pull = self._enter(request, timeout_s)
+        await self._ask(pull, PullCommand(create=request, answer_at_end=True), timeout_s + GRACE_S)
+        return await pull.wait()
+
+    async def _ask(self, pull: Pull, command: PullCommand, timeout_s: float) -> None:
         try:
-            response = await self._call(self._stub.CreateTransfer, request, timeout_s)
+            pull.learn(await self._stream.ask(command, timeout_s))
         except asyncio.CancelledError as cancelled:
             ended = await self._withdraw(pull)
             raise cancelled from ended if isinstance(ended, PullFailed) else None
         except KvferryError as error:
             failure = _not_made(pull, error)
+            failure.__cause__ = error
             pull.settle(failure)
-            raise failure from error
-        pull.learn(response.transfer)
-        return pull
 
     def learn(self, wire: pb.Transfer) -> None:
-        """Take in a state from the stream."""
+        """Take in a state that control told."""
         for pull in tuple(self._pulls.get(wire.request_id, ())):
             pull.learn(wire)
 
     async def repair(self) -> None:
-        """Ask for every pull under way, after the stream was interrupted.
+        """Hear of the end of every pull under way, after the stream was interrupted.
 
         Raises:
-            grpc.aio.AioRpcError: the connection broke again.
+            KvferryError: in a group; the connection broke again.
         """
-        for pull in self._named():
-            try:
-                response = await self._stub.GetTransfer(pb.GetTransferRequest(name=pull.name), timeout=REPAIR_CALL_S)
-            except aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.NOT_FOUND:
-                    raise
-                pull.settle(pull.lost(_forgotten(pull)))
-                continue
-            # A name that means another transfer now is as good as forgotten.
-            if response.transfer.request_id == pull.request_id:
-                pull.learn(response.transfer)
-            else:
-                pull.settle(pull.lost(_forgotten(pull)))
+        async with asyncio.TaskGroup() as watches:
+            for pull in self._under_way():
+                # What has no name yet is asked for again by itself: its command has no answer.
+                if pull.name:
+                    watches.create_task(self._watch_again(pull))
 
     async def close(self) -> None:
         """Cancel what is under way, for at most ``CANCEL_S``; then every pull is decided."""
         async with asyncio.TaskGroup() as cancellations:
-            for pull in self._named():
+            for pull in self._under_way():
                 cancellations.create_task(self._cancel(pull))
-        for pull in [pull for pulls in self._pulls.values() for pull in pulls]:
-            pull.settle(pull.lost(NotReady("the client was closed")))
+        closed = NotReady("the client was closed")
+        for pull in self._under_way():
+            pull.settle(pull.lost(closed))
+        self._stream.close(closed)
 
-    def _named(self) -> list[Pull]:
-        return [pull for pulls in self._pulls.values() for pull in pulls if pull.name and not pull.done()]
+    async def _watch_again(self, pull: Pull) -> None:
+        watch = PullCommand(watch=pb.GetTransferRequest(name=pull.name))
+        try:
+            transfer = await self._stream.ask(watch, REPAIR_CALL_S)
+        except NotFound:
+            pull.settle(pull.lost(_forgotten(pull)))
+            return
+        # A name that means another transfer now is as good as forgotten.
+        if transfer.request_id == pull.request_id:
+            pull.learn(transfer)
+        else:
+            pull.settle(pull.lost(_forgotten(pull)))
 
-    def _enter(self, pull: Pull, bound_s: float) -> None:
-        timer = asyncio.get_running_loop().call_later(bound_s, self._expire, pull)
+    def _under_way(self) -> list[Pull]:
+        return [pull for pulls in self._pulls.values() for pull in pulls if not pull.done()]
+
+    def _enter(self, request: pb.CreateTransferRequest, timeout_s: float) -> Pull:
+        pull = Pull(request, self._withdraw)
+        timer = asyncio.get_running_loop().call_later(timeout_s + GRACE_S, self._expire, pull)
         self._pulls.setdefault(pull.request_id, []).append(pull)
 
         def leave(_outcome: asyncio.Future[Outcome]) -> None:
@@ -201,13 +216,15 @@ class PullTable:
                 del self._pulls[pull.request_id]
 
         pull.when_done(leave)
+        return pull
 
     def _expire(self, pull: Pull) -> None:
         if self.control_up:
             error: KvferryError = DeadlineExceeded("control did not end the transfer by its deadline")
         else:
             error = NotReady("control cannot be reached, and the transfer's deadline has passed")
-        pull.settle(pull.lost(error))
+        # Without a name it is not even known whether control made the transfer.
+        pull.settle(pull.lost(error if pull.name else mark_outcome_unknown(error)))
 
     async def _withdraw(self, pull: Pull) -> Outcome:
         """Cancel on control and wait for the acknowledgement, also if the caller is cancelled once more."""
@@ -220,12 +237,10 @@ class PullTable:
             async with asyncio.timeout(CANCEL_S):
                 if not pull.name:
                     # Control may have made it without our having heard its name; the same request tells.
-                    created = await self._call(self._stub.CreateTransfer, pull.request, CANCEL_S)
-                    pull.learn(created.transfer)
+                    pull.learn(await self._stream.ask(PullCommand(create=pull.request), CANCEL_S))
                 if not pull.done():
-                    request = pb.CancelTransferRequest(name=pull.name)
-                    cancelled = await self._call(self._stub.CancelTransfer, request, CANCEL_S)
-                    pull.learn(cancelled.transfer)
+                    cancel = pb.CancelTransferRequest(name=pull.name)
+                    pull.learn(await self._stream.ask(PullCommand(cancel=cancel), CANCEL_S))
                 return await pull.outcome()
         except TimeoutError:
             return pull.lost(DeadlineExceeded(f"the cancellation was not acknowledged within {CANCEL_S:g} s"))

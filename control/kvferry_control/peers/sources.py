@@ -8,36 +8,28 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-import grpc
-import structlog
 from grpc import aio
 
-from kvferry.core.errors import DeadlineExceeded, KvferryError, LayoutMismatch, PeerError
+from kvferry.core.errors import DeadlineExceeded, KvferryError, LayoutMismatch, NotReady, PeerError
 from kvferry.core.layouts import WorkerLayout, validate_layout
 from kvferry.core.pairing import Mismatch, mismatches
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
 from kvferry.negotiation.v1.negotiation_pb2_grpc import NegotiationServiceStub
-from kvferry.rpc.errors import from_rpc
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry.rpc.options import channel_options
+from kvferry_control.peers.session import NegotiationSession
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import PROTOCOL_VERSION, WorkerRecord
 from kvferry_control.tasks import Spawn
-
-if TYPE_CHECKING:
-    # Exists for type checkers only.
-    from kvferry.negotiation.v1.negotiation_pb2_grpc import NegotiationServiceAsyncStub
 
 SOURCES_MAX = 4_096
 ATTEMPTS = 3
 ATTEMPT_PAUSE_S = 0.1
 DEADLINE_MARGIN_S = 0.02
 """The source gets a deadline this much earlier than ours, so that its answer, even a refusal, still arrives in time."""
-CONCLUDE_TIMEOUT_S = 2.0
 
 
 @dataclass(slots=True)
@@ -48,14 +40,12 @@ class Source:
     incarnation: int
     endpoint: str
     channel: aio.Channel
-    stub: "NegotiationServiceAsyncStub"
+    session: NegotiationSession
     layout: WorkerLayout | None = None
     access: Sequence[pb.RankAccess] = ()
     wire: pb.SourceDescription | None = None
     connected: set[int] = field(default_factory=set)
     """Ranks of this worker whose data plane was told about this source."""
-    gone: bool = False
-    """It has left the cluster, or begun another life."""
     verdict: tuple[WorkerLayout, tuple[Mismatch, ...]] | None = None
     """Whether it can be paired with the layout named first."""
 
@@ -72,7 +62,6 @@ class Sources:
         self._links = links
         self._spawn = spawn
         self._sources: dict[tuple[str, int], Source] = {}
-        self._log = structlog.get_logger("kvferry.control.sources")
 
     async def negotiate(
         self, record: WorkerRecord, transfer: str, handle: bytes, incarnation: int, deadline: float
@@ -130,20 +119,11 @@ class Sources:
         for source in self._sources.values():
             source.connected.discard(link.rank)
 
-    async def conclude(self, record: WorkerRecord, transfer: str, handle: bytes, succeeded: bool) -> None:
+    def conclude(self, record: WorkerRecord, transfer: str, handle: bytes, succeeded: bool) -> None:
         """Tell a source that a transfer is over. If this is lost, the lease ends by itself."""
-        source = self._source(record)
         conclusion = pb.CONCLUSION_SUCCEEDED if succeeded else pb.CONCLUSION_ABANDONED
         request = pb.ConcludeRequest(transfer=transfer, handle=handle, conclusion=conclusion)
-        try:
-            await source.stub.Conclude(request, timeout=CONCLUDE_TIMEOUT_S)
-        except grpc.RpcError as error:
-            self._log.warning(
-                "source not told of the end; its lease ends by itself",
-                worker=record.name,
-                transfer=transfer,
-                error=str(from_rpc(error)),
-            )
+        self._source(record).session.conclude(request)
 
     def workers_changed(self, workers: Mapping[str, WorkerRecord]) -> None:
         """Forget sources that are gone or have begun another life."""
@@ -156,6 +136,7 @@ class Sources:
     async def close(self) -> None:
         """Close all channels."""
         for source in self._sources.values():
+            source.session.close(NotReady("this control stops"))
             await source.channel.close()
         self._sources.clear()
 
@@ -174,7 +155,7 @@ class Sources:
             incarnation=record.incarnation,
             endpoint=record.endpoint,
             channel=channel,
-            stub=NegotiationServiceStub(channel),
+            session=NegotiationSession(record.name, NegotiationServiceStub(channel), self._spawn),
         )
         self._sources[key] = source
         return source
@@ -187,18 +168,10 @@ class Sources:
             if left <= 0:
                 raise DeadlineExceeded(f"no answer from workers/{source.worker} before the deadline")
             try:
-                return await source.stub.Negotiate(request, timeout=left)
-            except (aio.UsageError, asyncio.CancelledError) as error:
-                # How a call ends whose channel is closed under it; to be cancelled oneself is another thing.
-                if not source.gone or _is_cancelled():
-                    raise
-                raise PeerError(
-                    f"workers/{source.worker} left the cluster while it was asked", reason=Reason.PEER_LOST
-                ) from error
-            except grpc.RpcError as error:
-                failure = from_rpc(error)
+                return await source.session.negotiate(request, left)
+            except KvferryError as failure:
                 if failure.reason is not Reason.PEER_UNREACHABLE or attempt >= ATTEMPTS:
-                    raise _located(failure, source) from error
+                    raise _located(failure, source) from failure
             await asyncio.sleep(min(ATTEMPT_PAUSE_S, max(left, 0)))
 
     def _learn(self, source: Source, description: pb.SourceDescription) -> None:
@@ -211,17 +184,13 @@ class Sources:
         source.layout = layout
 
     def _drop(self, source: Source) -> None:
-        source.gone = True
+        left = PeerError(f"workers/{source.worker} left the cluster while it was asked", reason=Reason.PEER_LOST)
+        source.session.close(left)
         for link in self._links:
             if link.up and link.rank in source.connected:
                 for access in source.access:
                     link.post(dp.SessionRequest(disconnect_peer=dp.DisconnectPeer(peer=source.peer(access.rank))))
         self._spawn(source.channel.close(grace=1.0))
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _located(failure: KvferryError, source: Source) -> KvferryError:

@@ -50,6 +50,8 @@ class Publication:
     leases: dict[int, neg.RankLease] = field(default_factory=dict)
     active_readers: set[str] = field(default_factory=set)
     finished_readers: set[str] = field(default_factory=set)
+    """Those that succeeded, where their number is bounded: where so many are expected."""
+    finished_count: int = 0
     leased: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once every rank has granted its lease or one has refused."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -71,7 +73,7 @@ class Publication:
             token_count=self.token_count,
             block_count=self.block_count,
             expected_reader_count=self.expected_readers,
-            finished_reader_count=len(self.finished_readers),
+            finished_reader_count=self.finished_count,
             active_reader_count=len(self.active_readers),
             create_time=timestamp(self.created_at),
             time_left=duration(left),
@@ -193,6 +195,11 @@ class Publications:
             held = sorted(publication.life.held)
             raise DataPlaneLost(f"{publication.name}: ranks {held} have not confirmed that the lease ended") from error
 
+    @property
+    def has_readers(self) -> bool:
+        """Whether any publication is being read, as far as its readers have told."""
+        return any(publication.active_readers for publication in self._all.values())
+
     def begin_read(self, publication: Publication, transfer: str) -> None:
         """Note a reader.
 
@@ -207,10 +214,12 @@ class Publications:
     def end_read(self, publication: Publication, transfer: str, succeeded: bool) -> None:
         """Note that a reader is done; the last expected one to succeed ends the publication."""
         publication.active_readers.discard(transfer)
-        if succeeded:
-            publication.finished_readers.add(transfer)
         expected = publication.expected_readers
-        if expected and len(publication.finished_readers) >= expected:
+        if succeeded and transfer not in publication.finished_readers:
+            publication.finished_count += 1
+            if expected:
+                publication.finished_readers.add(transfer)
+        if expected and publication.finished_count >= expected:
             self._apply(publication, machine.Release())
 
     def lease_ended(self, rank: int, event: dp.LeaseEnded) -> None:
@@ -241,7 +250,7 @@ class Publications:
                 by_id.setdefault(state.publication, {})[rank] = state
         recovered = 0
         for publication_id, states in by_id.items():
-            if self._is_whole(states):
+            if publication_id not in self._all and self._is_whole(states):
                 self._recover_one(publication_id, states)
                 recovered += 1
         return recovered
@@ -364,7 +373,7 @@ class Publications:
             state=publication.life.state.name,
             tokens=publication.token_count,
             blocks=publication.block_count,
-            readers=len(publication.finished_readers),
+            readers=publication.finished_count,
             held_s=round(time.time() - publication.created_at, 6),
         )
         self.on_ended(publication)

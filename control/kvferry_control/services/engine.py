@@ -8,8 +8,9 @@ from grpc import aio
 from kvferry.core.errors import InvalidArgument, ResourceExhausted
 from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.engine.v1.engine_pb2_grpc import EngineServiceServicer
-from kvferry.rpc.errors import stream_method, unary_method
+from kvferry.rpc.errors import abort, stream_method, unary_method
 from kvferry.rpc.layouts import blocks_from_wire, layout_from_wire
+from kvferry.rpc.streams import serve_batches
 from kvferry.rpc.times import checked_seconds, duration
 from kvferry_control.blocks import check_blocks, check_tokens
 from kvferry_control.config import LimitsSection
@@ -17,6 +18,7 @@ from kvferry_control.handles import make_handle
 from kvferry_control.publications.manager import Publication, Publications
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.requests import check_id, fingerprint, id_of
+from kvferry_control.services.pull_session import PullSession, message_of
 from kvferry_control.worker import LocalWorker
 
 ENGINE_EVENTS_MAX = 8_192
@@ -25,22 +27,26 @@ READERS_MAX = 1_000_000
 
 
 class EngineService(EngineServiceServicer):
-    """Serves the engine. ``layout_replaced`` is called when the engine came back with another layout."""
+    """Serves the engine. ``pull_session`` makes what serves one stream of pulls; ``layout_replaced`` is called when the
+    engine came back with another layout."""
 
     def __init__(
         self,
         worker: LocalWorker,
         publications: Publications,
+        pull_session: Callable[[], PullSession],
         limits: LimitsSection,
         busy: Callable[[], bool],
         layout_replaced: Callable[[], None],
     ) -> None:
         self._worker = worker
         self._publications = publications
+        self._pull_session = pull_session
         self._limits = limits
         self._busy = busy
         self._layout_replaced = layout_replaced
         self._watchers: set[asyncio.Queue[pb.WatchEngineResponse | None]] = set()
+        self._pull_session_count = 0
 
     @unary_method
     async def OpenEngine(
@@ -144,6 +150,25 @@ class EngineService(EngineServiceServicer):
             raise ResourceExhausted(f"the engine reads too slowly: {ENGINE_EVENTS_MAX} events were waiting")
         finally:
             self._watchers.discard(events)
+
+    # The generated base class speaks of the generator style; this method reads and writes through its context.
+    async def Pull(  # type: ignore[override]
+        self,
+        request_iterator: AsyncIterator[pb.PullRequest],
+        context: aio.ServicerContext[pb.PullRequest, pb.PullResponse],
+    ) -> None:
+        if self._pull_session_count >= self._limits.watchers:
+            await abort(
+                context, ResourceExhausted(f"{self._limits.watchers} engines pull, the bound (limits.watchers)")
+            )
+        self._pull_session_count += 1
+        session = self._pull_session()
+        try:
+            await context.write(pb.PullResponse())
+            await serve_batches(request_iterator, context, session.handle, session.outgoing, message_of)
+        finally:
+            session.close()
+            self._pull_session_count -= 1
 
     def publication_ended(self, publication: Publication) -> None:
         """Tell the engine that its blocks are its own again."""

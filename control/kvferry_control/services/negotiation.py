@@ -1,17 +1,19 @@
 """NegotiationService: what the controls of decode workers ask of this worker as a source."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from grpc import aio
 
-from kvferry.core.errors import KvferryError, LeaseEnded, NotFound, OperatorError
+from kvferry.core.errors import KvferryError, LeaseEnded, NotFound, OperatorError, ResourceExhausted
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
 from kvferry.negotiation.v1.negotiation_pb2_grpc import NegotiationServiceServicer
-from kvferry.rpc.errors import unary_method
+from kvferry.rpc.errors import abort, unary_method
 from kvferry.rpc.layouts import blocks_to_wire, layout_to_wire
+from kvferry.rpc.streams import serve_batches
 from kvferry.rpc.times import duration
 from kvferry_control.handles import open_handle
 from kvferry_control.metrics import ControlMetrics
@@ -19,11 +21,14 @@ from kvferry_control.publications.manager import Publication, Publications
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import PROTOCOL_VERSION
 from kvferry_control.requests import check_id
+from kvferry_control.services.peer_session import PeerSession, message_of
 from kvferry_control.worker import LocalWorker
 
+SESSIONS_MAX = 4_096
 EXPECT_READERS_S_MAX = 60.0
 EXPECT_AHEAD_S = 1.0
-"""Windows are asked for this much longer, so that transfers in quick succession share one."""
+"""Windows are asked for this much longer, so that transfers in quick succession share one. The data planes rest so long
+after the last reader."""
 
 
 class NegotiationService(NegotiationServiceServicer):
@@ -37,27 +42,62 @@ class NegotiationService(NegotiationServiceServicer):
         self._links = links
         self._metrics = metrics
         self._expected_until: dict[bytes, float] = {}
+        self._last_begun = 0.0
+        self._looking = False
+        self._session_count = 0
 
     @unary_method
     async def Negotiate(
         self, request: pb.NegotiateRequest, context: aio.ServicerContext[pb.NegotiateRequest, pb.NegotiateResponse]
     ) -> pb.NegotiateResponse:
+        return self.negotiate(request, context.time_remaining())
+
+    @unary_method
+    async def Conclude(
+        self, request: pb.ConcludeRequest, context: aio.ServicerContext[pb.ConcludeRequest, pb.ConcludeResponse]
+    ) -> pb.ConcludeResponse:
+        self.conclude(request)
+        return pb.ConcludeResponse()
+
+    # The generated base class speaks of the generator style; this method reads and writes through its context.
+    async def Session(  # type: ignore[override]
+        self,
+        request_iterator: AsyncIterator[pb.SessionRequest],
+        context: aio.ServicerContext[pb.SessionRequest, pb.SessionResponse],
+    ) -> None:
+        if self._session_count >= SESSIONS_MAX:
+            await abort(context, ResourceExhausted(f"{SESSIONS_MAX} sessions are open, the bound"))
+        self._session_count += 1
         try:
-            response = self._negotiate(request, context.time_remaining())
+            session = PeerSession(self)
+            await serve_batches(request_iterator, context, session.handle, session.outgoing, message_of)
+        finally:
+            self._session_count -= 1
+
+    def negotiate(self, request: pb.NegotiateRequest, time_left: float | None) -> pb.NegotiateResponse:
+        """Note a reader and give it what it needs; ``time_left`` is how long it waits for the answer, in seconds.
+
+        Raises:
+            KvferryError: why it may not read.
+        """
+        try:
+            response = self._negotiate(request, time_left)
         except KvferryError as error:
             self._metrics.negotiations.labels(error.reason.value).inc()
             raise
         self._metrics.negotiations.labels("").inc()
         return response
 
-    @unary_method
-    async def Conclude(
-        self, request: pb.ConcludeRequest, context: aio.ServicerContext[pb.ConcludeRequest, pb.ConcludeResponse]
-    ) -> pb.ConcludeResponse:
+    def conclude(self, request: pb.ConcludeRequest) -> None:
+        """Note that a reader is done.
+
+        Raises:
+            KvferryError: the handle is not one of ours, or its publication has ended.
+        """
         publication = self._find(request.handle)
         succeeded = request.conclusion == pb.CONCLUSION_SUCCEEDED
         self._publications.end_read(publication, check_id("transfer", request.transfer), succeeded)
-        return pb.ConcludeResponse()
+        self._look_later()
 
     def _negotiate(self, request: pb.NegotiateRequest, time_left: float | None) -> pb.NegotiateResponse:
         if request.protocol_version != PROTOCOL_VERSION:
@@ -94,7 +134,7 @@ class NegotiationService(NegotiationServiceServicer):
         return pb.SourceDescription(layout=layout_to_wire(layout), ranks=self._worker.access())
 
     def _expect_readers(self, seconds: float) -> None:
-        now = time.monotonic()
+        self._last_begun = now = time.monotonic()
         command = dp.ExpectReaders(duration=duration(seconds + EXPECT_AHEAD_S))
         for link in self._links:
             if link.up and link.description is not None:
@@ -102,3 +142,21 @@ class NegotiationService(NegotiationServiceServicer):
                 if self._expected_until.get(boot_id, 0.0) < now + seconds:
                     link.post(dp.SessionRequest(expect_readers=command))
                     self._expected_until[boot_id] = now + seconds + EXPECT_AHEAD_S
+
+    def _look_for_readers(self) -> None:
+        """Let the data planes rest once no reader is left and none has come for a while."""
+        self._looking = False
+        if self._publications.has_readers:
+            return
+        if time.monotonic() - self._last_begun < EXPECT_AHEAD_S:
+            self._look_later()
+            return
+        for link in self._links:
+            if link.up:
+                link.post(dp.SessionRequest(expect_readers=dp.ExpectReaders(duration=duration(0))))
+        self._expected_until.clear()
+
+    def _look_later(self) -> None:
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_later(EXPECT_AHEAD_S, self._look_for_readers)

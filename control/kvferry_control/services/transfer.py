@@ -7,22 +7,19 @@ from grpc import aio
 
 from kvferry.core.errors import PermissionDenied, ResourceExhausted
 from kvferry.rpc.errors import stream_method, unary_method
-from kvferry.rpc.layouts import blocks_from_wire
-from kvferry.rpc.times import checked_seconds
 from kvferry.transfer.v1 import transfer_pb2 as pb
 from kvferry.transfer.v1.transfer_pb2_grpc import TransferServiceServicer
 from kvferry_control.config import LimitsSection
-from kvferry_control.requests import check_id, fingerprint, id_of, page
+from kvferry_control.requests import id_of, page
+from kvferry_control.services.creation import TransferMaker
 from kvferry_control.transfers.manager import Transfers
-from kvferry_control.transfers.request import PullRequest
-from kvferry_control.worker import LocalWorker
 
 
 class TransferService(TransferServiceServicer):
     """Serves the engine in full; routers see and end transfers, but only the engine can name its blocks."""
 
-    def __init__(self, worker: LocalWorker, transfers: Transfers, limits: LimitsSection, for_engine: bool) -> None:
-        self._worker = worker
+    def __init__(self, maker: TransferMaker, transfers: Transfers, limits: LimitsSection, for_engine: bool) -> None:
+        self._maker = maker
         self._transfers = transfers
         self._limits = limits
         self._for_engine = for_engine
@@ -36,25 +33,7 @@ class TransferService(TransferServiceServicer):
     ) -> pb.CreateTransferResponse:
         if not self._for_engine:
             raise PermissionDenied("transfers are created on the engine's socket, since they name the engine's blocks")
-        layout = self._worker.require_ready()
-        body = pb.CreateTransferRequest(
-            handle=request.handle,
-            destination_blocks=request.destination_blocks,
-            priority=request.priority,
-            first_token=request.first_token,
-            data_parallel_rank=request.data_parallel_rank,
-        )
-        wanted = PullRequest(
-            request_id=check_id("request_id", request.request_id),
-            fingerprint=fingerprint(body),
-            handle=request.handle,
-            blocks=blocks_from_wire(request.destination_blocks),
-            timeout_s=checked_seconds("timeout", request.timeout, self._limits.timeout_s),
-            priority=request.priority,
-            first_token=request.first_token,
-            data_parallel_rank=request.data_parallel_rank,
-        )
-        record = self._transfers.create(wanted, layout, self._worker.identity.incarnation)
+        record = self._maker.make(request)
         # The negotiation goes out first: what the engine waits for is its end, not this answer.
         await asyncio.sleep(0)
         return pb.CreateTransferResponse(transfer=record.to_wire())

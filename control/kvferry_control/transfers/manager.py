@@ -26,13 +26,11 @@ from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import WorkerRecord
 from kvferry_control.tasks import Spawn
 from kvferry_control.transfers import machine
+from kvferry_control.transfers.books import Books
 from kvferry_control.transfers.machine import Failure, State
 from kvferry_control.transfers.record import TransferRecord
 from kvferry_control.transfers.request import PullRequest
 from kvferry_control.transfers.table import TransferTable
-
-BOOKKEEPING_DELAY_S = 0.001
-"""Log line, metrics and conclusion wait this long, so that the engine hears of the end first."""
 
 SETTLE_BOUND_S = 0.9
 """Data planes confirm the end of a read well within this; a transfer ends at most this long after its deadline."""
@@ -56,7 +54,8 @@ class Transfers:
         self._links = links
         self._sources = sources
         self._limits = limits
-        self._metrics = metrics
+        metrics.active_transfers.set_function(lambda: self.table.active_count)
+        self.books = Books(metrics, self._conclude)
         self._spawn = spawn
         self._worker_record = worker_record
         self._log = structlog.get_logger("kvferry.control.transfers")
@@ -94,7 +93,6 @@ class Transfers:
             deadline=time.monotonic() + request.timeout_s,
         )
         self.table.add(record)
-        self._metrics.active_transfers.set(self.table.active_count)
         loop = asyncio.get_running_loop()
         record.timers = [
             loop.call_later(request.timeout_s, self._deadline_passed, record),
@@ -112,6 +110,16 @@ class Transfers:
             loop = asyncio.get_running_loop()
             record.timers.append(loop.call_later(SETTLE_BOUND_S, self.apply, record, machine.SettleTimedOut()))
 
+    def watch(self, transfer: str, ended: Callable[[TransferRecord], None]) -> None:
+        """Have ``ended`` called once an active transfer is terminal."""
+        self.table.get(transfer).watchers.append(ended)
+
+    def unwatch(self, transfer: str, ended: Callable[[TransferRecord], None]) -> None:
+        """Take back :meth:`watch`."""
+        record = self.table.find(transfer)
+        if record is not None and ended in record.watchers:
+            record.watchers.remove(ended)
+
     def apply(self, record: TransferRecord, event: machine.Event) -> None:
         """Advance a transfer, and do what its new state asks for."""
         before, record.life = record.life, machine.advance(record.life, event)
@@ -122,6 +130,10 @@ class Transfers:
         if record.life.state.terminal:
             self._finish(record)
         self.table.changed(record)
+        if record.life.state.terminal:
+            for ended in record.watchers:
+                ended(record)
+            record.watchers.clear()
 
     def read_finished(self, rank: int, event: dp.ReadFinished) -> None:
         """A data plane confirmed the end of a read."""
@@ -253,60 +265,11 @@ class Transfers:
         if record.negotiation is not None and not record.negotiated:
             record.negotiation.cancel()
         self.table.ended(record)
-        asyncio.get_running_loop().call_later(BOOKKEEPING_DELAY_S, self._keep_books, record)
-
-    def _keep_books(self, record: TransferRecord) -> None:
-        self._conclude(record)
-        self._measure(record)
-        self._report(record)
-        # What is kept of ended transfers must stay small, however many blocks they had.
-        record.blocks, record.handle, record.negotiation = {}, b"", None
+        self.books.ended(record)
 
     def _conclude(self, record: TransferRecord) -> None:
         """Tell the source, also of a negotiation cut short: it may have noted a reader."""
         worker = self._worker_record(record.source_worker)
         if worker is not None and worker.incarnation == record.source_incarnation:
             succeeded = record.life.state is State.SUCCEEDED
-            self._spawn(self._sources.conclude(worker, record.id, record.handle, succeeded))
-
-    def _measure(self, record: TransferRecord) -> None:
-        path = ",".join(record.paths) or "none"
-        reason = record.life.failure.reason.value if record.life.failure else ""
-        self._metrics.active_transfers.set(self.table.active_count)
-        self._metrics.transfers.labels(record.life.state.name.lower(), reason, path).inc()
-        self._metrics.received_bytes.labels(path).inc(record.received_bytes)
-        self._metrics.descriptors.labels(path).inc(record.descriptor_count)
-        if record.life.state is State.SUCCEEDED:
-            stages = self._metrics.stage_seconds
-            stages.labels("negotiate").observe(record.negotiate_s)
-            stages.labels("total").observe(record.total_s)
-            for stage in ("queue", "read", "verify"):
-                stages.labels(stage).observe(record.slowest(f"{stage}_time"))
-
-    def _report(self, record: TransferRecord) -> None:
-        failure = record.life.failure
-        log = self._log.info if record.life.state is State.SUCCEEDED else self._log.warning
-        log(
-            "transfer ended",
-            transfer=record.name,
-            request_id=record.request_id,
-            state=record.life.state.name,
-            reason=failure.reason.value if failure else None,
-            message=failure.message if failure else None,
-            source=f"workers/{record.source_worker}",
-            source_incarnation=record.source_incarnation,
-            publication=f"publications/{record.publication}",
-            paths=record.paths,
-            received_bytes=record.received_bytes,
-            descriptors=record.descriptor_count,
-            negotiate_ms=_ms(record.negotiate_s),
-            queue_ms=_ms(record.slowest("queue_time")),
-            read_ms=_ms(record.slowest("read_time")),
-            verify_ms=_ms(record.slowest("verify_time")),
-            total_ms=_ms(record.total_s),
-            settled=record.life.settled,
-        )
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 3)
+            self._sources.conclude(worker, record.id, record.handle, succeeded)

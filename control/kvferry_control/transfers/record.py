@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.duration_pb2 import Duration
@@ -45,6 +45,8 @@ class TransferRecord:
     figures: dict[int, pb.RankFigures] = field(default_factory=dict)
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
     negotiation: "asyncio.Task[None] | None" = None
+    watchers: "list[Callable[[TransferRecord], None]]" = field(default_factory=list)
+    """Called once it is terminal."""
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from kvferry.core.errors import NotFound, RequestIdReused, ResourceExhausted
 from kvferry_control.config import LimitsSection
@@ -93,25 +93,27 @@ class TransferTable:
             if self._by_request.get(oldest.request_id) == oldest.id:
                 del self._by_request[oldest.request_id]
 
-    async def changes(self, after_revision: int) -> AsyncIterator[TransferRecord]:
-        """Every transfer as it changes, in the order of changes."""
+    async def changes(self, after_revision: int) -> AsyncGenerator[TransferRecord, None]:
+        """Every transfer as it changes, in the order of changes; the revisions only grow."""
         changed = asyncio.Event()
         self._watchers.add(changed)
         try:
             while True:
                 changed.clear()
-                for record in self._since(after_revision):
-                    after_revision = record.revision
-                    yield record
+                for revision, record in self._since(after_revision):
+                    after_revision = revision
+                    # One that has changed since comes again, after those that changed before it.
+                    if record.revision == revision:
+                        yield record
                 await changed.wait()
         finally:
             self._watchers.discard(changed)
 
-    def _since(self, revision: int) -> list[TransferRecord]:
-        newer: list[TransferRecord] = []
+    def _since(self, revision: int) -> list[tuple[int, TransferRecord]]:
+        newer: list[tuple[int, TransferRecord]] = []
         for record in reversed(self._by_change.values()):
             if record.revision <= revision:
                 break
-            newer.append(record)
+            newer.append((record.revision, record))
         newer.reverse()
         return newer

@@ -353,6 +353,7 @@ class ReadExecutor:
             self._finish(read)
 
     def _finish(self, read: ActiveRead) -> None:
+        self.progress_count += 1
         del self._active[read.request.transfer]
         self._lanes[read.request.lane] -= 1
         if not self._lanes[read.request.lane]:
@@ -391,7 +392,7 @@ class ReadExecutor:
         yield from (read.request for read in self._active.values())
 
     def _wait(self, now: float, *, moved: bool) -> float | None:
-        if self._generations.to_be_polled() or (moved and self._active):
+        if self._generations.to_be_polled() or (moved and (self._active or self._queue)):
             return 0.0
         if not self._generations.in_flight() and any(not read.ending for read in self._active.values()):
             return 0.0

@@ -461,7 +461,7 @@ class ExpectReaders(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """For how long from now."""
+        """For how long from now, whatever was said before; 0 when no reader is left."""
 
     def __init__(
         self,

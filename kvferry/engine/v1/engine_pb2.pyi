@@ -454,8 +454,11 @@ class PullCommand(_message.Message):
     CREATE_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
     WATCH_FIELD_NUMBER: _builtins.int
+    ANSWER_AT_END_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """Chosen by the engine, growing; the answer carries it."""
+    answer_at_end: _builtins.bool
+    """The answer to `create` comes when the transfer has ended, in place of the one when it was made."""
     @_builtins.property
     def create(self) -> _transfer_pb2.CreateTransferRequest:
         """Start a transfer. Idempotent by `request_id`."""
@@ -475,10 +478,11 @@ class PullCommand(_message.Message):
         create: _transfer_pb2.CreateTransferRequest | None = ...,
         cancel: _transfer_pb2.CancelTransferRequest | None = ...,
         watch: _transfer_pb2.GetTransferRequest | None = ...,
+        answer_at_end: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "create", b"create", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "command_id", b"command_id", "create", b"create", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_at_end", b"answer_at_end", "cancel", b"cancel", "command", b"command", "command_id", b"command_id", "create", b"create", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["create", "cancel", "watch"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015

@@ -12,6 +12,8 @@ from kvferry.engine.v1 import engine_pb2, engine_pb2_grpc
 from kvferry.publication.v1 import publication_pb2, publication_pb2_grpc
 from kvferry.rpc.errors import stream_method, unary_method
 from kvferry.rpc.options import server_options
+from kvferry.rpc.refusals import refusal_to_wire
+from kvferry.sdk.convert import TERMINAL_STATES
 from kvferry.transfer.v1 import transfer_pb2, transfer_pb2_grpc
 
 Context = aio.ServicerContext[object, object]
@@ -29,8 +31,9 @@ class FakeControl(
 ):
     """One life of a control. ``calls`` lists the methods called, in order, streams included.
 
-    A test sets ``refusals[method]`` to a list of errors that the next calls get, and ``before[method]`` to what
-    happens before an answer goes out.
+    Commands on the stream of pulls are listed as the methods ``CreateTransfer``, ``CancelTransfer`` and
+    ``WatchTransfer``. A test sets ``refusals[method]`` to a list of errors that the next calls get, and
+    ``before[method]`` to what happens before an answer goes out.
     """
 
     def __init__(self, path: Path, heartbeat_s: float = 30.0) -> None:
@@ -44,7 +47,8 @@ class FakeControl(
         self.requests: list[transfer_pb2.CreateTransferRequest] = []
         self.pools: list[engine_pb2.RankPool] = []
         self._heartbeat_s = heartbeat_s
-        self._transfer_watchers: list[asyncio.Queue[transfer_pb2.WatchTransfersResponse | None]] = []
+        self._pull_streams: list[asyncio.Queue[engine_pb2.PullEvent | None]] = []
+        self._answers_at_end: dict[str, list[int]] = {}
         self._engine_watchers: list[asyncio.Queue[engine_pb2.WatchEngineResponse | None]] = []
         self._revision = 0
         self._server = aio.server(options=server_options())
@@ -63,23 +67,24 @@ class FakeControl(
         await self._server.stop(0)
 
     def break_streams(self) -> None:
-        """End the watch streams, so that what follows is missed."""
-        for changes in self._transfer_watchers:
-            changes.put_nowait(None)
+        """End the streams, so that what follows is missed."""
+        for pulls in self._pull_streams:
+            pulls.put_nowait(None)
         for events in self._engine_watchers:
             events.put_nowait(None)
-        self._transfer_watchers.clear()
+        self._pull_streams.clear()
         self._engine_watchers.clear()
 
     def end(self, name: str, state: transfer_pb2.TransferState.ValueType, **values: object) -> None:
-        """Make a transfer terminal and tell the watchers."""
+        """Make a transfer terminal and tell the engine."""
         self._revision += 1
         values = {"destination_settled": True, **values}
         ended = transfer_pb2.Transfer(state=state, revision=self._revision, **values)  # type: ignore[arg-type]
         self.transfers[name].MergeFrom(ended)
-        told = transfer_pb2.WatchTransfersResponse(transfer=self.transfers[name], revision=self._revision)
-        for watcher in self._transfer_watchers:
-            watcher.put_nowait(told)
+        for command_id in self._answers_at_end.pop(name, [0]):
+            told = engine_pb2.PullEvent(command_id=command_id, transfer=self.transfers[name])
+            for pulls in self._pull_streams:
+                pulls.put_nowait(told)
 
     def end_cancelled(self, transfer: transfer_pb2.Transfer) -> None:
         """What a healthy control does with a cancellation."""
@@ -186,10 +191,48 @@ class FakeControl(
             transfers=[self.transfers[name] for name in names[start:end]], next_page_token="".join(names[end : end + 1])
         )
 
-    @unary_method
-    async def CreateTransfer(
-        self, request: transfer_pb2.CreateTransferRequest, context: Context
-    ) -> transfer_pb2.CreateTransferResponse:
+    async def Pull(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[engine_pb2.PullRequest], context: Context
+    ) -> None:
+        await self._step("Pull")
+        events: asyncio.Queue[engine_pb2.PullEvent | None] = asyncio.Queue()
+        self._pull_streams.append(events)
+        await context.write(engine_pb2.PullResponse())
+        async with asyncio.TaskGroup() as tasks:
+            reader = tasks.create_task(self._read_pulls(request_iterator, events, tasks))
+            while (event := await events.get()) is not None:
+                await context.write(engine_pb2.PullResponse(events=[event]))
+            reader.cancel()
+
+    async def _read_pulls(
+        self,
+        requests: AsyncIterator[engine_pb2.PullRequest],
+        events: "asyncio.Queue[engine_pb2.PullEvent | None]",
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        async for request in requests:
+            for command in request.commands:
+                # Each by itself, so that a test can hold one back.
+                tasks.create_task(self._do(command, events))
+
+    async def _do(self, command: engine_pb2.PullCommand, events: "asyncio.Queue[engine_pb2.PullEvent | None]") -> None:
+        event = engine_pb2.PullEvent(command_id=command.command_id)
+        try:
+            match command.WhichOneof("command"):
+                case "create":
+                    event.transfer.CopyFrom(await self._create(command.create))
+                    if command.answer_at_end and event.transfer.state not in TERMINAL_STATES:
+                        self._answers_at_end.setdefault(event.transfer.name, []).append(command.command_id)
+                        return
+                case "cancel":
+                    event.transfer.CopyFrom(await self._cancel(command.cancel.name))
+                case "watch":
+                    event.transfer.CopyFrom(await self._watch(command.watch.name))
+        except KvferryError as error:
+            event.refused.CopyFrom(refusal_to_wire(error))
+        events.put_nowait(event)
+
+    async def _create(self, request: transfer_pb2.CreateTransferRequest) -> transfer_pb2.Transfer:
         name = f"transfers/of-{request.request_id}"
         if not self.refusals.get("CreateTransfer"):
             self.requests.append(request)
@@ -200,7 +243,20 @@ class FakeControl(
                 ),
             )
         await self._step("CreateTransfer")
-        return transfer_pb2.CreateTransferResponse(transfer=self.transfers[name])
+        return self.transfers[name]
+
+    async def _cancel(self, name: str) -> transfer_pb2.Transfer:
+        await self._step("CancelTransfer")
+        before = transfer_pb2.Transfer()
+        before.CopyFrom(self.transfers[name])
+        self.after_cancel(before)
+        return before
+
+    async def _watch(self, name: str) -> transfer_pb2.Transfer:
+        await self._step("WatchTransfer")
+        if name not in self.transfers:
+            raise NotFound.of_field("name", name, "no such transfer")
+        return self.transfers[name]
 
     @unary_method
     async def GetTransfer(
@@ -215,19 +271,17 @@ class FakeControl(
     async def CancelTransfer(
         self, request: transfer_pb2.CancelTransferRequest, context: Context
     ) -> transfer_pb2.CancelTransferResponse:
-        await self._step("CancelTransfer")
-        before = transfer_pb2.Transfer()
-        before.CopyFrom(self.transfers[request.name])
-        self.after_cancel(before)
-        return transfer_pb2.CancelTransferResponse(transfer=before)
+        return transfer_pb2.CancelTransferResponse(transfer=await self._cancel(request.name))
+
+    @unary_method
+    async def CreateTransfer(
+        self, request: transfer_pb2.CreateTransferRequest, context: Context
+    ) -> transfer_pb2.CreateTransferResponse:
+        return transfer_pb2.CreateTransferResponse(transfer=await self._create(request))
 
     @stream_method
     async def WatchTransfers(
         self, request: transfer_pb2.WatchTransfersRequest, context: Context
     ) -> AsyncIterator[transfer_pb2.WatchTransfersResponse]:
         await self._step("WatchTransfers")
-        changes: asyncio.Queue[transfer_pb2.WatchTransfersResponse | None] = asyncio.Queue()
-        self._transfer_watchers.append(changes)
         yield transfer_pb2.WatchTransfersResponse(revision=request.after_revision)
-        while (change := await changes.get()) is not None:
-            yield change

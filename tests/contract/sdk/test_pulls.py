@@ -2,10 +2,22 @@
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
-from kvferry.core.errors import Cancelled, DataPlaneLost, DeadlineExceeded, Fenced, KvGoneError, NotReady, PeerError
+from kvferry.core.errors import (
+    Cancelled,
+    DataPlaneLost,
+    DeadlineExceeded,
+    Fenced,
+    KvferryError,
+    KvGoneError,
+    NotReady,
+    PeerError,
+    ResourceExhausted,
+)
 from kvferry.core.layouts import WorkerLayout
 from kvferry.core.reasons import Reason
 from kvferry.error.v1 import error_pb2
@@ -43,8 +55,8 @@ async def test_pull_returns_the_figures_of_the_terminal_transfer(
     assert "the source is on another host" == result.choice
 
 
-async def test_hot_path_is_one_call(control: FakeControl, engine: EngineClient, handle: bytes) -> None:
-    """A pull costs one unary call beside the streams that are open already."""
+async def test_hot_path_is_one_command(control: FakeControl, engine: EngineClient, handle: bytes) -> None:
+    """A pull costs one command on a stream that is open already, and no call."""
     control.calls.clear()
     pull = await engine.start_pull(handle, [1])
     control.end(pull.name, SUCCEEDED)
@@ -81,7 +93,7 @@ async def test_completion_missed_by_a_broken_stream_is_fetched(
     control.break_streams()
     control.end(pull.name, SUCCEEDED)
     assert (await pull.wait()).succeeded
-    assert "GetTransfer" in control.calls
+    assert "WatchTransfer" in control.calls
 
 
 async def test_failed_transfer_raises_its_class_with_the_transfer(
@@ -184,7 +196,7 @@ async def test_pull_begun_during_a_restart_goes_through(
     again = await FakeControl(control.path).start()
     try:
         await until(lambda: "transfers/of-r" in again.transfers, "the transfer made")
-        await until(lambda: again.calls.count("WatchTransfers") == 1, "the stream back")
+        await until(lambda: again.calls.count("Pull") == 1, "the stream back")
         again.end("transfers/of-r", SUCCEEDED)
         assert (await task).succeeded
     finally:
@@ -295,3 +307,87 @@ async def test_closing_cancels_what_is_under_way(control: FakeControl, layout: W
         await pull.wait()
     with pytest.raises(NotReady):
         await engine.pull(handle, [1])
+
+
+async def test_a_pull_is_asked_for_again_after_a_break(
+    control: FakeControl, engine: EngineClient, handle: bytes, tasks: asyncio.TaskGroup
+) -> None:
+    """A pull whose stream breaks before its answer is sent again, the same but for the time that is left of it."""
+    task = tasks.create_task(engine.pull(handle, [1], request_id="again", timeout_s=30))
+    await started(control, "transfers/of-again")
+    control.break_streams()
+    await until(lambda: len(control.requests) == 2, "asked again")
+    first, second = control.requests
+    assert first.timeout.ToNanoseconds() > second.timeout.ToNanoseconds()
+    second.timeout.CopyFrom(first.timeout)
+    assert first == second
+    control.end("transfers/of-again", SUCCEEDED)
+    assert (await task).succeeded
+
+
+async def test_a_refusal_after_a_break_leaves_the_destination_unsettled(
+    control: FakeControl, engine: EngineClient, handle: bytes, tasks: asyncio.TaskGroup
+) -> None:
+    """What is refused when it is asked for again may have been begun before: nobody knows what still arrives."""
+    task = tasks.create_task(failed(engine.pull(handle, [1], request_id="again", timeout_s=30)))
+    await started(control, "transfers/of-again")
+    control.refusals["CreateTransfer"] = [PeerError("no such worker", reason=Reason.WORKER_UNKNOWN)]
+    control.break_streams()
+    error = await task
+    assert Reason.WORKER_UNKNOWN is error.reason
+    assert destination_settled(error) is False
+
+
+async def test_callers_of_one_request_share_its_end(
+    control: FakeControl, engine: EngineClient, handle: bytes, tasks: asyncio.TaskGroup
+) -> None:
+    """One that waits for the whole pull and one that only started it both hear of the end, whichever came first."""
+    whole = tasks.create_task(engine.pull(handle, [1], request_id="same"))
+    await started(control, "transfers/of-same")
+    begun = await engine.start_pull(handle, [1], request_id="same")
+    control.end("transfers/of-same", SUCCEEDED)
+    assert (await begun.wait()) == (await whole)
+
+
+async def test_closing_ends_a_pull_without_a_name(
+    control: FakeControl, layout: WorkerLayout, handle: bytes, tasks: asyncio.TaskGroup
+) -> None:
+    """Leaving the client cancels also those pulls whose first answer would have been their end."""
+    async with EngineClient.connect(control.path, "engine", layout) as engine:
+        task = tasks.create_task(failed(engine.pull(handle, [1], request_id="open")))
+        await started(control, "transfers/of-open")
+    assert isinstance(await task, PullFailed)
+    assert control.transfers["transfers/of-open"].state == pb.TRANSFER_STATE_CANCELLED
+
+
+async def test_many_pulls_share_messages(
+    control: FakeControl, engine: EngineClient, handle: bytes, tasks: asyncio.TaskGroup
+) -> None:
+    """Pulls begun together each end with their own transfer."""
+    pulls = [tasks.create_task(engine.pull(handle, [1], request_id=f"m{number}")) for number in range(200)]
+    await until(lambda: len(control.transfers) == 200, "all made")
+    for number in reversed(range(200)):
+        control.end(f"transfers/of-m{number}", SUCCEEDED)
+    assert [f"transfers/of-m{number}" for number in range(200)] == [(await pull).name for pull in pulls]
+
+
+async def test_too_many_commands_are_refused_at_once(
+    control: FakeControl, engine: EngineClient, handle: bytes, monkeypatch: pytest.MonkeyPatch, tasks: asyncio.TaskGroup
+) -> None:
+    """Past the bound on commands without an answer a pull is RESOURCE_EXHAUSTED, and nothing of it was sent."""
+    monkeypatch.setattr("kvferry.sdk.pull_stream.COMMANDS_MAX", 1)
+    first = tasks.create_task(engine.pull(handle, [1], request_id="first"))
+    await started(control, "transfers/of-first")
+    with pytest.raises(ResourceExhausted) as caught:
+        await engine.pull(handle, [2], request_id="second")
+    assert destination_settled(caught.value) is True
+    control.end("transfers/of-first", SUCCEEDED)
+    await first
+    assert ["transfers/of-first"] == list(control.transfers)
+
+
+async def failed(pulling: Coroutine[Any, Any, object]) -> KvferryError:
+    """What ``pulling`` raises."""
+    with pytest.raises(KvferryError) as caught:
+        await pulling
+    return caught.value

@@ -18,10 +18,10 @@ from kvferry.sdk.engine import EngineClient
 from kvferry.sdk.results import PublicationState
 from kvferry.sdk.router import RouterClient
 from kvferry.sdk.sync import SyncEngineClient, SyncRouterClient
-from kvferry.transfer.v1 import transfer_pb2, transfer_pb2_grpc
+from kvferry.transfer.v1 import transfer_pb2
 
 
-class ThreadedControl(engine_pb2_grpc.EngineServiceServicer, transfer_pb2_grpc.TransferServiceServicer):
+class ThreadedControl(engine_pb2_grpc.EngineServiceServicer):
     """A control on gRPC's own threads, so that it needs no event loop of this process.
 
     Transfers into block 13 are fenced, into block 99 never end; all others succeed at once.
@@ -33,7 +33,6 @@ class ThreadedControl(engine_pb2_grpc.EngineServiceServicer, transfer_pb2_grpc.T
         self.tell = threading.Event()
         self._server = grpc.server(futures.ThreadPoolExecutor(8))
         engine_pb2_grpc.add_EngineServiceServicer_to_server(self, self._server)
-        transfer_pb2_grpc.add_TransferServiceServicer_to_server(self, self._server)
         self._server.add_insecure_port(f"unix:{path}")
         self._server.start()
 
@@ -53,15 +52,24 @@ class ThreadedControl(engine_pb2_grpc.EngineServiceServicer, transfer_pb2_grpc.T
                 self.tell.clear()
                 yield engine_pb2.WatchEngineResponse(publication_ended=ended)
 
-    def WatchTransfers(self, request: object, context: object) -> Iterator[transfer_pb2.WatchTransfersResponse]:
-        yield transfer_pb2.WatchTransfersResponse()
-        self.stopped.wait()
+    def Pull(
+        self, request_iterator: Iterator[engine_pb2.PullRequest], context: object
+    ) -> Iterator[engine_pb2.PullResponse]:
+        yield engine_pb2.PullResponse()
+        for request in request_iterator:
+            for command in request.commands:
+                event = engine_pb2.PullEvent(command_id=command.command_id, transfer=self._answer(command))
+                yield engine_pb2.PullResponse(events=[event])
 
-    def CreateTransfer(
-        self, request: transfer_pb2.CreateTransferRequest, context: object
-    ) -> transfer_pb2.CreateTransferResponse:
-        transfer = transfer_pb2.Transfer(name="transfers/t", request_id=request.request_id, destination_settled=True)
-        match list(request.destination_blocks[0].block_ids):
+    def _answer(self, command: engine_pb2.PullCommand) -> transfer_pb2.Transfer:
+        transfer = transfer_pb2.Transfer(
+            name="transfers/t", request_id=command.create.request_id, destination_settled=True
+        )
+        if command.HasField("cancel"):
+            self.cancelled.set()
+            transfer.state = transfer_pb2.TRANSFER_STATE_CANCELLED
+            return transfer
+        match list(command.create.destination_blocks[0].block_ids):
             case [13]:
                 transfer.state = transfer_pb2.TRANSFER_STATE_FAILED
                 transfer.failure.reason = error_pb2.REASON_FENCED
@@ -69,22 +77,12 @@ class ThreadedControl(engine_pb2_grpc.EngineServiceServicer, transfer_pb2_grpc.T
                 transfer.state = transfer_pb2.TRANSFER_STATE_READING
             case _:
                 transfer.state = transfer_pb2.TRANSFER_STATE_SUCCEEDED
-        return transfer_pb2.CreateTransferResponse(transfer=transfer)
-
-    def CancelTransfer(
-        self, request: transfer_pb2.CancelTransferRequest, context: object
-    ) -> transfer_pb2.CancelTransferResponse:
-        self.cancelled.set()
-        transfer = transfer_pb2.Transfer(
-            name=request.name, state=transfer_pb2.TRANSFER_STATE_CANCELLED, destination_settled=True
-        )
-        return transfer_pb2.CancelTransferResponse(transfer=transfer)
+        return transfer
 
     def _unused(self, request: object, context: object) -> None:
         raise NotImplementedError
 
     Publish = RenewPublication = ReleasePublication = Heartbeat = _unused  # type: ignore[assignment]
-    GetTransfer = ListTransfers = _unused  # type: ignore[assignment]
 
 
 @pytest.fixture

@@ -85,6 +85,28 @@ async def test_a_pull_ends_typed_when_its_own_control_dies(pair: Pair) -> None:
     assert refused <= {Reason.NOT_READY, Reason.DATA_PLANE_LOST, Reason.WORKER_UNKNOWN, Reason.BLOCK_BUSY}
 
 
+async def test_a_pull_goes_on_with_the_successor_of_its_own_control(pair: Pair) -> None:
+    """A pull whose control is killed while it reads is asked of the next one, and delivers the right bytes."""
+    await pair.fill([1, 2], seed=5)
+    publication = await pair.publish([1, 2], ttl_s=60, readers=0)
+    transfers = pair.router.of_worker(pair.decode.name)
+
+    async def reading() -> bool:
+        return any(t.state == "reading" for t in await transfers.transfers())
+
+    for child in pair.decode.data_planes.values():
+        child.pause()
+    async with asyncio.TaskGroup() as tasks:
+        pull = tasks.create_task(pair.destination.pull(publication.handle, [3, 4], timeout_s=30))
+        await eventually(reading, "the transfer is being read")
+        await pair.decode.control.kill()
+        for child in pair.decode.data_planes.values():
+            child.resume()
+        await pair.decode.start_control()
+    assert "succeeded" == pull.result().state
+    assert 0 == await pair.differing([1, 2], [3, 4])
+
+
 async def test_a_restarted_source_refuses_old_handles(pair: Pair) -> None:
     """When control and data planes of the source began a new life, its old handles are STALE_INCARNATION."""
     publication = await pair.publish([1], ttl_s=60)
@@ -250,3 +272,56 @@ async def test_a_broken_session_leaves_no_noise(pair: Pair) -> None:
     log = pair.decode.control.log_tail(500)
     assert "Traceback" not in log
     assert "Task " not in log
+
+
+async def test_many_negotiations_end_typed_when_the_source_dies() -> None:
+    """Pulls whose source's control is killed while it is asked all end typed before their deadline, not one hangs."""
+    async with running_pair(lease_ttl_s=30) as pair:
+        publication = await pair.publish([1], ttl_s=60, readers=0)
+        await pair.destination.pull(publication.handle, [1], timeout_s=10)
+        transfers = pair.router.of_worker(pair.decode.name)
+
+        async def all_made() -> bool:
+            return len(await transfers.transfers(limit=500)) == 101
+
+        pair.prefill.control.pause()
+        async with asyncio.TaskGroup() as tasks:
+            pulls = [tasks.create_task(outcome_of(pair, publication.handle, n)) for n in range(100)]
+            await eventually(all_made, "all pulls are under way")
+            await pair.prefill.control.kill()
+        assert {pull.result() for pull in pulls} <= {Reason.PEER_UNREACHABLE, Reason.PEER_LOST}
+        await pair.prefill.start_control()
+        await ready(pair.router, ["prefill-0"])
+
+        async def works() -> bool:
+            # The connection is tried again only after a pause, up to a second long.
+            return await outcome_of(pair, publication.handle, 1) is None
+
+        await eventually(works, "pulls work again")
+
+
+async def test_sessions_follow_a_restarted_source(pair: Pair) -> None:
+    """After the source's control was killed and came back in the same life, pulls negotiate on a new session."""
+    publication = await pair.publish([1, 2, 3], ttl_s=60, readers=0)
+    for _ in range(3):
+        await pair.destination.pull(publication.handle, [4, 5, 6], timeout_s=10)
+        await pair.prefill.control.kill()
+        await pair.prefill.start_control()
+        await ready(pair.router, ["prefill-0"])
+
+        async def works() -> bool:
+            return await outcome_of(pair, publication.handle, 4, 5, 6) is None
+
+        await eventually(works, "pulls work again")
+    await asyncio.gather(
+        *(pair.destination.pull(publication.handle, [3 * n + k for k in range(3)], timeout_s=10) for n in range(50))
+    )
+
+
+async def outcome_of(pair: Pair, handle: bytes, *blocks: int) -> Reason | None:
+    """Why a pull fails; None if it succeeds."""
+    try:
+        await pair.destination.pull(handle, blocks, timeout_s=20)
+    except KvferryError as error:
+        return error.reason
+    return None

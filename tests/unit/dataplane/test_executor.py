@@ -45,6 +45,17 @@ def test_higher_priorities_go_first_and_equal_ones_take_turns() -> None:
     assert {"x", "y"} == set(posted[:2]) == set(posted[2:4])
 
 
+def test_a_waiting_read_begins_when_all_before_it_have_ended_at_once() -> None:
+    """The executor asks to be called again as long as a read waits for its turn, also when none is active any more."""
+    bench = Bench(bounds=bounds(active_reads_per_lane=1))
+    bench.submit("t", "a")
+    bench.submit("u", "a")
+    for _ in range(30):
+        if bench.executor.step(bench.now) != 0.0:
+            break
+    assert {"t", "u"} == set(bench.outcomes)
+
+
 def test_a_stuck_read_ends_only_after_its_agent_is_destroyed() -> None:
     """At its deadline a stuck read waits for its batches, then its agent is given up, and only then is its end told."""
     bench = Bench(Network(stuck={"a"}))

@@ -1,0 +1,217 @@
+"""The stream to one source's control: negotiations and conclusions, as many in a message as wait to be sent.
+
+It is opened when it is first needed and made anew after a break. A break fails the negotiations under way as an
+unreachable peer, to be asked again by who asked; conclusions are kept and sent again until the source has taken them.
+A source that serves no such stream is asked by unary calls.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import grpc
+import structlog
+from grpc import aio
+
+from kvferry.core.errors import DeadlineExceeded, KvferryError, PeerError, ResourceExhausted
+from kvferry.negotiation.v1 import negotiation_pb2 as pb
+from kvferry.rpc.errors import from_rpc
+from kvferry.rpc.refusals import refusal_from_wire
+from kvferry.rpc.streams import Outgoing, write_batches
+from kvferry.rpc.times import duration
+from kvferry_control.tasks import Spawn
+
+if TYPE_CHECKING:
+    from kvferry.negotiation.v1.negotiation_pb2_grpc import NegotiationServiceAsyncStub
+CALLS_MAX = 8_192
+"""Negotiations under way with one source, and conclusions that it has not taken yet."""
+CONCLUDE_S = 2.0
+"""How long a conclusion is tried."""
+REOPEN_PAUSE_S = 0.1
+
+
+class _NoSession(KvferryError):
+    """The source serves unary calls only."""
+
+
+class NegotiationSession:
+    """What is asked of one life of a source. Runs on ``spawn``; ends by :meth:`close`."""
+
+    def __init__(self, worker: str, stub: "NegotiationServiceAsyncStub", spawn: Spawn) -> None:
+        self._worker = worker
+        self._stub = stub
+        self._spawn = spawn
+        self._outgoing = self._fresh_outgoing()
+        self._waiting: dict[int, asyncio.Future[pb.NegotiateResponse]] = {}
+        self._conclusions: OrderedDict[int, tuple[pb.ConcludeRequest, float]] = OrderedDict()
+        self._last_id = 0
+        self._running: asyncio.Task[None] | None = None
+        self._serves_sessions = True
+        self._closed: KvferryError | None = None
+        self._log = structlog.get_logger("kvferry.control.sources").bind(worker=worker)
+
+    async def negotiate(self, request: pb.NegotiateRequest, timeout_s: float) -> pb.NegotiateResponse:
+        """Ask, once.
+
+        Raises:
+            PeerError: the source cannot be reached; or what :meth:`close` was called with.
+            DeadlineExceeded: no answer within ``timeout_s``.
+            ResourceExhausted: too many negotiations are under way.
+            KvferryError: the source refused, with its reason.
+        """
+        if self._closed is not None:
+            raise self._closed
+        if self._serves_sessions:
+            try:
+                return await self._negotiate_on_stream(request, timeout_s)
+            except _NoSession:
+                self._log.debug("asked again by a unary call")
+        return await self._negotiate_unary(request, timeout_s)
+
+    def conclude(self, request: pb.ConcludeRequest) -> None:
+        """Tell the source that a transfer is over; tried for ``CONCLUDE_S`` seconds. A loss is logged, no more."""
+        if self._closed is not None:
+            return
+        if not self._serves_sessions:
+            self._spawn(self._conclude_unary(request))
+        elif len(self._conclusions) >= CALLS_MAX:
+            self._give_up(request, "too many conclusions wait")
+        else:
+            self._last_id += 1
+            self._conclusions[self._last_id] = request, time.monotonic()
+            self._outgoing.put(pb.SessionCall(call_id=self._last_id, conclude=request))
+            self._ensure_running()
+
+    def close(self, error: KvferryError) -> None:
+        """End the stream; what waits for an answer ends with ``error``."""
+        self._closed = error
+        self._fail_waiting(error)
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _negotiate_on_stream(self, request: pb.NegotiateRequest, timeout_s: float) -> pb.NegotiateResponse:
+        if len(self._waiting) >= CALLS_MAX:
+            raise ResourceExhausted(f"{CALLS_MAX} negotiations with workers/{self._worker} are under way, the bound")
+        self._last_id += 1
+        call_id = self._last_id
+        self._outgoing.put(pb.SessionCall(call_id=call_id, negotiate=request, time_left=duration(timeout_s)))
+        answer: asyncio.Future[pb.NegotiateResponse] = asyncio.get_running_loop().create_future()
+        self._waiting[call_id] = answer
+        self._ensure_running()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no answer within {timeout_s:.3g} s") from error
+        finally:
+            del self._waiting[call_id]
+
+    async def _negotiate_unary(self, request: pb.NegotiateRequest, timeout_s: float) -> pb.NegotiateResponse:
+        try:
+            response: pb.NegotiateResponse = await self._stub.Negotiate(request, timeout=timeout_s)
+        except (aio.UsageError, asyncio.CancelledError) as error:
+            # How a call ends whose channel is closed under it; to be cancelled oneself is another thing.
+            if self._closed is None or _is_cancelled():
+                raise
+            raise self._closed from error
+        except grpc.RpcError as error:
+            raise from_rpc(error) from error
+        return response
+
+    async def _conclude_unary(self, request: pb.ConcludeRequest) -> None:
+        try:
+            await self._stub.Conclude(request, timeout=CONCLUDE_S)
+        except grpc.RpcError as error:
+            self._give_up(request, str(from_rpc(error)))
+
+    def _ensure_running(self) -> None:
+        if self._running is None:
+            self._running = self._spawn(self._run())
+
+    async def _run(self) -> None:
+        """Hold a stream until it breaks, and another one as long as there are conclusions to send."""
+        try:
+            while True:
+                failure = await self._hold_stream()
+                self._outgoing = self._fresh_outgoing()
+                self._fail_waiting(failure)
+                if isinstance(failure, _NoSession):
+                    self._go_unary()
+                    return
+                self._requeue_conclusions(failure)
+                if not self._conclusions:
+                    return
+                await asyncio.sleep(REOPEN_PAUSE_S)
+        finally:
+            self._running = None
+
+    async def _hold_stream(self) -> KvferryError:
+        """Hold one stream until it breaks; why it did."""
+        call = self._stub.Session()
+        writing = self._spawn(write_batches(call, self._outgoing, _message_of))
+        try:
+            while isinstance(message := await call.read(), pb.SessionResponse):
+                for answer in message.answers:
+                    self._take(answer)
+        except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return _NoSession(f"workers/{self._worker} serves no sessions")
+            return from_rpc(error)
+        finally:
+            writing.cancel()
+            call.cancel()
+        return PeerError(f"workers/{self._worker} ended the session")
+
+    def _take(self, answer: pb.SessionAnswer) -> None:
+        kind = answer.WhichOneof("answer")
+        if kind == "concluded":
+            while self._conclusions and next(iter(self._conclusions)) <= answer.call_id:
+                self._conclusions.popitem(last=False)
+            return
+        waiting = self._waiting.get(answer.call_id)
+        # Nobody waits for the answer to a negotiation any more that was cancelled or timed out.
+        if waiting is None or waiting.done():
+            return
+        if kind == "negotiated":
+            waiting.set_result(answer.negotiated)
+        else:
+            waiting.set_exception(refusal_from_wire(answer.refused))
+
+    def _fail_waiting(self, error: KvferryError) -> None:
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(error)
+
+    def _requeue_conclusions(self, failure: KvferryError) -> None:
+        """Have the next stream begin with what the last may not have brought over."""
+        too_old = time.monotonic() - CONCLUDE_S
+        while self._conclusions and (oldest := next(iter(self._conclusions.values())))[1] < too_old:
+            self._conclusions.popitem(last=False)
+            self._give_up(oldest[0], str(failure))
+        for call_id, (request, _since) in self._conclusions.items():
+            self._outgoing.put(pb.SessionCall(call_id=call_id, conclude=request))
+
+    def _go_unary(self) -> None:
+        self._serves_sessions = False
+        self._log.warning("the source serves no sessions; it is asked by unary calls")
+        for request, _since in self._conclusions.values():
+            self._spawn(self._conclude_unary(request))
+        self._conclusions.clear()
+
+    def _give_up(self, request: pb.ConcludeRequest, why: str) -> None:
+        self._log.warning("source not told of the end; its lease ends by itself", transfer=request.transfer, error=why)
+
+    @staticmethod
+    def _fresh_outgoing() -> Outgoing[pb.SessionCall]:
+        # Negotiations that nobody waits for any more may still be in it.
+        return Outgoing(4 * CALLS_MAX)
+
+
+def _message_of(calls: list[pb.SessionCall]) -> pb.SessionRequest:
+    return pb.SessionRequest(calls=calls)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,46 @@
+"""From a request for a transfer to the transfer, whichever way the request came."""
+
+from kvferry.rpc.layouts import blocks_from_wire
+from kvferry.rpc.times import checked_seconds
+from kvferry.transfer.v1 import transfer_pb2 as pb
+from kvferry_control.config import LimitsSection
+from kvferry_control.requests import check_id, fingerprint
+from kvferry_control.transfers.manager import Transfers
+from kvferry_control.transfers.record import TransferRecord
+from kvferry_control.transfers.request import PullRequest
+from kvferry_control.worker import LocalWorker
+
+
+class TransferMaker:
+    """Makes transfers for the engine."""
+
+    def __init__(self, worker: LocalWorker, transfers: Transfers, limits: LimitsSection) -> None:
+        self._worker = worker
+        self._transfers = transfers
+        self._limits = limits
+
+    def make(self, request: pb.CreateTransferRequest) -> TransferRecord:
+        """Start a transfer, or give the one that this request started before.
+
+        Raises:
+            KvferryError: why it is not made.
+        """
+        layout = self._worker.require_ready()
+        body = pb.CreateTransferRequest(
+            handle=request.handle,
+            destination_blocks=request.destination_blocks,
+            priority=request.priority,
+            first_token=request.first_token,
+            data_parallel_rank=request.data_parallel_rank,
+        )
+        wanted = PullRequest(
+            request_id=check_id("request_id", request.request_id),
+            fingerprint=fingerprint(body),
+            handle=request.handle,
+            blocks=blocks_from_wire(request.destination_blocks),
+            timeout_s=checked_seconds("timeout", request.timeout, self._limits.timeout_s),
+            priority=request.priority,
+            first_token=request.first_token,
+            data_parallel_rank=request.data_parallel_rank,
+        )
+        return self._transfers.create(wanted, layout, self._worker.identity.incarnation)

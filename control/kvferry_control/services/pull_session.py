@@ -1,0 +1,92 @@
+"""One stream on which an engine makes and cancels its pulls and hears of their ends."""
+
+import asyncio
+
+import structlog
+
+from kvferry.core.errors import InternalError, InvalidArgument, KvferryError
+from kvferry.engine.v1 import engine_pb2 as pb
+from kvferry.rpc.refusals import refusal_to_wire
+from kvferry.rpc.streams import Outgoing
+from kvferry_control.requests import id_of
+from kvferry_control.services.creation import TransferMaker
+from kvferry_control.transfers.manager import Transfers
+from kvferry_control.transfers.record import TransferRecord
+
+EVENTS_MAX = 16_384
+
+_log = structlog.get_logger("kvferry.control.engine")
+
+
+class PullSession:
+    """Takes the commands of one stream in their order and puts the events into ``outgoing``."""
+
+    def __init__(self, maker: TransferMaker, transfers: Transfers) -> None:
+        self.outgoing: Outgoing[pb.PullEvent] = Outgoing(EVENTS_MAX)
+        self._maker = maker
+        self._transfers = transfers
+        self._watched: dict[str, list[int]] = {}
+        """By transfer: the commands that its end answers; none if it is told unasked."""
+
+    def handle(self, request: pb.PullRequest) -> None:
+        """Take some commands; one that fails is refused by itself."""
+        made = [(command, self._done(command)) for command in request.commands]
+        # The negotiations go out first: what the engine waits for is the end, not the answer.
+        asyncio.get_running_loop().call_soon(self._answer_all, made)
+
+    def close(self) -> None:
+        """Hear of no more ends."""
+        for transfer in self._watched:
+            self._transfers.unwatch(transfer, self._ended)
+        self._watched.clear()
+
+    def _done(self, command: pb.PullCommand) -> TransferRecord | KvferryError:
+        try:
+            return self._do(command)
+        except KvferryError as error:
+            return error
+        except Exception as error:
+            _log.exception("defect in a command about a pull")
+            return InternalError(f"{type(error).__name__} in {command.WhichOneof('command')}")
+
+    def _do(self, command: pb.PullCommand) -> TransferRecord:
+        match command.WhichOneof("command"):
+            case "create":
+                record = self._maker.make(command.create)
+                self._watch(record, command.command_id if command.answer_at_end else None)
+            case "cancel":
+                record = self._transfers.table.get(id_of("transfers", command.cancel.name))
+                self._transfers.cancel(record)
+            case "watch":
+                record = self._transfers.table.get(id_of("transfers", command.watch.name))
+                self._watch(record, None)
+            case _:
+                raise InvalidArgument.of_field("command", "unset", "an unknown command")
+        return record
+
+    def _watch(self, record: TransferRecord, answers: int | None) -> None:
+        if record.life.state.terminal:
+            return
+        if record.id not in self._watched:
+            self._watched[record.id] = []
+            self._transfers.watch(record.id, self._ended)
+        if answers is not None:
+            self._watched[record.id].append(answers)
+
+    def _answer_all(self, made: list[tuple[pb.PullCommand, TransferRecord | KvferryError]]) -> None:
+        for command, result in made:
+            if isinstance(result, KvferryError):
+                refused = refusal_to_wire(result)
+                self.outgoing.put_or_end(pb.PullEvent(command_id=command.command_id, refused=refused))
+            elif not command.answer_at_end or result.life.state.terminal:
+                self.outgoing.put_or_end(pb.PullEvent(command_id=command.command_id, transfer=result.to_wire()))
+
+    def _ended(self, record: TransferRecord) -> None:
+        transfer = record.to_wire()
+        for command_id in self._watched.pop(record.id) or [0]:
+            self.outgoing.put_or_end(pb.PullEvent(command_id=command_id, transfer=transfer))
+
+
+def message_of(events: list[pb.PullEvent]) -> pb.PullResponse:
+    """The message that carries events."""
+    return pb.PullResponse(events=events)
