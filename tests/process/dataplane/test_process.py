@@ -84,8 +84,8 @@ async def test_metrics_and_logs_tell_of_reads_without_secrets(start: Start) -> N
     )
     with await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/metrics") as answer:
         page = answer.read().decode()
-    assert 'kvferry_dataplane_reads_total{path="nixl",reason="",state="succeeded"} 1.0' in page
-    assert 'kvferry_dataplane_read_bytes_total{path="nixl"} 16384.0' in page
+    assert 'kvferry_dataplane_reads_total{path="local",reason="",state="succeeded"} 1.0' in page
+    assert 'kvferry_dataplane_read_bytes_total{path="local"} 16384.0' in page
     lines = [json.loads(line) for line in destination.log().splitlines()]
     told = [line for line in lines if line.get("transfer") == "t"]
     assert [("read succeeded", "destination", 0, 7)] == [
