@@ -1,5 +1,6 @@
 """The data plane's configuration: one frozen object, read once, refusing what it does not understand."""
 
+import ipaddress
 import os
 import re
 from argparse import Namespace
@@ -58,6 +59,12 @@ class Config:
     """Threads that copy between pools of host memory."""
     sm_count_max: int | None = None
     """Multiprocessors of the GPU that copies may take; None: all."""
+    pack_listen: Listen | None = None
+    """Where pieces are packed for readers on other hosts; None: nowhere."""
+    pack_advertise: Listen | None = None
+    """Under which address readers find that; None: the one that is listened on."""
+    pack_congestion: str = "auto"
+    """Congestion control of what is sent there; `auto` is the system's, unless that paces by timers."""
     ready_fd: int | None = None
     """Where the line `ready` is written once the process serves."""
 
@@ -73,6 +80,7 @@ def config_from_flags(flags: Namespace) -> Config:
     pool_bytes = parse_size("pool_bytes", flags.pool_bytes)
     if not 0 < pool_bytes <= POOL_BYTES_MAX:
         raise ConfigInvalid.of_field("pool_bytes", pool_bytes, f"must be 1 to {POOL_BYTES_MAX}")
+    pack_listen, pack_advertise = _pack_addresses(flags.pack_listen, flags.pack_advertise)
     return Config(
         device=flags.device,
         pool_bytes=pool_bytes,
@@ -86,6 +94,9 @@ def config_from_flags(flags: Namespace) -> Config:
         paths=PathPolicy(_choice("path", flags.path, PathRule), _choice("same_host", flags.same_host, SameHost)),
         copy_thread_count=_copy_threads(flags.copy_threads),
         sm_count_max=None if flags.sm_count == "all" else _count("sm_count", flags.sm_count, SM_COUNT_MAX),
+        pack_listen=pack_listen,
+        pack_advertise=pack_advertise,
+        pack_congestion=flags.pack_congestion,
         ready_fd=None if flags.ready_fd is None else _count("ready_fd", flags.ready_fd, 1 << 20),
     )
 
@@ -113,6 +124,24 @@ def parse_listen(field: str, text: str) -> Listen:
     if not separator or not host or not port.isdecimal() or int(port) > 65535:
         raise ConfigInvalid.of_field(field, text, "must be host:port")
     return Listen(host, int(port))
+
+
+def _pack_addresses(listen_text: str | None, advertise_text: str | None) -> tuple[Listen | None, Listen | None]:
+    listen = None if listen_text is None else parse_listen("pack_listen", listen_text)
+    advertise = None if advertise_text is None else parse_listen("pack_advertise", advertise_text)
+    if listen is None:
+        if advertise is not None:
+            raise ConfigInvalid.of_field("pack_advertise", advertise_text, "pack_listen is not given")
+    elif advertise is None and _is_unspecified(listen.host):
+        raise ConfigInvalid.of_field("pack_listen", listen_text, "readers cannot find that: pack_advertise is needed")
+    return listen, advertise
+
+
+def _is_unspecified(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -20,6 +20,8 @@ TRANSFER_CHARS_MAX = 256
 PRIORITY_MAX = 1_000_000
 CHUNK_PIECES_MAX = 1 << 18
 """Pieces of a part that are planned at a time."""
+SAMPLE_PIECES_MAX = 1 << 12
+"""Pieces of a part that are planned to see how long they are."""
 READ_SECONDS_MAX = 24 * 3600.0
 
 
@@ -173,6 +175,7 @@ def _part(request: RequestPlan, rank: int, size: PlanSize, peer: Peer, source: p
         peer=peer,
         chunks=partial(request.chunks, rank, CHUNK_PIECES_MAX),
         regions=partial(request.strided, rank),
+        sample=partial(request.chunks, rank, SAMPLE_PIECES_MAX),
         slot=source.lease.slot,
         word=source.lease.word,
         total_bytes=size.total_bytes,

@@ -67,5 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--copy-threads", default="auto", metavar="N", help="threads that copy between pools of host memory")
     add("--sm-count", default="all", metavar="N", help="GPU multiprocessors that copies may take (default: all)")
+    add("--pack-listen", metavar="HOST:PORT", help="pack small pieces for readers of other hosts here (default: not)")
+    add("--pack-advertise", metavar="HOST:PORT", help="where readers find that (default: as in --pack-listen)")
+    add(
+        "--pack-congestion",
+        default="auto",
+        metavar="NAME",
+        help="congestion control for packed bytes (default: auto, the system's, or cubic in place of bbr)",
+    )
     add("--ready-fd", metavar="N", help="descriptor that gets the line `ready` once the process serves")
     return parser

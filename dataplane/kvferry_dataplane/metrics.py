@@ -35,6 +35,8 @@ class Metrics:
         self.blocks_pinned = self._gauge("blocks_pinned", "Blocks that leases pin.")
         self.session_connected = self._gauge("session_connected", "1 while a control is connected.")
         self.events_dropped = self._gauge("events_dropped", "Events that no control came to fetch.")
+        self.packed_bytes = self._gauge("packed_bytes", "Bytes sent to readers over the packed path since the start.")
+        self.pack_connections = self._gauge("pack_connections", "Readers connected for the packed path.")
         self.commands_refused = self._counter("commands_refused", "Commands refused, by reason.", ("reason",))
 
     def read_ended(self, outcome: ReadOutcome) -> None:

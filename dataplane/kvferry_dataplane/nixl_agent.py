@@ -31,6 +31,9 @@ _OWN_REFERENCES = 2
 _WHEELS = ("nixl_cu13", "nixl_cu12")
 # UCX turns zero-copy reads over CUDA IPC off where it finds no NVLink, and falls back to emulation without a word.
 _SETTINGS_CUDA = {"UCX_CUDA_IPC_ENABLE_GET_ZCOPY": "on"}
+# Over TCP, UCX emulates reads by messages, of 8 KiB by itself. In messages of this size a read of large pieces is as
+# fast as a plain stream, three to four times as fast as before; larger ones gain nothing more.
+_SETTINGS_TCP = {"UCX_TCP_TX_SEG_SIZE": "256k", "UCX_TCP_RX_SEG_SIZE": "256k"}
 # What goes wrong comes back as an error and is logged with its context; the libraries would write lines of their own to
 # both standard streams.
 _SETTINGS = {"UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
@@ -46,6 +49,16 @@ class Region:
     device_index: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One of the backend's settings as it holds."""
+
+    name: str
+    value: str
+    from_user: bool
+    """Set by whoever started the process; else chosen here."""
+
+
 class NixlLibrary:
     """The imported NIXL wheel."""
 
@@ -55,7 +68,7 @@ class NixlLibrary:
         Raises:
             ConfigInvalid: there is none.
         """
-        self.settings = _apply_settings(_SETTINGS | (_SETTINGS_CUDA if for_cuda else {}))
+        self.settings = _apply_settings(_SETTINGS | _SETTINGS_TCP | (_SETTINGS_CUDA if for_cuda else {}))
         wheels = (f"nixl_cu{cuda_major}",) if for_cuda and cuda_major is not None else _WHEELS
         self.api = _first_importable(wheels)
         self.wheel = self.api.__name__.partition(".")[0]
@@ -204,11 +217,15 @@ def _rows(addresses: Addresses, lengths: Addresses, device_index: int) -> npt.ND
     return rows
 
 
-def _apply_settings(settings: dict[str, str]) -> dict[str, str]:
+def _apply_settings(settings: dict[str, str]) -> tuple[Setting, ...]:
     """Set what the user has not set; returns what holds now."""
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
-    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(("UCX_", "NIXL_"))}
+    chosen = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(chosen)
+    return tuple(
+        Setting(name, value, from_user=name not in chosen)
+        for name, value in sorted(os.environ.items())
+        if name.startswith(("UCX_", "NIXL_"))
+    )
 
 
 def _first_importable(wheels: tuple[str, ...]) -> Any:

@@ -4,10 +4,14 @@ The decision is made per source rank when a read's turn has come. A path that is
 nothing degrades without a word.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from kvferry.core.errors import TransportFailed
+from kvferry_dataplane.packed.costs import Verdict
+
+PACKED_BACKEND = "stream"
 
 
 class Path(StrEnum):
@@ -16,7 +20,9 @@ class Path(StrEnum):
     LOCAL = "local"
     """Copied from the source's pool, which is mapped here."""
     NIXL = "nixl"
+    """Read by NIXL, piece by piece."""
     PACKED = "packed"
+    """Sent by the source as one stream."""
 
 
 class PathRule(StrEnum):
@@ -73,15 +79,39 @@ def why_not_to_map(policy: PathPolicy, own_host: bytes, source_host: bytes) -> s
     return ""
 
 
-def choose(policy: PathPolicy, mapped: str, why_not_mapped: str, backend: str) -> Route:
-    """The route from a source whose pool is ``mapped`` (by that backend; empty if it is not, for the reason given).
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Whether a source's pool is mapped."""
+
+    backend: str
+    """What copies from it, `memory` or `cuda`; empty if it is not mapped."""
+    why_not: str = ""
+
+
+def choose(
+    policy: PathPolicy, mapping: Mapping, backend: str, packing: Callable[[], Verdict] | None, *, has_bytes: bool
+) -> Route:
+    """The route of what comes from a source.
+
+    ``packing`` weighs the packed path against NIXL's ``backend``; None: the source does not pack, or not for this pool.
+    Where there are no bytes, only the lease word is read, and that is NIXL's, unless the pool is mapped.
 
     Raises:
         TransportFailed: the configured path is impossible; says why.
     """
-    if mapped:
-        return Route(Path.LOCAL, mapped, "same host: the source's pool is mapped")
-    if policy.rule in (PathRule.LOCAL, PathRule.PACKED):
-        why = why_not_mapped if policy.rule is PathRule.LOCAL else "the source does not pack"
-        raise TransportFailed.of_field("path", policy.rule.value, why)
-    return Route(Path.NIXL, backend, why_not_mapped)
+    if mapping.backend:
+        return Route(Path.LOCAL, mapping.backend, "same host: the source's pool is mapped")
+    match policy.rule:
+        case PathRule.LOCAL:
+            raise TransportFailed.of_field("path", policy.rule.value, mapping.why_not)
+        case PathRule.PACKED if packing is None:
+            raise TransportFailed.of_field("path", policy.rule.value, "the source does not pack")
+        case PathRule.PACKED if has_bytes:
+            return Route(Path.PACKED, PACKED_BACKEND, f"path={policy.rule} is configured")
+        case PathRule.PACKED | PathRule.NIXL:
+            return Route(Path.NIXL, backend, f"path={policy.rule} is configured")
+    if packing is None or not has_bytes:
+        return Route(Path.NIXL, backend, f"{mapping.why_not}; the source does not pack")
+    verdict = packing()
+    choice = f"{mapping.why_not}; {verdict.choice}"
+    return Route(Path.PACKED, PACKED_BACKEND, choice) if verdict.packed else Route(Path.NIXL, backend, choice)

@@ -10,6 +10,8 @@ from kvferry.negotiation.v1 import negotiation_pb2
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.nixl_agent import BACKEND, Region
+from kvferry_dataplane.packed.connection import PackPeer
+from kvferry_dataplane.packed.wire import BOOT_ID_BYTES
 from kvferry_dataplane.plan import Side
 
 PEERS_MAX = 1024
@@ -17,6 +19,7 @@ AGENT_METADATA_BYTES_MAX = 64 * 1024
 PEER_NAME_CHARS_MAX = 512
 HOST_ID_BYTES_MAX = 64
 SHARE_SOCKET_CHARS_MAX = 1024
+PACK_ENDPOINT_CHARS_MAX = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class Peer:
     host_id: bytes = b""
     """Of the kernel that it lives on; empty if it shares nothing."""
     share_socket: str = ""
+    pack: PackPeer | None = None
+    """Where it packs; None if it does not."""
 
 
 class PeerBook:
@@ -113,7 +118,23 @@ def peer_from_wire(command: pb.ConnectPeer) -> Peer:
         boot_id=access.boot_id,
         host_id=access.host_id,
         share_socket=access.share_socket,
+        pack=_pack_peer(access),
     )
+
+
+def _pack_peer(access: negotiation_pb2.RankAccess) -> PackPeer | None:
+    if not access.pack_endpoint:
+        return None
+    host, _, port = access.pack_endpoint.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise InvalidArgument.of_field("access.pack_endpoint", access.pack_endpoint, "must be host:port")
+    if len(access.pack_endpoint) > PACK_ENDPOINT_CHARS_MAX:
+        raise InvalidArgument.of_field(
+            "access.pack_endpoint", access.pack_endpoint, f"at most {PACK_ENDPOINT_CHARS_MAX} characters"
+        )
+    if len(access.boot_id) != BOOT_ID_BYTES:
+        raise InvalidArgument.of_field("access.boot_id", f"{len(access.boot_id)} bytes", f"must have {BOOT_ID_BYTES}")
+    return PackPeer(access.pack_endpoint, access.boot_id)
 
 
 def _check_access(access: negotiation_pb2.RankAccess) -> None:

@@ -29,15 +29,18 @@ from kvferry_dataplane.handoff import OfferSocket
 from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.nixl_agent import BACKEND, NixlLibrary, Region
+from kvferry_dataplane.packed.agent import PackedAgent
+from kvferry_dataplane.packed.opening import open_cost_book, open_pack_reader, open_pack_server
 from kvferry_dataplane.paths import Path
 from kvferry_dataplane.plane import Plane
 from kvferry_dataplane.pool import Pool, open_pool
-from kvferry_dataplane.reads.agent import NixlReadAgent
+from kvferry_dataplane.reads.agent import NixlReadAgent, ReadAgent
 from kvferry_dataplane.reads.executor import ReadExecutor
 from kvferry_dataplane.reads.lingering import LingeringConnections
 from kvferry_dataplane.reads.mailbox import Mailbox
 from kvferry_dataplane.reads.request import ReadOutcome
 from kvferry_dataplane.reads.thread import ReadThread
+from kvferry_dataplane.routes import Routes
 from kvferry_dataplane.service import DataPlaneServicer
 from kvferry_dataplane.serving import ServingThread
 from kvferry_dataplane.sharing.agent import LocalAgent
@@ -115,7 +118,9 @@ class DataPlaneProcess:
         self, parts: AsyncExitStack, pool: Pool, table_memory: SharedMemory
     ) -> tuple[Plane, pb.DescribeResponse]:
         library = NixlLibrary(for_cuda=pool.device != "cpu", cuda_major=cuda.bindings_major())
-        _log.info("transport", backend=BACKEND, wheel=library.wheel, settings=library.settings)
+        chosen = {setting.name: setting.value for setting in library.settings if not setting.from_user}
+        given = {setting.name: setting.value for setting in library.settings if setting.from_user}
+        _log.info("transport", backend=BACKEND, wheel=library.wheel, settings=chosen, settings_of_user=given)
         words = np.frombuffer(table_memory.mapping, dtype=np.uint64)
         table = Region("DRAM", words.ctypes.data, words.nbytes)
         boot = self._boot_id.hex()
@@ -133,18 +138,34 @@ class DataPlaneProcess:
         self._metrics.reads_queued.set_function(lambda: executor.queued_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
         self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics)
-        return self._plane, _describe(pool, self._boot_id, serving, table)
+        packing = open_pack_server(self._config, pool, self._boot_id, words)
+        if packing is not None:
+            parts.push_async_callback(asyncio.to_thread, packing.server.close)
+            self._metrics.packed_bytes.set_function(lambda: packing.server.sent_bytes)
+            self._metrics.pack_connections.set_function(lambda: packing.server.connection_count)
+        description = _describe(pool, self._boot_id, serving, table)
+        description.access.pack_endpoint = packing.endpoint if packing is not None else ""
+        for setting in library.settings:
+            description.transport_settings.add(
+                name=setting.name, value=setting.value, from_environment=setting.from_user
+            )
+        return self._plane, description
 
     def _make_executor(self, library: NixlLibrary, pool: Pool, mailbox: Mailbox) -> ReadExecutor:
         lingering = LingeringConnections()
         boot = self._boot_id.hex()
         mapper = PoolMapper(pool, self._config.copy_thread_count, self._config.sm_count_max, mailbox.descriptor)
         sources = SharedSources(self._config.paths, self._host_id, lambda peer: open_source(peer, mapper), mailbox)
+        lasting: dict[Path, ReadAgent] = {Path.LOCAL: LocalAgent(sources, mapper.close)}
+        reader = open_pack_reader(self._config, pool, mailbox.descriptor)
+        if reader is not None:
+            lasting[Path.PACKED] = PackedAgent(reader)
+        costs = None if reader is None else open_cost_book()
         return ReadExecutor(
             lambda number: NixlReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
             self._on_read_finished,
-            sources,
-            {Path.LOCAL: LocalAgent(sources, mapper.close)},
+            Routes(self._config.paths, sources, costs),
+            lasting,
         )
 
     def _share(self, parts: AsyncExitStack, path: FilePath, pool: Pool, table: SharedMemory) -> OfferSocket:

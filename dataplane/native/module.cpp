@@ -6,6 +6,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "bind_stream.hpp"
 #include "ceiling.hpp"
 #include "copier.hpp"
 
@@ -138,6 +139,7 @@ NB_MODULE(_core, module) {
     bind_plan(module);
     bind_job(module);
     bind_copier(module);
+    kvferry::bind_stream(module);
     module.def("instruction_sets", [] {
         std::vector<std::string> names;
         for (const kvferry::Kernel &kernel : kvferry::kernels())

@@ -68,3 +68,26 @@ def plain_copy(
     lengths: Offsets,
     thread_count: int,
 ) -> float: ...
+
+class CancelFlag:
+    def __init__(self) -> None: ...
+    @property
+    def raised(self) -> bool: ...
+    def raise_(self) -> None: ...
+
+def stream_send(
+    socket: int, prefix: bytes, window: tuple[int, int], offsets: Offsets, lengths: Offsets, limit_s: float
+) -> tuple[int, int, int]:
+    """Returns the end, bytes moved and an errno."""
+
+def stream_receive(
+    socket: int,
+    window: tuple[int, int],
+    offsets: Offsets,
+    lengths: Offsets,
+    suffix_size: int,
+    limit_s: float,
+    flag: CancelFlag | None = None,
+    wake_descriptor: int = -1,
+) -> tuple[tuple[int, int, int], bytes]: ...
+def stream_discard(socket: int, size_bytes: int, limit_s: float) -> tuple[int, int, int]: ...

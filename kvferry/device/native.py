@@ -1,4 +1,4 @@
-"""Copies between windows of host memory on native threads. The only file that imports the extension."""
+"""Native code: copies between windows of host memory, and streams from and into them. The only importer of it."""
 
 import weakref
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from kvferry.core.errors import ConfigInvalid, InvalidArgument, NotReady, Resour
 from kvferry.core.planning.copies import CopyPlan, Offsets, StridedCopy
 from kvferry.device import _core
 from kvferry.device.copying import Copier, Copies, CopyJob, Window
+from kvferry.device.streams import StreamEnd, StreamOutcome
 
 THREADS_MAX = 64
 JOBS_MAX = 4096
@@ -182,6 +183,65 @@ def ceiling_copy(
         )
     except _core.PlanError as error:
         raise _invalid(error) from error
+
+
+CancelFlag = _core.CancelFlag
+"""Raised by one thread to end what another one receives."""
+
+
+def stream_send(
+    socket: int, prefix: bytes, window: Window, offsets: Offsets, lengths: Offsets, *, limit_s: float
+) -> StreamOutcome:
+    """Send ``prefix`` and then pieces of a window, gathered by the kernel. Negative ``limit_s``: without a limit.
+
+    Raises:
+        InvalidArgument: a piece leaves the window. Nothing was sent.
+    """
+    try:
+        ended = _core.stream_send(socket, prefix, _bounds(window), _array(offsets), _array(lengths), limit_s)
+    except _core.PlanError as error:
+        raise _invalid(error) from error
+    return _outcome(ended)
+
+
+def stream_receive(
+    socket: int,
+    window: Window,
+    offsets: Offsets,
+    lengths: Offsets,
+    *,
+    suffix_bytes: int,
+    limit_s: float,
+    flag: CancelFlag | None = None,
+    wake_descriptor: int = -1,
+) -> tuple[StreamOutcome, bytes]:
+    """Receive into pieces of a window, scattered by the kernel, and then a suffix of so many bytes.
+
+    Another thread ends it by raising ``flag`` and then adding to ``wake_descriptor``, an eventfd.
+
+    Raises:
+        InvalidArgument: a piece leaves the window. Nothing was received.
+    """
+    try:
+        ended, suffix = _core.stream_receive(
+            socket, _bounds(window), _array(offsets), _array(lengths), suffix_bytes, limit_s, flag, wake_descriptor
+        )
+    except _core.PlanError as error:
+        raise _invalid(error) from error
+    return _outcome(ended), suffix
+
+
+def stream_discard(socket: int, size_bytes: int, *, limit_s: float) -> StreamOutcome:
+    """Receive so many bytes into nothing."""
+    return _outcome(_core.stream_discard(socket, size_bytes, limit_s))
+
+
+def _outcome(ended: tuple[int, int, int]) -> StreamOutcome:
+    return StreamOutcome(StreamEnd(ended[0]), ended[1], ended[2])
+
+
+def _bounds(window: Window) -> tuple[int, int]:
+    return window.address, window.size_bytes
 
 
 def _plan_of(copies: Sequence[Copies]) -> _core.Plan:

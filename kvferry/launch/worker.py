@@ -26,6 +26,11 @@ class WorkerSpec:
     device: str = "cpu"
     pool_bytes: int = 64 * MIB
     listen: str = "127.0.0.1:0"
+    pack_listen: str = ""
+    """Where its data planes pack for readers, for example `127.0.0.1:0`; empty: nowhere, since workers of one machine
+    need it only where the packed path itself is tried."""
+    path: str = "auto"
+    """How its reads travel: auto, nixl or packed."""
     lease_ttl_s: int = 5
     metrics: bool = True
     log_level: str = "info"
@@ -103,6 +108,9 @@ class LocalWorker:
         command += ["--pool-bytes", str(self.spec.pool_bytes), "--socket", str(self.rank_sockets[rank])]
         if self.spec.metrics:
             command += ["--metrics-listen", "127.0.0.1:0"]
+        command += ["--path", self.spec.path]
+        if self.spec.pack_listen and self.spec.device == "cpu":
+            command += ["--pack-listen", self.spec.pack_listen]
         child = await self._start(f"{self.name}.dp{rank}", [*command, "--log-format", "json"])
         self.data_planes[rank] = child
         return child

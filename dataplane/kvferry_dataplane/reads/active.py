@@ -24,6 +24,8 @@ class ActivePart:
     """What is to be planned once those are posted."""
     descriptor_count: int = 0
     received_bytes: int = 0
+    batches_in_flight: int = 0
+    first_posted_at: float | None = None
 
     def begin(self) -> None:
         """Plan the first batches."""
@@ -54,6 +56,12 @@ class ActivePart:
             plan = split_long(chunk, self.limits.bytes_max)
             self.descriptor_count += plan.piece_count
             self.todo.extend(cut(plan, self.limits.bytes_max, self.limits.descriptors_max))
+
+    def seconds(self, now: float) -> float | None:
+        """How long it took from the first batch to the last; None while it goes on."""
+        if self.first_posted_at is None or self.todo or self.batches_in_flight:
+            return None
+        return now - self.first_posted_at
 
     @property
     def share(self) -> SourceShare:
@@ -104,6 +112,18 @@ class ActiveRead:
             part = ActivePart(source, route, bounds.limits(route.path))
             self.parts.append(part)
             part.begin()
+
+    def take_batch(self, number: int) -> Batch:
+        """The next batch of a part that has one, to be posted."""
+        self.batches_in_flight += 1
+        self.parts[number].batches_in_flight += 1
+        return self.parts[number].take_batch()
+
+    def batch_ended(self, number: int) -> ActivePart:
+        """One batch of a part is in flight no more; returns the part."""
+        self.batches_in_flight -= 1
+        self.parts[number].batches_in_flight -= 1
+        return self.parts[number]
 
     def drop_rest(self) -> None:
         """Forget every batch that is not in flight."""

@@ -132,7 +132,7 @@ class ReadExecutor:
         self._generations.retire_unwanted(wanted, now, self._bounds.orphan_seconds)
         for generation in self._generations.due(now):
             self._destroy(generation)
-        self._let_peers_go()
+        self._generations.let_go(self._leaving)
         return self._wait(now, moved=self.progress_count != moved_before)
 
     def _end_overdue(self, now: float) -> None:
@@ -203,11 +203,11 @@ class ReadExecutor:
             return 0
         if not generation.connect(peer):
             return 0
-        batch = part.take_batch()
+        batch = read.take_batch(number)
         read.turn = next(self._turns)
-        read.first_posted_at = self._clock() if read.first_posted_at is None else read.first_posted_at
+        part.first_posted_at = self._clock() if part.first_posted_at is None else part.first_posted_at
+        read.first_posted_at = part.first_posted_at if read.first_posted_at is None else read.first_posted_at
         flight = Flight(Purpose.BLOCKS, peer, 0, read, number, batch)
-        read.batches_in_flight += 1
         generation.flights.append(flight)
         self.progress_count += 1
         try:
@@ -278,13 +278,20 @@ class ReadExecutor:
         if read is None:
             return
         if flight.batch is not None:
-            read.batches_in_flight -= 1
-            if not flight.stopped:
-                read.parts[flight.part].received_bytes += flight.batch.total_bytes
-            read.last_arrived_at = self._clock()
+            self._batch_arrived(read, flight, flight.batch.total_bytes)
             self._finish_if_settled(read)
         else:
             self._verify(read, flight.part, word, now)
+
+    def _batch_arrived(self, read: ActiveRead, flight: Flight, batch_bytes: int) -> None:
+        part = read.batch_ended(flight.part)
+        if flight.stopped:
+            return
+        part.received_bytes += batch_bytes
+        read.last_arrived_at = self._clock()
+        seconds = part.seconds(read.last_arrived_at)
+        if seconds is not None and not read.ending:
+            self._routing.carried(part.source, part.route, part.descriptor_count, seconds)
 
     def _verify(self, read: ActiveRead, part: int, word: int, now: float) -> None:
         read.words_in_flight.discard(part)
@@ -305,14 +312,14 @@ class ReadExecutor:
             self._end_reads_of(flight.peer.name, error, now)
         if read is None:
             return
-        if flight.purpose is Purpose.BLOCKS and generation.lasting:
-            read.batches_in_flight -= 1
-        elif flight.purpose is Purpose.BLOCKS:
-            generation.unconfirmed.append(flight)
-            read.batches_in_flight -= 1
-            read.batches_unconfirmed += 1
-            self._suspects.add(flight.peer.name)
+        if flight.purpose is Purpose.BLOCKS:
+            read.batch_ended(flight.part)
+            if not generation.lasting:
+                generation.unconfirmed.append(flight)
+                read.batches_unconfirmed += 1
+                self._suspects.add(flight.peer.name)
         self._end(read.request.transfer, error, now)
+        self._finish_if_settled(read)
 
     # Ends
 
@@ -340,7 +347,7 @@ class ReadExecutor:
         self._finish_if_settled(active)
 
     def _finish_if_settled(self, read: ActiveRead) -> None:
-        if read.ending and read.is_settled:
+        if read.ending and read.is_settled and read.request.transfer in self._active:
             self._finish(read)
 
     def _finish(self, read: ActiveRead) -> None:
@@ -371,17 +378,11 @@ class ReadExecutor:
             elif flight in generation.unconfirmed:
                 read.batches_unconfirmed -= 1
             else:
-                read.batches_in_flight -= 1
+                part = read.batch_ended(flight.part)
                 if not read.ending:
-                    read.parts[flight.part].todo.appendleft(flight.batch)
+                    part.todo.appendleft(flight.batch)
             self._finish_if_settled(read)
         self.progress_count += 1
-
-    def _let_peers_go(self) -> None:
-        for name, peer in list(self._leaving.items()):
-            if not any(f.peer.name == name for g in self._generations.all() for f in g.flights):
-                del self._leaving[name]
-                self._generations.forget(peer)
 
     def _requests(self) -> Iterator[ReadRequest]:
         yield from self._queue.waiting()

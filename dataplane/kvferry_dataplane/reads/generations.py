@@ -87,11 +87,13 @@ class Generations:
             self._current = None
         return [*generation.flights, *generation.unconfirmed]
 
-    def forget(self, peer: Peer) -> None:
-        """Make every agent without a flight of a peer forget it."""
-        for generation in self.all():
-            if not any(flight.peer.name == peer.name for flight in generation.flights):
-                generation.forget(peer)
+    def let_go(self, leaving: dict[str, Peer]) -> None:
+        """Forget peers that leave, by their names, and take them out, once nothing of theirs is in flight."""
+        for name, peer in list(leaving.items()):
+            if not any(flight.peer.name == name for generation in self.all() for flight in generation.flights):
+                del leaving[name]
+                for generation in self.all():
+                    generation.forget(peer)
 
     def next_destruction(self) -> float | None:
         """When the next generation is destroyed at the latest."""

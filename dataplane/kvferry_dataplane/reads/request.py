@@ -18,11 +18,20 @@ class ReadPart:
     """The copies as runs, planned a chunk at a time."""
     regions: Callable[[], tuple[StridedCopy, ...]]
     """The same copies as regions, all of them."""
+    sample: Callable[[], Iterator[CopyPlan]]
+    """As ``chunks``, but of few pieces."""
     slot: int
     word: int = field(repr=False)
     total_bytes: int = 0
     pieces_max: int = 0
     """Pieces before any are joined."""
+
+    def piece_count(self) -> int:
+        """About how many pieces the copies are, seen from the first of them. Takes a little planning."""
+        sample = next(self.sample(), None)
+        if sample is None or not sample.piece_count:
+            return self.pieces_max
+        return max(round(self.total_bytes * sample.piece_count / sample.total_bytes), 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,10 @@ class Routing(Protocol):
         """
         ...
 
+    def carried(self, part: ReadPart, route: Route, piece_count: int, seconds: float) -> None:
+        """Learn from how long a part took, from its first batch to its last byte."""
+        ...
+
     def take_lost(self) -> Sequence[Peer]:
         """Peers that have died since this was last asked."""
         ...

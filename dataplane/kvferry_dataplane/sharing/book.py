@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import structlog
 
 from kvferry.core.errors import KvferryError
-from kvferry_dataplane.paths import PathPolicy, Route, choose, why_not_to_map
+from kvferry_dataplane.paths import Mapping, PathPolicy, why_not_to_map
 from kvferry_dataplane.peers import Peer, peer_lost
 from kvferry_dataplane.reads.mailbox import Mailbox
-from kvferry_dataplane.reads.request import ReadPart
 from kvferry_dataplane.sharing.source import Source
 
 OPENING_THREADS = 4
@@ -71,22 +70,20 @@ class SharedSources:
         if entry is not None:
             self._retire(entry)
 
-    def route(self, part: ReadPart) -> Route | None:
-        """The path of a part's bytes; None while its peer's memory is being mapped.
+    def mapping(self, peer: Peer) -> Mapping | None:
+        """Whether a peer is mapped; None while that is under way.
 
         Raises:
             PeerError: reason PEER_LOST: it has died.
-            TransportFailed: the configured path is impossible.
         """
-        peer = part.peer
         entry = self._entries.get(peer.name)
-        if entry is not None and entry.is_lost:
+        if entry is None:
+            return Mapping("", "not connected")
+        if entry.is_lost:
             raise peer_lost(peer)
-        if entry is not None and entry.is_opening:
+        if entry.is_opening:
             return None
-        mapped = entry.source.pool.backend if entry is not None and entry.source is not None else ""
-        why_not = "not connected" if entry is None else entry.why_not
-        return choose(self._policy, mapped, why_not, peer.backend)
+        return Mapping("" if entry.source is None else entry.source.pool.backend, entry.why_not)
 
     def source(self, peer: Peer) -> Source:
         """The mapping of a peer.

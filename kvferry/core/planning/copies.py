@@ -80,7 +80,7 @@ def joined(plan: CopyPlan, *, by_destination: bool) -> CopyPlan:
         return plan
     key = plan.destination_offsets if by_destination else plan.source_offsets
     if not bool((key[1:] > key[:-1]).all()):
-        order = np.argsort(key, kind="stable")
+        order = np.argsort(key)
         plan = CopyPlan(plan.source_offsets[order], plan.destination_offsets[order], plan.lengths[order])
     touching = plan.source_offsets[:-1] + plan.lengths[:-1] == plan.source_offsets[1:]
     touching &= plan.destination_offsets[:-1] + plan.lengths[:-1] == plan.destination_offsets[1:]

@@ -111,7 +111,10 @@ def segments_of(
         by_destination=there < here,
     )
     key = segments.destination_blocks if segments.by_destination else segments.source_blocks
-    return segments if bool((key[1:] >= key[:-1]).all()) else segments[np.argsort(key, kind="stable")]
+    if bool((key[1:] >= key[:-1]).all()):
+        return segments
+    # Segments of one block keep their order. A key of its own for each makes the fast, unstable sort do that.
+    return segments[np.argsort(key * key.size + np.arange(key.size))]
 
 
 def check_listed(field: str, group: LayerGroup, block_count: int, token_count: int, first_token: int = 0) -> None:

@@ -80,6 +80,7 @@ class DescribeResponse(_message.Message):
     HUGE_PAGE_BYTES_FIELD_NUMBER: _builtins.int
     ADOPTION_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    TRANSPORT_SETTINGS_FIELD_NUMBER: _builtins.int
     pool_socket: _builtins.str
     """Unix socket that hands out the pool."""
     huge_page_bytes: _builtins.int
@@ -94,6 +95,10 @@ class DescribeResponse(_message.Message):
     def adoption(self) -> Global___Adoption:
         """As last given to Adopt; unset before."""
 
+    @_builtins.property
+    def transport_settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransportSetting]:
+        """What the transport runs with."""
+
     def __init__(
         self,
         *,
@@ -102,14 +107,45 @@ class DescribeResponse(_message.Message):
         huge_page_bytes: _builtins.int = ...,
         adoption: Global___Adoption | None = ...,
         version: _builtins.str = ...,
+        transport_settings: _abc.Iterable[Global___TransportSetting] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "adoption", b"adoption"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "adoption", b"adoption", "huge_page_bytes", b"huge_page_bytes", "pool_socket", b"pool_socket", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "adoption", b"adoption", "huge_page_bytes", b"huge_page_bytes", "pool_socket", b"pool_socket", "transport_settings", b"transport_settings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class TransportSetting(_message.Message):
+    """One setting of the transport's libraries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    FROM_ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the variable, for example `UCX_TLS`."""
+    value: _builtins.str
+    """Its value."""
+    from_environment: _builtins.bool
+    """Whether the environment of the process had it; else the data plane chose it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+        from_environment: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_environment", b"from_environment", "name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransportSetting: _TypeAlias = TransportSetting  # noqa: Y015
 
 @_typing.final
 class Adoption(_message.Message):

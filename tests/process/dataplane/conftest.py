@@ -35,8 +35,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         *flags: str,
         rank: int = 0,
     ) -> DataPlane:
-        # Whoever chooses what UCX does wants NIXL to read.
-        path = NIXL_FLAGS if environment and "UCX_TLS" in environment else ()
+        # Whoever chooses what UCX does wants NIXL to read, unless the flags say otherwise.
+        path = (*NIXL_FLAGS, "--same-host", "backend") if environment and "UCX_TLS" in environment else ()
         plane = DataPlane(tmp_path, name, environment or {}, *path, *flags)
         started.append(plane)
         await plane.connect(layout or small_layout(), rank)

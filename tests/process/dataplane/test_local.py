@@ -157,7 +157,7 @@ async def test_where_mapping_is_off_the_backend_reads(start: Start) -> None:
     await here.ask(connect_peer=peer)
     finished = await read(here, "t", peer, lease, [1])
     assert transfer_pb2.PATH_NIXL == finished.figures.path
-    assert "same_host=backend is configured" == finished.figures.paths[0].choice
+    assert "same_host=backend is configured" in finished.figures.paths[0].choice
     assert 1 == mapped_pools(destination)
 
 

@@ -36,6 +36,7 @@ def bounds(
     """Small bounds."""
     return ReadBounds(
         nixl=BatchLimits(batch_bytes_max, 1024, 2),
+        packed=BatchLimits(batch_bytes_max, 1024, 4),
         step_bytes_max=step_bytes_max,
         active_reads_per_lane=active_reads_per_lane,
     )
@@ -48,6 +49,7 @@ class FakeRouting:
     routes: dict[str, Route | None] = field(default_factory=dict)
     lost: list[Peer] = field(default_factory=list)
     errors: dict[str, KvferryError] = field(default_factory=dict)
+    learned: list[tuple[str, int, float]] = field(default_factory=list)
 
     def connect(self, peer: Peer) -> bool:
         """Learn a peer."""
@@ -61,6 +63,10 @@ class FakeRouting:
         if part.peer.name in self.errors:
             raise self.errors[part.peer.name]
         return self.routes.get(part.peer.name, NIXL)
+
+    def carried(self, part: ReadPart, route: Route, piece_count: int, seconds: float) -> None:
+        """Note it."""
+        self.learned.append((part.peer.name, piece_count, seconds))
 
     def take_lost(self) -> list[Peer]:
         """Peers that have died."""
@@ -97,11 +103,13 @@ class FakeAgent:
     peers: dict[int, tuple[Peer, int | None]] = field(default_factory=dict)
     cells: dict[int, int] = field(default_factory=dict)
     connected: set[str] = field(default_factory=set)
+    can_stop: bool = False
+    stopped: set[int] = field(default_factory=set)
 
     @property
     def wakes(self) -> bool:
-        """It has to be polled."""
-        return False
+        """Whether it need not be polled."""
+        return self.can_stop
 
     def connect(self, peer: Peer) -> None:
         """Learn a peer."""
@@ -134,14 +142,16 @@ class FakeAgent:
         if peer.name in self.network.errors:
             raise self.network.errors[peer.name]
         if peer.name in self.network.stuck:
-            return False
+            return handle in self.stopped
         if cell is not None:
             self.cells[cell] = self.network.words.get(peer.name, WORD)
         return True
 
     def stop(self, handle: int) -> bool:
-        """It cannot end a batch early."""
-        return False
+        """End a batch early, if it can."""
+        if self.can_stop:
+            self.stopped.add(handle)
+        return self.can_stop
 
     def close(self) -> None:
         """Destroy it."""
@@ -187,6 +197,7 @@ class Bench:
             peer(source),
             lambda: iter((CopyPlan(offsets, offsets, lengths),)),
             lambda: (region,),
+            lambda: iter(()),
             0,
             WORD,
             100 * batches,

@@ -4,9 +4,10 @@ import random
 
 import pytest
 
-from kvferry.core.errors import KvferryError, PeerError
+from kvferry.core.errors import KvferryError, PeerError, TransportFailed
 from kvferry.core.reasons import Reason
-from tests.unit.dataplane.fakes import WORD, Bench, Network, bounds, peer
+from kvferry_dataplane.paths import Path, Route
+from tests.unit.dataplane.fakes import WORD, Bench, FakeAgent, FakeRouting, Network, bounds, peer
 
 
 def reason(bench: Bench, transfer: str) -> Reason | None:
@@ -193,3 +194,94 @@ def test_every_read_ends_by_its_deadline(seed: int) -> None:
         assert [] == late
     bench.run(5.0)
     assert set(deadlines) == set(bench.outcomes)
+
+
+def packed_bench(network: Network) -> tuple[Bench, FakeAgent]:
+    """A bench whose peer `a` is read over the packed path, and that path's agent."""
+    agent = FakeAgent(network, 0, can_stop=True)
+    packed = Route(Path.PACKED, "stream", "the only one")
+    return Bench(network, routing=FakeRouting({"a": packed}), lasting={Path.PACKED: agent}), agent
+
+
+def test_a_batch_that_can_be_stopped_needs_no_rollover() -> None:
+    """A cancelled packed read asks for its batches to be stopped, ends as soon as they are, and keeps every agent."""
+    bench, agent = packed_bench(Network(stuck={"a"}))
+    bench.submit("t", "a", batches=2)
+    bench.run()
+    bench.executor.cancel("t", bench.now)
+    bench.run()
+    assert Reason.CANCELLED == reason(bench, "t")
+    assert 2 == len(agent.stopped)
+    assert 0 == bench.executor.rollovers
+    assert 0 == bench.outcomes["t"].received_bytes
+    assert not agent.closed
+
+
+def test_a_failed_batch_of_a_lasting_agent_is_over() -> None:
+    """A packed read that fails ends at once, without giving an agent up or suspecting the peer."""
+    bench, _ = packed_bench(Network(errors={"a": PeerError("gone", reason=Reason.PEER_LOST)}))
+    bench.submit("t", "a", batches=2)
+    bench.run()
+    assert Reason.PEER_LOST == reason(bench, "t")
+    assert 0 == bench.executor.rollovers
+    bench.network.errors.clear()
+    bench.submit("u", "a")
+    bench.run()
+    assert reason(bench, "u") is None
+
+
+def test_what_wakes_is_not_polled() -> None:
+    """With only batches in flight whose agent tells of their end, the executor waits for that or for a deadline."""
+    bench, _ = packed_bench(Network(stuck={"a"}))
+    bench.submit("t", "a", batches=2, deadline=50.0)
+    assert 50.0 == bench.run()
+
+
+def test_what_a_part_took_is_told() -> None:
+    """Routing learns the pieces and seconds of a part that has arrived as a whole."""
+    bench = Bench()
+    bench.submit("t", "a", batches=3)
+    bench.run()
+    assert [("a", 3, 0.0)] == bench.routing.learned
+
+
+def test_a_read_waits_for_its_route_and_others_do_not() -> None:
+    """A read whose route is being found out waits, without polling, while reads from other peers go on."""
+    bench = Bench(routing=FakeRouting({"a": None}))
+    bench.submit("t", "a", deadline=50.0)
+    bench.submit("u", "b")
+    assert 50.0 == bench.run()
+    assert ["u"] == list(bench.outcomes)
+    del bench.routing.routes["a"]
+    bench.run()
+    assert reason(bench, "t") is None
+
+
+def test_a_read_without_a_route_fails() -> None:
+    """A read whose path is impossible fails with the reason, and nothing was asked for."""
+    bench = Bench(routing=FakeRouting(errors={"a": TransportFailed("path=local: another host")}))
+    bench.submit("t", "a")
+    bench.run()
+    assert Reason.TRANSPORT_FAILED == reason(bench, "t")
+    assert [] == bench.network.posted
+
+
+def test_the_reads_of_a_peer_that_died_are_lost() -> None:
+    """Reads under way and waiting end as PEER_LOST once their peer is known to be dead."""
+    bench, _ = packed_bench(Network(stuck={"a"}))
+    bench.submit("t", "a")
+    bench.submit("u", "b")
+    bench.run()
+    bench.routing.lost = [peer("a")]
+    bench.run()
+    assert (Reason.PEER_LOST, None) == (reason(bench, "t"), reason(bench, "u"))
+
+
+def test_several_failed_batches_of_a_lasting_agent_are_over() -> None:
+    """A packed read whose batches in flight fail one after the other ends once, with the first failure."""
+    bench, _ = packed_bench(Network(stuck={"a"}))
+    bench.submit("t", "a", batches=3)
+    bench.run()
+    bench.network.errors["a"] = PeerError("gone", reason=Reason.PEER_LOST)
+    bench.run()
+    assert Reason.PEER_LOST == reason(bench, "t")

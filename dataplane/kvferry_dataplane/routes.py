@@ -1,0 +1,56 @@
+"""Finds the path of what comes from each source rank: mapped, packed, or read by NIXL."""
+
+from collections.abc import Sequence
+
+from kvferry_dataplane.packed.book import CostBook
+from kvferry_dataplane.paths import Path, PathPolicy, Route, choose
+from kvferry_dataplane.peers import Peer
+from kvferry_dataplane.reads.request import ReadPart
+from kvferry_dataplane.sharing.book import SharedSources
+
+
+class Routes:
+    """The :class:`~kvferry_dataplane.reads.routing.Routing` of a data plane."""
+
+    def __init__(self, policy: PathPolicy, sources: SharedSources, costs: CostBook | None) -> None:
+        """``costs``: None where sources that pack cannot be read."""
+        self._policy = policy
+        self._sources = sources
+        self._costs = costs
+
+    def connect(self, peer: Peer) -> bool:
+        """Learn a peer; returns whether it is known not to be mapped."""
+        return self._sources.connect(peer)
+
+    def disconnect(self, peer: Peer) -> None:
+        """Forget a peer."""
+        self._sources.disconnect(peer)
+
+    def route(self, part: ReadPart) -> Route | None:
+        """The path of a part; None while its source is being mapped.
+
+        Raises:
+            PeerError: reason PEER_LOST: the source has died.
+            TransportFailed: the configured path is impossible.
+        """
+        mapping = self._sources.mapping(part.peer)
+        if mapping is None:
+            return None
+        costs = self._costs if part.peer.pack is not None else None
+        return choose(
+            self._policy,
+            mapping,
+            part.peer.backend,
+            None if costs is None else lambda: costs.of(part.peer.name).verdict(part.piece_count(), part.total_bytes),
+            has_bytes=part.total_bytes > 0,
+        )
+
+    def carried(self, part: ReadPart, route: Route, piece_count: int, seconds: float) -> None:
+        """Learn from how long a part took."""
+        if self._costs is not None and part.peer.pack is not None and route.path is not Path.LOCAL:
+            packed = route.path is Path.PACKED
+            self._costs.of(part.peer.name).learn(piece_count, part.total_bytes, seconds, packed=packed)
+
+    def take_lost(self) -> Sequence[Peer]:
+        """Mapped peers that have died."""
+        return self._sources.take_lost()
