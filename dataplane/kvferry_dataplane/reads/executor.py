@@ -305,8 +305,7 @@ class ReadExecutor:
             self._finish(read)
 
     def _failed(self, generation: Generation, flight: Flight, error: KvferryError, now: float) -> None:
-        generation.flights.remove(flight)
-        generation.broken.add(flight.peer.name)
+        generation.drop_failed(flight)
         self.progress_count += 1
         read = flight.read
         if flight.purpose is Purpose.PROBE:
@@ -319,7 +318,6 @@ class ReadExecutor:
                 generation.unconfirmed.append(flight)
                 read.batches_unconfirmed += 1
                 self._suspects.add(flight.peer.name)
-        # A word that failed leaves its cell unused: it may still arrive there.
         self._end(read.request.transfer, error, now)
         self._finish_if_settled(read)
 

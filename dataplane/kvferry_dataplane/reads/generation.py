@@ -99,6 +99,14 @@ class Generation:
             elif flight.read is read:
                 flight.stopped = self.agent.stop(flight.handle)
 
+    def drop_failed(self, flight: Flight) -> None:
+        """Take out a flight that failed; the peer's connection is made anew before its next use."""
+        self.flights.remove(flight)
+        self.broken.add(flight.peer.name)
+        # Any other agent leaves the cell of a failed word unused: it may still arrive there.
+        if self.lasting and flight.purpose is Purpose.WORD:
+            self.free_cells.append(flight.cell)
+
     def is_awaited(self) -> bool:
         """Whether any read that goes on still waits for one of the flights."""
         return any(flight.read is not None and not flight.read.ending for flight in self.flights)

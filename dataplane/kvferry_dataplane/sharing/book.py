@@ -1,5 +1,6 @@
 """The sources of this host: which of them are mapped, and why others are not."""
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class SharedSources:
         self._mailbox = mailbox
         self._entries: dict[str, _Entry] = {}
         self._lost: list[Peer] = []
+        self._opened: deque[tuple[_Entry, Source | Exception]] = deque()
+        self._closing = False
         self._threads = ThreadPoolExecutor(OPENING_THREADS, thread_name_prefix="kvferry-sharing")
 
     def connect(self, peer: Peer) -> bool:
@@ -97,7 +100,7 @@ class SharedSources:
         """A copy that used a source is over."""
         source.users -= 1
         if source.retired and not source.users:
-            self._threads.submit(source.close)
+            self._close(source)
 
     def take_lost(self) -> list[Peer]:
         """Mapped peers that have died since this was last asked."""
@@ -109,29 +112,36 @@ class SharedSources:
         for entry in list(self._entries.values()):
             self.disconnect(entry.peer)
         self._threads.shutdown()
+        self._closing = True
         # What was mapped meanwhile came too late.
-        for command in self._mailbox.take(0):
-            command(0.0)
+        self._take_opened()
 
     def _open(self, entry: _Entry) -> None:
-        """On a thread of its own."""
+        """On a thread of its own. Whatever happens is told: reads wait for it."""
         try:
-            source = self._open_source(entry.peer)
-        except KvferryError as error:
-            why_not = f"its pool cannot be mapped: {error.message}"
-            self._mailbox.put(lambda _: self._opened(entry, None, why_not))
-        else:
-            self._mailbox.put(lambda _: self._opened(entry, source, ""))
+            self._opened.append((entry, self._open_source(entry.peer)))
+        except Exception as error:
+            self._opened.append((entry, error))
+        self._mailbox.put(lambda _: self._take_opened())
 
-    def _opened(self, entry: _Entry, source: Source | None, why_not: str) -> None:
-        entry.source, entry.why_not = source, why_not
+    def _take_opened(self) -> None:
+        while self._opened:
+            entry, opened = self._opened.popleft()
+            if isinstance(opened, Source):
+                entry.source = opened
+                self._watch_or_retire(entry, opened)
+            elif isinstance(opened, KvferryError):
+                entry.why_not = f"its pool cannot be mapped: {opened.message}"
+                _log.warning("peer of this host not mapped", peer=entry.peer.name, message=opened.message)
+            else:
+                raise opened
+
+    def _watch_or_retire(self, entry: _Entry, source: Source) -> None:
         if self._entries.get(entry.peer.name) is not entry:
             self._retire(entry)
-        elif source is not None:
-            self._mailbox.watch(source.connection, lambda _: self._ended(entry))
-            _log.info("mapped", peer=entry.peer.name, backend=source.pool.backend, bytes=entry.peer.pool.size_bytes)
-        else:
-            _log.warning("peer of this host not mapped", peer=entry.peer.name, message=why_not)
+            return
+        self._mailbox.watch(source.connection, lambda _: self._ended(entry))
+        _log.info("mapped", peer=entry.peer.name, backend=source.pool.backend, bytes=entry.peer.pool.size_bytes)
 
     def _ended(self, entry: _Entry) -> None:
         if self._entries.get(entry.peer.name) is entry:
@@ -146,4 +156,11 @@ class SharedSources:
             self._mailbox.unwatch(source.connection)
             source.retired = True
             if not source.users:
-                self._threads.submit(source.close)
+                self._close(source)
+
+    def _close(self, source: Source) -> None:
+        if self._closing:
+            source.close()
+        else:
+            # On a thread of its own as well: to unmap gigabytes takes milliseconds.
+            self._threads.submit(source.close)

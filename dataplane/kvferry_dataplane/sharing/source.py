@@ -102,6 +102,13 @@ def open_source(peer: Peer, mapper: Mapper) -> Source:
     Raises:
         KvferryError: why the memory cannot be mapped. Nothing is left open.
     """
+    try:
+        return _open_source(peer, mapper)
+    except OSError as error:
+        raise TransportFailed(f"out of what the system grants: {error}") from error
+
+
+def _open_source(peer: Peer, mapper: Mapper) -> Source:
     with ExitStack() as failed:
         connection = failed.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         _connect(connection, peer.share_socket)
