@@ -40,6 +40,10 @@ test-asan: $(READY) ## run the native core's tests under AddressSanitizer and Un
 test-tsan: ## stress the native core under ThreadSanitizer
 	@dataplane/native/sanitized/race.sh
 
+.PHONY: test-gpu
+test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
+	@$(BIN)/pytest tests/gpu
+
 .PHONY: bench
 bench: $(READY) ## measure planning, whole pulls against raw NIXL, warm pulls against unary calls, and many at once
 	@$(BIN)/kvferry bench plan

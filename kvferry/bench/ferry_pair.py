@@ -44,8 +44,13 @@ class FerryPair:
         *,
         path: str = "auto",
         network: Network | None = None,
+        flags: Sequence[str] = (),
     ) -> Self:
-        """Start both workers, with ``path`` forced on the destination. Raises ProcessError."""
+        """Start both workers, with ``path`` forced on the destination and ``flags`` for the data planes.
+
+        Raises:
+            ProcessError: a process failed.
+        """
         network = network or Network()
         prefix = "" if path == AUTO else f"{path}-"
         source, destination = await all_of(
@@ -58,7 +63,7 @@ class FerryPair:
                     listen=f"{side.address}:0",
                     pack_listen=f"{side.address}:0",
                     namespace=side.namespace,
-                    data_plane_flags=("--path", path, "--same-host", network.same_host),
+                    data_plane_flags=("--path", path, "--same-host", network.same_host, *flags),
                     data_plane_environment=network.transports,
                 )
             )

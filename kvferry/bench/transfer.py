@@ -39,6 +39,8 @@ class TransferSettings:
     threads: int
     """Of the ceilings in host memory."""
     network: str
+    sm_count: str = "all"
+    """GPU multiprocessors that copies may take, as the data plane's flag has it."""
 
     def workloads(self) -> list[Workload]:
         """The cases; blocks of one size one after the other, since engines declare a layout for each."""
@@ -104,7 +106,9 @@ async def _running(settings: TransferSettings, on_stage: Callable[[str], None]) 
         pairs = {}
         for path in settings.paths:
             on_stage(f"starting two workers for the path {path}")
-            pairs[path] = await FerryPair.start(cluster, settings.device, pool, path=path, network=network)
+            pairs[path] = await FerryPair.start(
+                cluster, settings.device, pool, path=path, network=network, flags=("--sm-count", settings.sm_count)
+            )
         yardsticks: dict[str, Yardstick] = {}
         unavailable: dict[str, str] = {}
         for library in (*BASELINES, *([STREAM] if settings.network == NAMESPACES else [])):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from kvferry.bench.figures import Timing
 from kvferry.bench.workload import Workload
 
-STAGES = ("negotiate_s", "queue_s", "read_s", "verify_s", "total_s")
+STAGES = ("negotiate_s", "queue_s", "read_s", "verify_s", "total_s", "device_s")
+DEVICE = "device_s"
 READ = "read_s"
 CEILING_PREFIX = "ceiling_"
 
@@ -43,6 +44,18 @@ class TransferRow:
     """Methods that could not be measured, and why."""
     host: Mapping[str, object]
 
+    def _device_figures(self) -> dict[str, object]:
+        """The copy alone as the device's own clock saw it, where a device copied."""
+        copied, total = self.case.stages[DEVICE], self.workload.total_bytes
+        if not min(copied.rounds_s):
+            return {}
+        ceilings = {
+            f"device_ratio_to_{method}": timing.median_s / copied.median_s
+            for method, timing in self.case.others.items()
+            if method.startswith(CEILING_PREFIX)
+        }
+        return {"device_gbytes_per_s": copied.rates(total), **ceilings}
+
     def to_dict(self) -> dict[str, object]:
         """The row for JSON."""
         case, total = self.case, self.workload.total_bytes
@@ -65,6 +78,7 @@ class TransferRow:
             "rounds": len(case.timing.rounds_s),
             "gbytes_per_s": case.timing.rates(total),
             "read_gbytes_per_s": case.stages[READ].rates(total),
+            **self._device_figures(),
             "stages_median_s": {stage: timing.median_s for stage, timing in case.stages.items()},
             "baselines": {method: figures for method, figures in rates.items() if method not in ceilings},
             "ceilings": ceilings,

@@ -25,6 +25,7 @@ class TransferOptions:
     repeats: int
     threads: int
     network: str
+    sm_count: str
     plot: Path | None
 
     def settings(self) -> TransferSettings:
@@ -38,6 +39,7 @@ class TransferOptions:
             repeats=self.repeats,
             threads=self.threads,
             network=self.network,
+            sm_count=self.sm_count,
         )
 
 

@@ -212,7 +212,8 @@ def bench_transfer(  # noqa: PLR0913, PLR0917 - one per option
     repeats: Annotated[int, typer.Option(min=1, max=1000, help="Timed rounds of each case.")] = 5,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the ceilings in host memory.")] = 2,
     network: Annotated[str, typer.Option(help="loopback, or namespaces: two with a wire between (root).")] = "loopback",
-    plot: Annotated[Path | None, typer.Option(help="Also draw GB/s over block size (kvferry[plot]).")] = None,
+    sm_count: Annotated[str, typer.Option(help="GPU multiprocessors that copies may take.")] = "all",
+    plot: Annotated[Path | None, typer.Option(help="Also draw GB/s over block size (extra `plot`).")] = None,
 ) -> None:
     """Whole pulls over each path against raw NIXL and Mooncake (if installed) reading the same blocks, and ceilings.
 
@@ -231,6 +232,7 @@ def bench_transfer(  # noqa: PLR0913, PLR0917 - one per option
         repeats=repeats,
         threads=threads,
         network=network,
+        sm_count=sm_count,
         plot=plot,
     )
     _run(command.transfer(options, json_output=json_output), log_level="error")

@@ -36,7 +36,8 @@ class Slot:
         self._copied = self._result.view().view(np.uint64)
         self._parameters = np.zeros(LAUNCH_STRUCT.size + CARRIED_BYTES_MAX, dtype=np.uint8)
         self.parameter_pointers = np.array([self._parameters.ctypes.data], dtype=np.uint64)
-        self.ended = Event.create()
+        self.begun = Event.create(timed=True)
+        self.ended = Event.create(timed=True)
         self.uploaded = Event.create()
         self.uploads = False
 
@@ -48,6 +49,10 @@ class Slot:
     def copied_bytes(self) -> int:
         """What the launch copied, once it has ended."""
         return int(self._copied[0])
+
+    def seconds(self) -> float:
+        """How long the launch took, once it has ended."""
+        return self.ended.seconds_since(self.begun)
 
     def prepare(self, uploads: Stream, table: Table, windows: tuple[Window, Window], number: int) -> None:
         """Write the table and the parameters of a launch; start an upload in ``uploads`` if the table is not small.
@@ -95,5 +100,6 @@ class Slot:
         self._free_buffers()
         self._device.free(self._control)
         free_pinned(self._device, self._result)
+        self.begun.destroy()
         self.ended.destroy()
         self.uploaded.destroy()

@@ -34,6 +34,11 @@ class CopyJob(Protocol):
         """Bytes copied; all of them if the job is done and was not cancelled before."""
         ...
 
+    @property
+    def device_seconds(self) -> float:
+        """How long a device was at it, on its own clock, once the job is done; 0 where none measures."""
+        ...
+
     def cancel(self) -> None:
         """Ask for an early end. The job is done soon after: between two pieces."""
         ...

@@ -47,6 +47,7 @@ class CudaCopyJob(CopyJob):
         self.waiting = deque(tables)
         self.launched = 0
         self.ended_bytes = 0
+        self.ended_seconds = 0.0
         self.failure: TransportFailed | None = None
 
     @property
@@ -62,6 +63,11 @@ class CudaCopyJob(CopyJob):
     def copied_bytes(self) -> int:
         """Bytes copied by the launches that have ended."""
         return self.ended_bytes
+
+    @property
+    def device_seconds(self) -> float:
+        """From the start of each launch that has ended to its end, without what Python does around it."""
+        return self.ended_seconds
 
     def cancel(self) -> None:
         """Ask for an early end, between two tiles."""
@@ -250,6 +256,7 @@ class CudaCopier(Copier):
             ended = self._running.popleft()
             ended.job.launched -= 1
             ended.job.ended_bytes += ended.slot.copied_bytes()
+            ended.job.ended_seconds += ended.slot.seconds()
             self._free.append(ended.slot)
         while self._free and self._waiting:
             job = self._waiting[0][2]
@@ -271,6 +278,7 @@ class CudaCopier(Copier):
         bulk = self._kernels.bulk if table.bulk else None
         kernel = bulk or self._kernels.plain
         shared = self._kernels.shared_bytes(len(table.regions), bulk=bulk is not None)
+        self._stream.record(slot.begun)
         kernel.launch(self._stream, blocks, shared, slot.parameter_pointers)
         if slot.uploads:
             self._stream.wait_for(slot.uploaded)

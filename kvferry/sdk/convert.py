@@ -147,6 +147,7 @@ def _figures_of(wire: transfer_pb2.RankFigures) -> RankFigures:
                 received_bytes=figures.received_bytes,
                 descriptor_count=figures.descriptor_count,
                 choice=figures.choice,
+                device_s=seconds_of(figures.device_time),
             )
             for figures in wire.paths
         ),

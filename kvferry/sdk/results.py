@@ -171,6 +171,8 @@ class PathFigures(Record):
     descriptor_count: int
     choice: str
     """Why this path was taken and no faster one, for people."""
+    device_s: float = 0.0
+    """How long a device copied, on its own clock; 0 if none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,11 @@ class TransferResult(Record):
     end_time: datetime | None = None
     revision: int = 0
     ranks: tuple[RankFigures, ...] = ()
+
+    @property
+    def device_s(self) -> float:
+        """How long the slowest rank's device copied, on its own clock; 0 if none did."""
+        return max((sum(figures.device_s for figures in rank.paths) for rank in self.ranks), default=0.0)
 
     @property
     def choice(self) -> str:

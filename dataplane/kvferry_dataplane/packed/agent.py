@@ -75,6 +75,10 @@ class PackedAgent:
             del self._jobs[handle]
         return done
 
+    def device_seconds(self, handle: int) -> float:
+        """0: sockets bring the bytes."""
+        return 0.0
+
     def stop(self, handle: int) -> bool:
         """Cancel a batch."""
         self._jobs[handle].cancel()

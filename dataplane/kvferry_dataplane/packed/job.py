@@ -62,6 +62,11 @@ class PackJob(CopyJob):
             return 0 if landed.tail is None else landed.tail.copied_bytes
         return min(landed.outcome.moved_bytes, self.total_bytes)
 
+    @property
+    def device_seconds(self) -> float:
+        """0: sockets bring the bytes."""
+        return 0.0
+
     def cancel(self) -> None:
         """Ask for an early end: at once if nothing is written yet, else between two system calls."""
         with self._lock:

@@ -24,6 +24,7 @@ class ActivePart:
     """What is to be planned once those are posted."""
     descriptor_count: int = 0
     received_bytes: int = 0
+    device_seconds: float = 0.0
     batches_in_flight: int = 0
     first_posted_at: float | None = None
 
@@ -66,7 +67,8 @@ class ActivePart:
     @property
     def share(self) -> SourceShare:
         """The figures."""
-        return SourceShare(self.source.peer.side.rank, self.route, self.received_bytes, self.descriptor_count)
+        rank = self.source.peer.side.rank
+        return SourceShare(rank, self.route, self.received_bytes, self.descriptor_count, self.device_seconds)
 
 
 @dataclass(eq=False, slots=True)

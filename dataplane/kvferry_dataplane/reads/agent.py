@@ -56,6 +56,10 @@ class ReadAgent(Protocol):
         """Make progress, and say whether what the handle stands for has arrived, or was stopped."""
         ...
 
+    def device_seconds(self, handle: int) -> float:
+        """How long a device copied for a batch that is done, on its own clock; 0 if none did. To be asked once."""
+        ...
+
     def stop(self, handle: int) -> bool:
         """Ask for the early end of a batch. False if it cannot be had: the batch goes on."""
         ...
@@ -128,6 +132,10 @@ class NixlReadAgent:
     def is_done(self, handle: int) -> bool:
         """Make progress, and say whether it has arrived."""
         return self._agent.is_done(handle)
+
+    def device_seconds(self, handle: int) -> float:
+        """0: NIXL does not say."""
+        return 0.0
 
     def stop(self, handle: int) -> bool:
         """False: NIXL cannot end a read early."""

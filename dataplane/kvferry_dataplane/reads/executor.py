@@ -278,13 +278,14 @@ class ReadExecutor:
         if read is None:
             return
         if flight.batch is not None:
-            self._batch_arrived(read, flight, flight.batch.total_bytes)
+            self._batch_arrived(read, flight, flight.batch.total_bytes, generation.agent.device_seconds(flight.handle))
             self._finish_if_settled(read)
         else:
             self._verify(read, flight.part, word, now)
 
-    def _batch_arrived(self, read: ActiveRead, flight: Flight, batch_bytes: int) -> None:
+    def _batch_arrived(self, read: ActiveRead, flight: Flight, batch_bytes: int, device_seconds: float) -> None:
         part = read.batch_ended(flight.part)
+        part.device_seconds += device_seconds
         if flight.stopped:
             return
         part.received_bytes += batch_bytes

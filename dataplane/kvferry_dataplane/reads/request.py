@@ -80,6 +80,8 @@ class SourceShare:
     route: Route
     received_bytes: int
     descriptor_count: int
+    device_seconds: float
+    """How long a device copied, on its own clock; 0 if none did."""
 
 
 @dataclass(frozen=True, slots=True)

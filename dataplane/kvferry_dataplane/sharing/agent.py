@@ -33,6 +33,7 @@ class LocalAgent:
         self._end_copies = end_copies
         self._handles = count(_WORD_HANDLE + 1)
         self._copies: dict[int, _Copy] = {}
+        self._device_seconds: dict[int, float] = {}
         self._cells: dict[int, int] = {}
 
     @property
@@ -90,8 +91,13 @@ class LocalAgent:
         except BaseException:
             self._forget(handle)
             raise
+        self._device_seconds[handle] = copy.job.device_seconds
         self._forget(handle)
         return True
+
+    def device_seconds(self, handle: int) -> float:
+        """How long a device was at a copy that is done."""
+        return self._device_seconds.pop(handle, 0.0)
 
     def stop(self, handle: int) -> bool:
         """Cancel a copy: it ends between two pieces."""

@@ -203,6 +203,7 @@ class PathFigures(_message.Message):
     RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
     DESCRIPTOR_COUNT_FIELD_NUMBER: _builtins.int
     CHOICE_FIELD_NUMBER: _builtins.int
+    DEVICE_TIME_FIELD_NUMBER: _builtins.int
     source_rank: _builtins.int
     """Index of the source rank."""
     path: Global___Path.ValueType
@@ -215,6 +216,10 @@ class PathFigures(_message.Message):
     """Pieces in the plan, after coalescing."""
     choice: _builtins.str
     """Why this path was taken and no faster one, for people."""
+    @_builtins.property
+    def device_time(self) -> _duration_pb2.Duration:
+        """How long a device copied, on its own clock; 0 if none did."""
+
     def __init__(
         self,
         *,
@@ -224,10 +229,11 @@ class PathFigures(_message.Message):
         received_bytes: _builtins.int = ...,
         descriptor_count: _builtins.int = ...,
         choice: _builtins.str = ...,
+        device_time: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_time", b"device_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "choice", b"choice", "descriptor_count", b"descriptor_count", "path", b"path", "received_bytes", b"received_bytes", "source_rank", b"source_rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "choice", b"choice", "descriptor_count", b"descriptor_count", "device_time", b"device_time", "path", b"path", "received_bytes", b"received_bytes", "source_rank", b"source_rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -147,6 +147,10 @@ class FakeAgent:
             self.cells[cell] = self.network.words.get(peer.name, WORD)
         return True
 
+    def device_seconds(self, handle: int) -> float:
+        """No device."""
+        return 0.0
+
     def stop(self, handle: int) -> bool:
         """End a batch early, if it can."""
         if self.can_stop:

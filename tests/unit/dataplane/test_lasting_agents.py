@@ -45,6 +45,10 @@ class Copies:
         """Everything is."""
         return True
 
+    def device_seconds(self, handle: int) -> float:
+        """No device."""
+        return 0.0
+
     def stop(self, handle: int) -> bool:
         """Nothing is under way."""
         return True
