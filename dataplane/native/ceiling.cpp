@@ -1,5 +1,6 @@
 #include "ceiling.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>

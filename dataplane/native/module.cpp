@@ -6,6 +6,13 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
 #include "bind_stream.hpp"
 #include "ceiling.hpp"
 #include "copier.hpp"
