@@ -334,8 +334,8 @@ class ReadExecutor:
         error.__traceback__ = error.__cause__ = error.__context__ = None
         waiting = self._queue.remove(transfer)
         if waiting is not None:
-            read = ActiveRead(waiting, failure=error)
-            self._on_finished(read.outcome(self._clock()))
+            self.progress_count += 1
+            self._on_finished(ActiveRead(waiting, failure=error).outcome(self._clock()))
             return
         active = self._active.get(transfer)
         if active is None or active.ending:

@@ -296,3 +296,13 @@ def test_several_failed_batches_of_a_lasting_agent_are_over() -> None:
     bench.network.errors["a"] = PeerError("gone", reason=Reason.PEER_LOST)
     bench.run()
     assert Reason.PEER_LOST == reason(bench, "t")
+
+
+def test_waiting_reads_without_a_route_all_fail_at_once() -> None:
+    """The executor asks to be called again until every waiting read of an impossible path has been told."""
+    bench = Bench(routing=FakeRouting(errors={"a": TransportFailed("path=local: another host")}))
+    for name in ("t", "u", "v"):
+        bench.submit(name, "a")
+    while bench.executor.step(bench.now) == 0.0:
+        pass
+    assert {"t", "u", "v"} == set(bench.outcomes)
