@@ -1,7 +1,11 @@
 """The agent of the packed path."""
 
+import time
 from itertools import count
 
+import structlog
+
+from kvferry.core.errors import KvferryError
 from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.packed.job import LeaseClaim, PackJob
 from kvferry_dataplane.packed.reader import PackReader
@@ -10,6 +14,8 @@ from kvferry_dataplane.reads.batches import Batch
 from kvferry_dataplane.reads.request import ReadPart
 
 CELL_COUNT = 1024
+_END_POLL_SECONDS = 200e-6
+_log = structlog.get_logger("kvferry.dataplane.packed")
 _WORD_HANDLE = 0
 """Of every word: the source has looked at it before."""
 
@@ -30,8 +36,8 @@ class PackedAgent:
 
     @property
     def wakes(self) -> bool:
-        """True: connections tell of the end of every batch."""
-        return True
+        """Whether everything under way tells of its end: connections do, copiers on devices do not."""
+        return all(job.wakes for job in self._jobs.values())
 
     def connect(self, peer: Peer) -> None:
         """A connection is made by its first batch."""
@@ -81,6 +87,18 @@ class PackedAgent:
         return True
 
     def close(self) -> None:
-        """Close every connection: nothing arrives after this."""
+        """Close every connection and end every copy: nothing arrives after this."""
         self._reader.close()
+        for job in self._jobs.values():
+            job.cancel()
+            while not _has_ended(job):
+                time.sleep(_END_POLL_SECONDS)
         self._jobs.clear()
+
+
+def _has_ended(job: PackJob) -> bool:
+    try:
+        return job.done
+    except KvferryError as error:
+        _log.info("a batch failed as its agent was closed", message=error.message)
+        return True

@@ -204,9 +204,12 @@ class PackConnection:
         self._require_complete(landed.outcome)
         number, status = wire.parse_trailer(landed.suffix)
         if number != job.number:
-            raise TransportFailed(f"{self._peer.endpoint}: answered another request than was asked")
+            other = TransportFailed(f"{self._peer.endpoint}: answered another request than was asked")
+            # With what has landed: its tail may still write.
+            job.settle(landed, other)
+            raise other
         self._forget(job)
-        job.settle(landed, None if status is Status.OK else _refusal(status, self._peer.endpoint))
+        job.settle(landed, landed.failure if status is Status.OK else _refusal(status, self._peer.endpoint))
 
     def _forget(self, job: PackJob) -> None:
         """Nothing of a job is to come any more: known before its end is told, so that an idle connection is known."""
