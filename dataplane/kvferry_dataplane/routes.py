@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from kvferry_dataplane.packed.book import CostBook
-from kvferry_dataplane.packed.costs import Verdict
-from kvferry_dataplane.paths import Path, PathPolicy, Route, choose
+from kvferry_dataplane.paths import Packing, Path, PathPolicy, Route, choose
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.request import ReadPart
 from kvferry_dataplane.sharing.book import SharedSources
@@ -40,7 +39,7 @@ class Routes:
             self._policy,
             mapping,
             part.peer.backend,
-            None if part.peer.pack is None else lambda: self._verdict(part),
+            self._packing(part),
             has_bytes=part.total_bytes > 0,
         )
 
@@ -54,5 +53,9 @@ class Routes:
         """Mapped peers that have died."""
         return self._sources.take_lost()
 
-    def _verdict(self, part: ReadPart) -> Verdict:
-        return self._costs.of(part.peer.name).verdict(part.piece_count(), part.total_bytes)
+    def _packing(self, part: ReadPart) -> Packing | None:
+        if part.peer.pack is None:
+            return None
+        costs = self._costs.of(part.peer.name)
+        has_slots = part.peer.pack_slots is not None
+        return Packing(lambda: costs.verdict(part.piece_count(), part.total_bytes), has_slots)

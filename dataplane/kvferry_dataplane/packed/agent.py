@@ -7,8 +7,12 @@ import structlog
 
 from kvferry.core.errors import KvferryError
 from kvferry.core.planning.copies import CopyPlan
+from kvferry.device.copying import CopyJob
 from kvferry_dataplane.packed.job import LeaseClaim, PackJob
 from kvferry_dataplane.packed.reader import PackReader
+from kvferry_dataplane.packed.slot_job import SlotJob
+from kvferry_dataplane.packed.slot_reader import SlotReader
+from kvferry_dataplane.paths import PackWire, WireRule
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.batches import Batch
 from kvferry_dataplane.reads.request import ReadPart
@@ -23,9 +27,11 @@ _WORD_HANDLE = 0
 class PackedAgent:
     """A :class:`~kvferry_dataplane.reads.agent.ReadAgent` of sources that pack."""
 
-    def __init__(self, reader: PackReader) -> None:
+    def __init__(self, reader: PackReader, slots: SlotReader, wire: WireRule) -> None:
         self._reader = reader
-        self._jobs: dict[int, PackJob] = {}
+        self._slots = slots
+        self._wire = wire
+        self._jobs: dict[int, PackJob | SlotJob] = {}
         self._handles = count(_WORD_HANDLE + 1)
         self._cells: dict[int, int] = {}
 
@@ -46,12 +52,18 @@ class PackedAgent:
         """Close the connection."""
         if peer.pack is not None:
             self._reader.disconnect(peer.pack)
+            self._slots.disconnect(peer)
 
     def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
-        """Ask for a batch; a connection answers in order."""
+        """Ask for a batch."""
         assert isinstance(batch, CopyPlan)
         assert source.peer.pack is not None
-        job = self._reader.read(source.peer.pack, LeaseClaim(source.slot, source.word), batch)
+        claim = LeaseClaim(source.slot, source.word)
+        job: PackJob | SlotJob
+        if self._wire.of(source.peer.pack_slots is not None) is PackWire.NIXL:
+            job = self._slots.read(source.peer, claim, batch)
+        else:
+            job = self._reader.read(source.peer.pack, claim, batch)
         handle = next(self._handles)
         self._jobs[handle] = job
         return handle
@@ -72,8 +84,12 @@ class PackedAgent:
         """Whether a batch has arrived, or was stopped and writes no more."""
         if handle == _WORD_HANDLE:
             return True
+        job = self._jobs[handle]
+        # All of them at a time: the oldest stands for the others.
+        if isinstance(job, SlotJob) and handle == next(iter(self._jobs)):
+            self._slots.poll()
         try:
-            done = self._jobs[handle].done
+            done = job.done
         except BaseException:
             del self._jobs[handle]
             raise
@@ -88,6 +104,7 @@ class PackedAgent:
 
     def close(self) -> None:
         """Close every connection and end every copy: nothing arrives after this."""
+        self._slots.close()
         self._reader.close()
         for job in self._jobs.values():
             job.cancel()
@@ -96,7 +113,7 @@ class PackedAgent:
         self._jobs.clear()
 
 
-def _has_ended(job: PackJob) -> bool:
+def _has_ended(job: CopyJob) -> bool:
     try:
         return job.done
     except KvferryError as error:
