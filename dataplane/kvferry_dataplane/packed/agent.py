@@ -32,6 +32,7 @@ class PackedAgent:
         self._slots = slots
         self._wire = wire
         self._jobs: dict[int, PackJob | SlotJob] = {}
+        self._polled: dict[int, SlotJob] = {}
         self._handles = count(_WORD_HANDLE + 1)
         self._cells: dict[int, int] = {}
 
@@ -59,13 +60,11 @@ class PackedAgent:
         assert isinstance(batch, CopyPlan)
         assert source.peer.pack is not None
         claim = LeaseClaim(source.slot, source.word)
-        job: PackJob | SlotJob
-        if self._wire.of(source.peer.pack_slots is not None) is PackWire.NIXL:
-            job = self._slots.read(source.peer, claim, batch)
-        else:
-            job = self._reader.read(source.peer.pack, claim, batch)
         handle = next(self._handles)
-        self._jobs[handle] = job
+        if self._wire.of(source.peer.pack_slots is not None) is PackWire.NIXL:
+            self._jobs[handle] = self._polled[handle] = self._slots.read(source.peer, claim, batch)
+        else:
+            self._jobs[handle] = self._reader.read(source.peer.pack, claim, batch)
         return handle
 
     def read_word(self, source: ReadPart, cell: int) -> int:
@@ -84,17 +83,16 @@ class PackedAgent:
         """Whether a batch has arrived, or was stopped and writes no more."""
         if handle == _WORD_HANDLE:
             return True
-        job = self._jobs[handle]
         # All of them at a time: the oldest stands for the others.
-        if isinstance(job, SlotJob) and handle == next(iter(self._jobs)):
+        if handle == next(iter(self._polled), None):
             self._slots.poll()
         try:
-            done = job.done
+            done = self._jobs[handle].done
         except BaseException:
-            del self._jobs[handle]
+            self._forget(handle)
             raise
         if done:
-            del self._jobs[handle]
+            self._forget(handle)
         return done
 
     def stop(self, handle: int) -> bool:
@@ -111,6 +109,11 @@ class PackedAgent:
             while not _has_ended(job):
                 time.sleep(_END_POLL_SECONDS)
         self._jobs.clear()
+        self._polled.clear()
+
+    def _forget(self, handle: int) -> None:
+        del self._jobs[handle]
+        self._polled.pop(handle, None)
 
 
 def _has_ended(job: CopyJob) -> bool:

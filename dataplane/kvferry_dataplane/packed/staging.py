@@ -158,6 +158,7 @@ def staging_memory(device: CudaDevice | None, size_bytes: int = SLOT_COUNT * SLO
         pinned = allocate_pinned(device, size_bytes)
         window = Window(pinned.address, size_bytes)
         return StagingMemory(window, pinned.device_address, lambda: free_pinned(device, pinned))
-    memory = mmap.mmap(-1, size_bytes)
+    # With all of its pages, so that no chunk has to wait for them.
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
     address = int(np.frombuffer(memory, dtype=np.uint8).ctypes.data)
     return StagingMemory(Window(address, size_bytes), address, memory.close)
