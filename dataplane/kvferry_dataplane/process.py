@@ -162,6 +162,7 @@ class DataPlaneProcess:
         description = _describe(pool, self._boot_id, serving, table)
         description.access.pack_endpoint = packing.endpoint if packing is not None else ""
         for region in slots:
+            self._metrics.pack_slots_held.set_function(lambda: ends[1].slots.held_count)
             description.access.pack_slots_address = region.address
             description.access.pack_slots_bytes = region.size_bytes
         for setting in library.settings:

@@ -5,7 +5,7 @@ from itertools import count
 
 import structlog
 
-from kvferry.core.errors import KvferryError
+from kvferry.core.errors import KvferryError, TransportFailed
 from kvferry.core.planning.copies import CopyPlan
 from kvferry.device.copying import CopyJob
 from kvferry_dataplane.packed.job import LeaseClaim, PackJob
@@ -19,6 +19,7 @@ from kvferry_dataplane.reads.request import ReadPart
 
 CELL_COUNT = 1024
 _END_POLL_SECONDS = 200e-6
+_END_SECONDS = 30.0
 _log = structlog.get_logger("kvferry.dataplane.packed")
 _WORD_HANDLE = 0
 """Of every word: the source has looked at it before."""
@@ -101,12 +102,19 @@ class PackedAgent:
         return True
 
     def close(self) -> None:
-        """Close every connection and end every copy: nothing arrives after this."""
+        """Close every connection and end every copy: nothing arrives after this.
+
+        Raises:
+            TransportFailed: a copy did not end in time.
+        """
         self._slots.close()
         self._reader.close()
+        until = time.monotonic() + _END_SECONDS
         for job in self._jobs.values():
             job.cancel()
             while not _has_ended(job):
+                if time.monotonic() > until:
+                    raise TransportFailed(f"copies did not end within {_END_SECONDS:g} s of being cancelled")
                 time.sleep(_END_POLL_SECONDS)
         self._jobs.clear()
         self._polled.clear()

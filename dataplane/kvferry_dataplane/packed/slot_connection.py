@@ -1,5 +1,6 @@
 """The reader's end of one connection to a source that holds chunks in staging slots."""
 
+import contextlib
 import socket
 from collections import deque
 
@@ -243,6 +244,9 @@ class SlotConnection:
         if self._opening is not None:
             self._opening.give_up()
         if self._socket is not None:
+            # A second descriptor, of connections that are kept when an agent is destroyed, must not hide the end.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
         self._opening = self._socket = None
         self._finish_tails()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from kvferry.core.errors import TransportFailed
 from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.packed.bounds import ReaderBounds
 from kvferry_dataplane.packed.connection import PackPeer
@@ -15,6 +16,7 @@ from kvferry_dataplane.packed.staging_reads import StagingReads
 from kvferry_dataplane.peers import Peer
 
 _END_POLL_SECONDS = 200e-6
+_END_SECONDS = 30.0
 
 
 class SlotReader:
@@ -70,13 +72,20 @@ class SlotReader:
         self._reads.forget(peer)
 
     def close(self) -> None:
-        """Close every connection, end every copy and destroy the agent: nothing is written after this."""
+        """Close every connection, end every copy and destroy the agent: nothing is written after this.
+
+        Raises:
+            TransportFailed: a copy did not end in time.
+        """
         for connection in self._connections.values():
             connection.close("it was closed")
             self._ending.append(connection)
         self._connections.clear()
+        until = time.monotonic() + _END_SECONDS
         while self._ending:
             self.poll()
+            if time.monotonic() > until:
+                raise TransportFailed(f"copies did not end within {_END_SECONDS:g} s of being cancelled")
             time.sleep(_END_POLL_SECONDS)
         self._reads.close()
 

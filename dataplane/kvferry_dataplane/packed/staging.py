@@ -54,6 +54,11 @@ class StagingSlots:
         """Slots that nobody has."""
         return len(self._free)
 
+    @property
+    def held_count(self) -> int:
+        """Slots that somebody has."""
+        return self.count - len(self._free)
+
     def take(self, size_bytes: int, seconds: float) -> Slot:
         """A slot for so many bytes; waits for one.
 
