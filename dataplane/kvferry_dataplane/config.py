@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from kvferry.core.errors import ConfigInvalid
 from kvferry.logs import FORMATS
-from kvferry_dataplane.paths import PathPolicy, PathRule, SameHost
+from kvferry_dataplane.paths import PackWire, PathPolicy, PathRule, SameHost, WireRule
 
 LEASES_MAX = 1 << 20
 READS_MAX = 1 << 16
@@ -21,6 +21,7 @@ COPY_THREADS_AUTO_MAX = 8
 SM_COUNT_MAX = 1024
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
+_RDMA_DEVICES = Path("/sys/class/infiniband")
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)?")
 _UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _DEVICE = re.compile(r"cpu|cuda:\d{1,3}")
@@ -91,7 +92,11 @@ def config_from_flags(flags: Namespace) -> Config:
         lease_slot_count=_count("max_leases", flags.max_leases, LEASES_MAX),
         max_reads=_count("max_reads", flags.max_reads, READS_MAX),
         max_outstanding_bytes=parse_size("max_outstanding_bytes", flags.max_outstanding_bytes),
-        paths=PathPolicy(_choice("path", flags.path, PathRule), _choice("same_host", flags.same_host, SameHost)),
+        paths=PathPolicy(
+            _choice("path", flags.path, PathRule),
+            _choice("same_host", flags.same_host, SameHost),
+            WireRule(_choice("pack_wire", flags.pack_wire, PackWire), has_rdma_devices()),
+        ),
         copy_thread_count=_copy_threads(flags.copy_threads),
         sm_count_max=None if flags.sm_count == "all" else _count("sm_count", flags.sm_count, SM_COUNT_MAX),
         pack_listen=pack_listen,
@@ -99,6 +104,11 @@ def config_from_flags(flags: Namespace) -> Config:
         pack_congestion=flags.pack_congestion,
         ready_fd=None if flags.ready_fd is None else _count("ready_fd", flags.ready_fd, 1 << 20),
     )
+
+
+def has_rdma_devices() -> bool:
+    """Whether this machine has RDMA devices that this process sees."""
+    return _RDMA_DEVICES.is_dir() and any(_RDMA_DEVICES.iterdir())
 
 
 def parse_size(field: str, text: str) -> int:

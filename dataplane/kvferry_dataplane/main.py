@@ -10,7 +10,7 @@ import structlog
 from kvferry.core.errors import InternalError, KvferryError
 from kvferry.logs import FORMATS, configure_logs
 from kvferry_dataplane.config import LOG_LEVELS, config_from_flags
-from kvferry_dataplane.paths import PathRule
+from kvferry_dataplane.paths import PackWire, PathRule
 
 EXIT_DEFECT = 1
 EXIT_REFUSED = 2
@@ -67,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--copy-threads", default="auto", metavar="N", help="threads that copy between pools of host memory")
     add("--sm-count", default="all", metavar="N", help="GPU multiprocessors that copies may take (default: all)")
+    add(
+        "--pack-wire",
+        default="auto",
+        metavar="HOW",
+        help=f"{', '.join(PackWire)}: how packed chunks travel (default: auto, nixl where there is RDMA)",
+    )
     add("--pack-listen", metavar="HOST:PORT", help="pack small pieces for readers of other hosts here (default: not)")
     add("--pack-advertise", metavar="HOST:PORT", help="where readers find that (default: as in --pack-listen)")
     add(

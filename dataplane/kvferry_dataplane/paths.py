@@ -11,7 +11,7 @@ from enum import StrEnum
 from kvferry.core.errors import TransportFailed
 from kvferry_dataplane.packed.costs import Verdict
 
-PACKED_BACKEND = "stream"
+STREAM_BACKEND = "stream"
 
 
 class Path(StrEnum):
@@ -44,12 +44,51 @@ class SameHost(StrEnum):
     """Never map it: the backend moves the bytes as it does between hosts."""
 
 
+class PackWire(StrEnum):
+    """What carries packed chunks."""
+
+    AUTO = "auto"
+    """NIXL where there is RDMA and the source has staging slots, else the stream."""
+    STREAM = "stream"
+    """Sent by the source over TCP."""
+    NIXL = "nixl"
+    """Held by the source in staging slots, and read from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class WireRule:
+    """Which of them this data plane takes."""
+
+    wanted: PackWire = PackWire.AUTO
+    has_rdma: bool = False
+
+    @property
+    def wants_slots(self) -> bool:
+        """Whether chunks are read by NIXL where that can be."""
+        return self.wanted is PackWire.NIXL or (self.wanted is PackWire.AUTO and self.has_rdma)
+
+    def of(self, source_has_slots: bool) -> PackWire:
+        """How to read a source that packs.
+
+        Raises:
+            TransportFailed: it has no staging slots, and no other way is allowed.
+        """
+        if not self.wants_slots:
+            return PackWire.STREAM
+        if source_has_slots:
+            return PackWire.NIXL
+        if self.wanted is PackWire.NIXL:
+            raise TransportFailed.of_field("pack_wire", self.wanted.value, "the source has no staging slots")
+        return PackWire.STREAM
+
+
 @dataclass(frozen=True, slots=True)
 class PathPolicy:
     """What is configured."""
 
     rule: PathRule = PathRule.AUTO
     same_host: SameHost = SameHost.FUSED
+    wire: WireRule = WireRule()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +127,21 @@ class Mapping:
     why_not: str = ""
 
 
-def choose(
-    policy: PathPolicy, mapping: Mapping, backend: str, packing: Callable[[], Verdict] | None, *, has_bytes: bool
-) -> Route:
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """A source that packs."""
+
+    weigh: Callable[[], Verdict]
+    """Weighs the packed path against NIXL's."""
+    has_slots: bool
+    """Whether it holds chunks for NIXL."""
+
+
+def choose(policy: PathPolicy, mapping: Mapping, backend: str, packing: Packing | None, *, has_bytes: bool) -> Route:
     """The route of what comes from a source.
 
-    ``packing`` weighs the packed path against NIXL's ``backend``; None: the source does not pack, or not for this pool.
-    Where there are no bytes, only the lease word is read, and that is NIXL's, unless the pool is mapped.
+    ``backend`` is NIXL's. ``packing``: None for a source that does not pack. Where there are no bytes, only the lease
+    word is read, and that is NIXL's, unless the pool is mapped.
 
     Raises:
         TransportFailed: the configured path is impossible; says why.
@@ -106,12 +153,22 @@ def choose(
             raise TransportFailed.of_field("path", policy.rule.value, mapping.why_not)
         case PathRule.PACKED if packing is None:
             raise TransportFailed.of_field("path", policy.rule.value, "the source does not pack")
-        case PathRule.PACKED if has_bytes:
-            return Route(Path.PACKED, PACKED_BACKEND, f"path={policy.rule} is configured")
+        case PathRule.PACKED if has_bytes and packing is not None:
+            return _packed(policy, packing, backend, f"path={policy.rule} is configured")
         case PathRule.PACKED | PathRule.NIXL:
             return Route(Path.NIXL, backend, f"path={policy.rule} is configured")
     if packing is None or not has_bytes:
         return Route(Path.NIXL, backend, f"{mapping.why_not}; the source does not pack")
-    verdict = packing()
+    if policy.wire.wanted is PackWire.NIXL and not packing.has_slots:
+        return Route(Path.NIXL, backend, f"{mapping.why_not}; pack_wire=nixl, and the source has no staging slots")
+    verdict = packing.weigh()
     choice = f"{mapping.why_not}; {verdict.choice}"
-    return Route(Path.PACKED, PACKED_BACKEND, choice) if verdict.packed else Route(Path.NIXL, backend, choice)
+    return _packed(policy, packing, backend, choice) if verdict.packed else Route(Path.NIXL, backend, choice)
+
+
+def _packed(policy: PathPolicy, packing: Packing, backend: str, choice: str) -> Route:
+    if policy.wire.of(packing.has_slots) is PackWire.NIXL:
+        return Route(Path.PACKED, backend, choice)
+    if policy.wire.wants_slots:
+        choice += "; streamed, since the source has no staging slots"
+    return Route(Path.PACKED, STREAM_BACKEND, choice)

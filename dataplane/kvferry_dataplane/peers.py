@@ -39,6 +39,8 @@ class Peer:
     share_socket: str = ""
     pack: PackPeer | None = None
     """Where it packs; None if it does not."""
+    pack_slots: Region | None = None
+    """Its staging slots, which its agent lets others read; None if it only sends."""
 
 
 class PeerBook:
@@ -119,6 +121,9 @@ def peer_from_wire(command: pb.ConnectPeer) -> Peer:
         host_id=access.host_id,
         share_socket=access.share_socket,
         pack=_pack_peer(access),
+        pack_slots=Region("DRAM", access.pack_slots_address, access.pack_slots_bytes)
+        if access.pack_endpoint and access.pack_slots_bytes
+        else None,
     )
 
 
@@ -150,6 +155,8 @@ def _check_access(access: negotiation_pb2.RankAccess) -> None:
         "pool": (access.pool_address, access.pool_bytes),
         "lease_table": (access.lease_table_address, access.lease_slot_count * WORD_BYTES),
     }
+    if access.pack_slots_bytes:
+        addresses["pack_slots"] = (access.pack_slots_address, access.pack_slots_bytes)
     for name, (address, size) in addresses.items():
         if not address or not size or address + size >= 1 << 63:
             raise InvalidArgument.of_field(f"access.{name}_address", address, f"cannot hold {size} bytes")

@@ -20,18 +20,27 @@ from prometheus_client import start_http_server
 from kvferry.core.errors import AddressInUse
 from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
 from kvferry.device import cuda
+from kvferry.device.copying import Window
 from kvferry.device.memfd import SharedMemory, create_shared_memory
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry.rpc.options import server_options
 from kvferry.rpc.socket_paths import claim_socket_path
 from kvferry_dataplane.config import Config, Listen
+from kvferry_dataplane.copiers import Copiers
 from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.handoff import OfferSocket
 from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.nixl_agent import BACKEND, NixlLibrary, Region
-from kvferry_dataplane.packed.agent import PackedAgent
-from kvferry_dataplane.packed.opening import open_cost_book, open_pack_reader, open_pack_server
+from kvferry_dataplane.packed.opening import (
+    holds_chunks,
+    open_cost_book,
+    open_pack_server,
+    open_packed_agent,
+    open_staging,
+)
+from kvferry_dataplane.packed.staging import Staging
+from kvferry_dataplane.packed.staging_agent import NixlStagingAgent
 from kvferry_dataplane.paths import Path
 from kvferry_dataplane.plane import Plane
 from kvferry_dataplane.pool import Pool, open_pool
@@ -124,13 +133,19 @@ class DataPlaneProcess:
         _log.info("transport", backend=BACKEND, wheel=library.wheel, settings=chosen, settings_of_user=given)
         words = np.frombuffer(table_memory.mapping, dtype=np.uint64)
         table = Region("DRAM", words.ctypes.data, words.nbytes)
-        boot = self._boot_id.hex()
-        serving = ServingThread(library, f"{boot}-serve", [pool.region, table], self._on_defect)
-        serving.start(pool.make_current)
-        parts.callback(serving.stop)
         mailbox = Mailbox()
         parts.callback(mailbox.close)
-        executor = self._make_executor(library, pool, mailbox)
+        copiers = Copiers(self._config.copy_thread_count, self._config.sm_count_max, mailbox.descriptor)
+        ends = [open_staging(pool, copiers) for _ in range(2)]
+        for staging in ends:
+            parts.callback(staging.close)
+        parts.callback(copiers.close)
+        slots = [_region_of(ends[1].memory)] if holds_chunks(self._config) else []
+        boot = self._boot_id.hex()
+        serving = ServingThread(library, f"{boot}-serve", [pool.region, table, *slots], self._on_defect)
+        serving.start(pool.make_current)
+        parts.callback(serving.stop)
+        executor = self._make_executor(library, pool, mailbox, copiers, ends[0])
         reads = ReadThread(executor, mailbox, self._on_defect)
         reads.start(pool.make_current)
         parts.push_async_callback(asyncio.to_thread, reads.stop)
@@ -139,33 +154,44 @@ class DataPlaneProcess:
         self._metrics.reads_queued.set_function(lambda: executor.queued_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
         self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics)
-        packing = open_pack_server(self._config, pool, self._boot_id, words)
+        packing = open_pack_server(self._config, pool, self._boot_id, words, ends[1])
         if packing is not None:
             parts.push_async_callback(asyncio.to_thread, packing.server.close)
             self._metrics.packed_bytes.set_function(lambda: packing.server.sent_bytes)
             self._metrics.pack_connections.set_function(lambda: packing.server.connection_count)
         description = _describe(pool, self._boot_id, serving, table)
         description.access.pack_endpoint = packing.endpoint if packing is not None else ""
+        for region in slots:
+            self._metrics.pack_slots_held.set_function(lambda: ends[1].slots.held_count)
+            description.access.pack_slots_address = region.address
+            description.access.pack_slots_bytes = region.size_bytes
         for setting in library.settings:
             description.transport_settings.add(
                 name=setting.name, value=setting.value, from_environment=setting.from_user
             )
         return self._plane, description
 
-    def _make_executor(self, library: NixlLibrary, pool: Pool, mailbox: Mailbox) -> ReadExecutor:
+    def _make_executor(
+        self, library: NixlLibrary, pool: Pool, mailbox: Mailbox, copiers: Copiers, staging: Staging
+    ) -> ReadExecutor:
         lingering = LingeringConnections()
         boot = self._boot_id.hex()
-        mapper = PoolMapper(pool, self._config.copy_thread_count, self._config.sm_count_max, mailbox.descriptor)
+        mapper = PoolMapper(pool, copiers)
         sources = SharedSources(self._config.paths, self._host_id, lambda peer: open_source(peer, mapper), mailbox)
-        lasting: dict[Path, ReadAgent] = {Path.LOCAL: LocalAgent(sources, mapper.close)}
-        reader = open_pack_reader(self._config, pool, mailbox.descriptor)
-        if reader is not None:
-            lasting[Path.PACKED] = PackedAgent(reader)
-        costs = None if reader is None else open_cost_book()
+        lasting: dict[Path, ReadAgent] = {
+            Path.PACKED: open_packed_agent(
+                self._config,
+                pool,
+                staging,
+                mailbox.descriptor,
+                lambda number: NixlStagingAgent(library, f"{boot}-pack-{number}", staging.memory, lingering),
+            ),
+            Path.LOCAL: LocalAgent(sources, mapper.close),
+        }
         return ReadExecutor(
             lambda number: NixlReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
             self._on_read_finished,
-            Routes(self._config.paths, sources, costs),
+            Routes(self._config.paths, sources, open_cost_book()),
             lasting,
         )
 
@@ -258,6 +284,10 @@ def _describe(pool: Pool, boot_id: bytes, serving: ServingThread, table: Region)
         backend=BACKEND,
     )
     return pb.DescribeResponse(access=access, huge_page_bytes=pool.huge_page_bytes, version=_version())
+
+
+def _region_of(memory: Window) -> Region:
+    return Region("DRAM", memory.address, memory.size_bytes)
 
 
 def _version() -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kvferry_dataplane.packed.book import CostBook
-from kvferry_dataplane.paths import Path, PathPolicy, Route, choose
+from kvferry_dataplane.paths import Packing, Path, PathPolicy, Route, choose
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.request import ReadPart
 from kvferry_dataplane.sharing.book import SharedSources
@@ -12,8 +12,7 @@ from kvferry_dataplane.sharing.book import SharedSources
 class Routes:
     """The :class:`~kvferry_dataplane.reads.routing.Routing` of a data plane."""
 
-    def __init__(self, policy: PathPolicy, sources: SharedSources, costs: CostBook | None) -> None:
-        """``costs``: None where sources that pack cannot be read."""
+    def __init__(self, policy: PathPolicy, sources: SharedSources, costs: CostBook) -> None:
         self._policy = policy
         self._sources = sources
         self._costs = costs
@@ -36,21 +35,27 @@ class Routes:
         mapping = self._sources.mapping(part.peer)
         if mapping is None:
             return None
-        costs = self._costs if part.peer.pack is not None else None
         return choose(
             self._policy,
             mapping,
             part.peer.backend,
-            None if costs is None else lambda: costs.of(part.peer.name).verdict(part.piece_count(), part.total_bytes),
+            self._packing(part),
             has_bytes=part.total_bytes > 0,
         )
 
     def carried(self, part: ReadPart, route: Route, piece_count: int, seconds: float) -> None:
         """Learn from how long a part took."""
-        if self._costs is not None and part.peer.pack is not None and route.path is not Path.LOCAL:
+        if part.peer.pack is not None and route.path is not Path.LOCAL:
             packed = route.path is Path.PACKED
             self._costs.of(part.peer.name).learn(piece_count, part.total_bytes, seconds, packed=packed)
 
     def take_lost(self) -> Sequence[Peer]:
         """Mapped peers that have died."""
         return self._sources.take_lost()
+
+    def _packing(self, part: ReadPart) -> Packing | None:
+        if part.peer.pack is None:
+            return None
+        costs = self._costs.of(part.peer.name)
+        has_slots = part.peer.pack_slots is not None
+        return Packing(lambda: costs.verdict(part.piece_count(), part.total_bytes), has_slots)

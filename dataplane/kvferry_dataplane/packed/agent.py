@@ -1,15 +1,26 @@
 """The agent of the packed path."""
 
+import time
 from itertools import count
 
+import structlog
+
+from kvferry.core.errors import KvferryError, TransportFailed
 from kvferry.core.planning.copies import CopyPlan
+from kvferry.device.copying import CopyJob
 from kvferry_dataplane.packed.job import LeaseClaim, PackJob
 from kvferry_dataplane.packed.reader import PackReader
+from kvferry_dataplane.packed.slot_job import SlotJob
+from kvferry_dataplane.packed.slot_reader import SlotReader
+from kvferry_dataplane.paths import PackWire, WireRule
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.batches import Batch
 from kvferry_dataplane.reads.request import ReadPart
 
 CELL_COUNT = 1024
+_END_POLL_SECONDS = 200e-6
+_END_SECONDS = 30.0
+_log = structlog.get_logger("kvferry.dataplane.packed")
 _WORD_HANDLE = 0
 """Of every word: the source has looked at it before."""
 
@@ -17,9 +28,12 @@ _WORD_HANDLE = 0
 class PackedAgent:
     """A :class:`~kvferry_dataplane.reads.agent.ReadAgent` of sources that pack."""
 
-    def __init__(self, reader: PackReader) -> None:
+    def __init__(self, reader: PackReader, slots: SlotReader, wire: WireRule) -> None:
         self._reader = reader
-        self._jobs: dict[int, PackJob] = {}
+        self._slots = slots
+        self._wire = wire
+        self._jobs: dict[int, PackJob | SlotJob] = {}
+        self._polled: dict[int, SlotJob] = {}
         self._handles = count(_WORD_HANDLE + 1)
         self._cells: dict[int, int] = {}
 
@@ -30,8 +44,8 @@ class PackedAgent:
 
     @property
     def wakes(self) -> bool:
-        """True: connections tell of the end of every batch."""
-        return True
+        """Whether everything under way tells of its end: connections do, copiers on devices do not."""
+        return all(job.wakes for job in self._jobs.values())
 
     def connect(self, peer: Peer) -> None:
         """A connection is made by its first batch."""
@@ -40,14 +54,18 @@ class PackedAgent:
         """Close the connection."""
         if peer.pack is not None:
             self._reader.disconnect(peer.pack)
+            self._slots.disconnect(peer)
 
     def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
-        """Ask for a batch; a connection answers in order."""
+        """Ask for a batch."""
         assert isinstance(batch, CopyPlan)
         assert source.peer.pack is not None
-        job = self._reader.read(source.peer.pack, LeaseClaim(source.slot, source.word), batch)
+        claim = LeaseClaim(source.slot, source.word)
         handle = next(self._handles)
-        self._jobs[handle] = job
+        if self._wire.of(source.peer.pack_slots is not None) is PackWire.NIXL:
+            self._jobs[handle] = self._polled[handle] = self._slots.read(source.peer, claim, batch)
+        else:
+            self._jobs[handle] = self._reader.read(source.peer.pack, claim, batch)
         return handle
 
     def read_word(self, source: ReadPart, cell: int) -> int:
@@ -66,13 +84,16 @@ class PackedAgent:
         """Whether a batch has arrived, or was stopped and writes no more."""
         if handle == _WORD_HANDLE:
             return True
+        # All of them at a time: the oldest stands for the others.
+        if handle == next(iter(self._polled), None):
+            self._slots.poll()
         try:
             done = self._jobs[handle].done
         except BaseException:
-            del self._jobs[handle]
+            self._forget(handle)
             raise
         if done:
-            del self._jobs[handle]
+            self._forget(handle)
         return done
 
     def device_seconds(self, handle: int) -> float:
@@ -85,6 +106,31 @@ class PackedAgent:
         return True
 
     def close(self) -> None:
-        """Close every connection: nothing arrives after this."""
+        """Close every connection and end every copy: nothing arrives after this.
+
+        Raises:
+            TransportFailed: a copy did not end in time.
+        """
+        self._slots.close()
         self._reader.close()
+        until = time.monotonic() + _END_SECONDS
+        for job in self._jobs.values():
+            job.cancel()
+            while not _has_ended(job):
+                if time.monotonic() > until:
+                    raise TransportFailed(f"copies did not end within {_END_SECONDS:g} s of being cancelled")
+                time.sleep(_END_POLL_SECONDS)
         self._jobs.clear()
+        self._polled.clear()
+
+    def _forget(self, handle: int) -> None:
+        del self._jobs[handle]
+        self._polled.pop(handle, None)
+
+
+def _has_ended(job: CopyJob) -> bool:
+    try:
+        return job.done
+    except KvferryError as error:
+        _log.info("a batch failed as its agent was closed", message=error.message)
+        return True

@@ -20,6 +20,10 @@ class ServerBounds:
     """Requests refused in a row after which a connection is dropped: more than one reader has in flight."""
     staging_seconds: float = 1.0
     """How long a request waits for a staging slot."""
+    held_seconds: float = 30.0
+    """How long a reader may leave a slot unread before its connection is dropped."""
+    waiting_max: int = 256
+    """Requests that come while one waits for a slot, before the connection is dropped: far more than a reader's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +35,7 @@ class ReaderBounds:
     """Of one connection. The bytes that they ask for are bounded by the executor."""
     drain_seconds: float = 1.0
     """How long what nobody wants any more may take to arrive before the connection is dropped."""
+    held_in_flight: int = 4
+    """Requests to hold that one source is asked at a time: its slots that this reader has, and those on their way."""
+    lost_seconds: float = 0.5
+    """How long a NIXL read into a staging slot may go on that nobody waits for, before its agent is given up."""

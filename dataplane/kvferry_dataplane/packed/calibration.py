@@ -4,12 +4,12 @@ import mmap
 import socket
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 
 from kvferry.device.copying import Window
 from kvferry.device.native import stream_receive, stream_send
+from kvferry_dataplane.config import has_rdma_devices
 from kvferry_dataplane.packed.costs import WayCost
 
 _SMALL_BYTES = 4096
@@ -18,7 +18,6 @@ _ROUNDS = 3
 _LIMIT_SECONDS = 1.0
 _REQUEST_SECONDS = 200e-6
 """A round trip and two threads that wake."""
-_RDMA_DEVICES = Path("/sys/class/infiniband")
 NIXL_OVER_SOCKETS = WayCost(request_seconds=150e-6, piece_seconds=12e-6, byte_seconds=1 / 2.5e9)
 """UCX over TCP, which emulates reads by messages."""
 NIXL_OVER_RDMA = WayCost(request_seconds=20e-6, piece_seconds=0.5e-6, byte_seconds=1 / 20e9)
@@ -26,8 +25,7 @@ NIXL_OVER_RDMA = WayCost(request_seconds=20e-6, piece_seconds=0.5e-6, byte_secon
 
 def assumed_nixl_cost() -> WayCost:
     """What NIXL costs to another host, by whether this one has RDMA devices."""
-    has_rdma = _RDMA_DEVICES.is_dir() and any(_RDMA_DEVICES.iterdir())
-    return NIXL_OVER_RDMA if has_rdma else NIXL_OVER_SOCKETS
+    return NIXL_OVER_RDMA if has_rdma_devices() else NIXL_OVER_SOCKETS
 
 
 def measured_packed_cost() -> WayCost:

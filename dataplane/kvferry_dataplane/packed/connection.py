@@ -149,10 +149,7 @@ class PackConnection:
             self._socket = connection
             if self._failure is not None:
                 raise self._failure
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE:
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        keep_alive(connection)
         self._send(wire.hello(self._peer.boot_id))
         status = wire.parse_welcome(self._receive(wire.WELCOME_BYTES, self._bounds.connect_seconds))
         if status is not Status.OK:
@@ -182,7 +179,7 @@ class PackConnection:
             raise TransportFailed(f"{self._peer.endpoint}: answered another request than was asked")
         if status is not Status.OK:
             self._forget(job)
-            job.settle(failure=_refusal(status, self._peer.endpoint))
+            job.settle(failure=refusal(status, self._peer.endpoint))
             return
         follows_bytes = total_bytes + wire.TRAILER_BYTES
         if not job.begin_receiving():
@@ -204,9 +201,12 @@ class PackConnection:
         self._require_complete(landed.outcome)
         number, status = wire.parse_trailer(landed.suffix)
         if number != job.number:
-            raise TransportFailed(f"{self._peer.endpoint}: answered another request than was asked")
+            other = TransportFailed(f"{self._peer.endpoint}: answered another request than was asked")
+            # With what has landed: its tail may still write.
+            job.settle(landed, other)
+            raise other
         self._forget(job)
-        job.settle(landed, None if status is Status.OK else _refusal(status, self._peer.endpoint))
+        job.settle(landed, landed.failure if status is Status.OK else refusal(status, self._peer.endpoint))
 
     def _forget(self, job: PackJob) -> None:
         """Nothing of a job is to come any more: known before its end is told, so that an idle connection is known."""
@@ -296,7 +296,16 @@ class PackConnection:
             job.settle(failure=self._failure)
 
 
-def _refusal(status: Status, endpoint: str) -> KvferryError:
+def keep_alive(connection: socket.socket) -> None:
+    """Send at once, and find out in time that the source's host has died."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def refusal(status: Status, endpoint: str) -> KvferryError:
+    """Why a source that answers so gives nothing."""
     match status:
         case Status.FENCED:
             return Fenced(f"the lease on {endpoint} ended while it was read")

@@ -67,6 +67,12 @@ class PackJob(CopyJob):
         """0: sockets bring the bytes."""
         return 0.0
 
+    @property
+    def wakes(self) -> bool:
+        """Whether the next thing to happen is signalled; else it has to be polled."""
+        landed = self._landed
+        return landed is None or landed.tail is None or landed.tail_wakes
+
     def cancel(self) -> None:
         """Ask for an early end: at once if nothing is written yet, else between two system calls."""
         with self._lock:

@@ -1,5 +1,6 @@
 """Opens both ends of the packed path as the configuration says."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -7,16 +8,20 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from kvferry.core.errors import ConfigInvalid
 from kvferry.device.copying import Window
 from kvferry_dataplane.config import Config
+from kvferry_dataplane.copiers import Copiers
+from kvferry_dataplane.packed.agent import PackedAgent
 from kvferry_dataplane.packed.book import CostBook
+from kvferry_dataplane.packed.bounds import ServerBounds
 from kvferry_dataplane.packed.calibration import assumed_nixl_cost, measured_packed_cost
 from kvferry_dataplane.packed.reader import PackReader
 from kvferry_dataplane.packed.server import PackServer
-from kvferry_dataplane.packed.sink import HostSink
-from kvferry_dataplane.packed.source import HostSource
-from kvferry_dataplane.paths import PathRule
+from kvferry_dataplane.packed.sink import ChunkSink, HostSink, ScatteringSink
+from kvferry_dataplane.packed.slot_reader import SlotReader
+from kvferry_dataplane.packed.source import ChunkSource, HostSource, PackingSource
+from kvferry_dataplane.packed.staging import Staging, staging_memory
+from kvferry_dataplane.packed.staging_agent import StagingAgent
 from kvferry_dataplane.pool import Pool
 
 _log = structlog.get_logger("kvferry.dataplane.packed")
@@ -30,19 +35,44 @@ class Packing(NamedTuple):
     """Where readers find it."""
 
 
-def open_pack_server(config: Config, pool: Pool, boot_id: bytes, words: npt.NDArray[np.uint64]) -> Packing | None:
+def open_staging(pool: Pool, copiers: Copiers) -> Staging:
+    """Staging for one end of the packed path. Nothing is allocated before it is needed."""
+    device = pool.cuda_device
+    window = Window(pool.region.address, pool.region.size_bytes)
+    return Staging(window, lambda: copiers.on(device), lambda: staging_memory(device))
+
+
+def holds_chunks(config: Config) -> bool:
+    """Whether this data plane holds chunks for readers that read them by NIXL."""
+    return config.pack_listen is not None and config.paths.wire.wants_slots
+
+
+def open_pack_server(
+    config: Config, pool: Pool, boot_id: bytes, words: npt.NDArray[np.uint64], staging: Staging
+) -> Packing | None:
     """Start to pack, if that is configured.
 
     Raises:
         AddressInUse: the address cannot be listened on.
-        ConfigInvalid: pieces of such a pool are not packed, or there is no such congestion control.
+        ConfigInvalid: there is no such congestion control.
     """
     if config.pack_listen is None:
         return None
-    if pool.device != "cpu":
-        raise ConfigInvalid.of_field("pack_listen", config.pack_listen, "only pools in host memory are packed")
-    source = HostSource(Window(pool.region.address, pool.region.size_bytes))
-    server = PackServer(config.pack_listen, boot_id, words, source, congestion=config.pack_congestion)
+    bounds = ServerBounds()
+    source: ChunkSource = (
+        HostSource(Window(pool.region.address, pool.region.size_bytes))
+        if pool.cuda_device is None
+        else PackingSource(staging, bounds.staging_seconds)
+    )
+    server = PackServer(
+        config.pack_listen,
+        boot_id,
+        words,
+        source,
+        staging=staging if holds_chunks(config) else None,
+        congestion=config.pack_congestion,
+        bounds=bounds,
+    )
     server.start()
     found_at = config.pack_advertise or config.pack_listen
     port = found_at.port or server.port
@@ -51,19 +81,13 @@ def open_pack_server(config: Config, pool: Pool, boot_id: bytes, words: npt.NDAr
     return Packing(server, endpoint)
 
 
-def open_pack_reader(config: Config, pool: Pool, wake: int) -> PackReader | None:
-    """What reads from sources that pack; None for a pool that it cannot read into.
-
-    ``wake``: an eventfd told of the end of batches.
-
-    Raises:
-        ConfigInvalid: the packed path is configured for such a pool.
-    """
-    if pool.device != "cpu":
-        if config.paths.rule is PathRule.PACKED:
-            raise ConfigInvalid.of_field("path", config.paths.rule, "only pools in host memory are read into")
-        return None
-    return PackReader(HostSink(Window(pool.region.address, pool.region.size_bytes)), wake)
+def open_packed_agent(
+    config: Config, pool: Pool, staging: Staging, wake: int, make_agent: Callable[[int], StagingAgent]
+) -> PackedAgent:
+    """What reads from sources that pack. ``wake``: an eventfd told of the end of batches."""
+    window = Window(pool.region.address, pool.region.size_bytes)
+    sink: ChunkSink = HostSink(window) if pool.cuda_device is None else ScatteringSink(staging)
+    return PackedAgent(PackReader(sink, wake), SlotReader(staging, make_agent), config.paths.wire)
 
 
 def open_cost_book() -> CostBook:

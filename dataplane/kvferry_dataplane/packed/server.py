@@ -13,6 +13,7 @@ from kvferry_dataplane.config import Listen
 from kvferry_dataplane.packed.bounds import ServerBounds
 from kvferry_dataplane.packed.serving import PackServing
 from kvferry_dataplane.packed.source import ChunkSource
+from kvferry_dataplane.packed.staging import Staging
 
 AUTO = "auto"
 _PACING = "bbr"
@@ -36,11 +37,13 @@ class PackServer:
         words: npt.NDArray[np.uint64],
         source: ChunkSource,
         *,
+        staging: Staging | None = None,
         congestion: str = AUTO,
         bounds: ServerBounds | None = None,
     ) -> None:
         """Bind ``listen``.
 
+        ``staging``: where chunks are held for readers that read them by NIXL; None: they are only sent.
         ``congestion`` names a congestion control. ``auto`` keeps the system's, but for BBR: it paces by timers, which
         between near hosts takes half of a stream's rate.
 
@@ -51,6 +54,7 @@ class PackServer:
         self._boot_id = boot_id
         self._words = words
         self._source = source
+        self._staging = staging
         self._bounds = bounds or ServerBounds()
         self._lock = threading.Lock()
         self._connections: dict[PackServing, threading.Thread] = {}
@@ -112,7 +116,7 @@ class PackServer:
             self._admit(connection, f"{address[0]}:{address[1]}")
 
     def _admit(self, connection: socket.socket, reader: str) -> None:
-        serving = PackServing(connection, reader, self._boot_id, self._words, self._source, self._bounds)
+        serving = PackServing(connection, reader, self._boot_id, self._words, self._source, self._staging, self._bounds)
         thread = threading.Thread(target=self._serve, args=(serving,), name="kvferry-pack", daemon=True)
         with self._lock:
             strangers = [other for other in self._connections if other.is_stranger]

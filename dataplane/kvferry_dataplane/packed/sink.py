@@ -5,11 +5,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from kvferry.core.errors import KvferryError
 from kvferry.core.planning.copies import CopyPlan
-from kvferry.device.copying import Copier, CopyJob, Window
+from kvferry.device.copying import CopyJob, Window
 from kvferry.device.native import CancelFlag, stream_receive
 from kvferry.device.streams import StreamEnd, StreamOutcome
-from kvferry_dataplane.packed.staging import StagingSlots
+from kvferry_dataplane.packed.staging import Staging
 
 _SLOT_SECONDS = 5.0
 
@@ -31,6 +32,10 @@ class Landed(NamedTuple):
     tail: CopyJob | None = None
     release: Callable[[], None] = lambda: None
     """Gives the slot back; to be called when the tail is done, more than once does no harm."""
+    tail_wakes: bool = True
+    """Whether the end of the tail wakes whoever waits for it."""
+    failure: KvferryError | None = None
+    """Why what has come cannot be scattered."""
 
 
 class ChunkSink(Protocol):
@@ -70,20 +75,19 @@ class HostSink:
 class ScatteringSink:
     """A pool that only a copier reaches: a chunk is received into a staging slot and scattered while the next comes."""
 
-    def __init__(self, pool: Window, copier: Copier, slots: StagingSlots) -> None:
-        self._pool = pool
-        self._copier = copier
-        self._slots = slots
+    def __init__(self, staging: Staging) -> None:
+        self._staging = staging
 
     def receive(self, connection: int, batch: CopyPlan, suffix_bytes: int, stop: Stop) -> Landed:
         """Receive into a slot, and start to scatter."""
-        total = batch.total_bytes
-        slot = self._slots.take(total, _SLOT_SECONDS)
+        total, slots = batch.total_bytes, self._staging.slots
+        slot = slots.take(total, _SLOT_SECONDS)
         tail: CopyJob | None = None
+        failure: KvferryError | None = None
         try:
             outcome, suffix = stream_receive(
                 connection,
-                slot,
+                slot.host,
                 np.zeros(1, dtype=np.int64),
                 np.array([total]),
                 suffix_bytes=suffix_bytes,
@@ -92,13 +96,15 @@ class ScatteringSink:
                 wake_descriptor=stop.descriptor,
             )
             if outcome.end is StreamEnd.COMPLETE:
-                starts = np.cumsum(batch.lengths) - batch.lengths
-                plan = CopyPlan(starts, batch.destination_offsets, batch.lengths)
-                tail = self._copier.submit(slot, self._pool, [plan])
+                try:
+                    tail = self._staging.scatter(slot, batch)
+                except KvferryError as error:
+                    failure = error
         finally:
             if tail is None:
-                self._slots.give_back(slot)
-        return Landed(outcome, suffix, True, tail, _once(lambda: self._slots.give_back(slot)))
+                slots.give_back(slot)
+        release = _once(lambda: slots.give_back(slot))
+        return Landed(outcome, suffix, True, tail, release, self._staging.copier_wakes, failure)
 
 
 def _once(action: Callable[[], None]) -> Callable[[], None]:

@@ -6,11 +6,11 @@ from typing import Protocol
 import numpy as np
 
 from kvferry.core.errors import TransportFailed
-from kvferry.core.planning.copies import CopyPlan, Offsets
-from kvferry.device.copying import Copier, CopyJob, Window
+from kvferry.core.planning.copies import Offsets
+from kvferry.device.copying import CopyJob, Window
 from kvferry.device.native import stream_send
 from kvferry.device.streams import StreamOutcome
-from kvferry_dataplane.packed.staging import StagingSlots
+from kvferry_dataplane.packed.staging import Slot, Staging
 
 _PACKED_POLL_SECONDS = 20e-6
 
@@ -43,25 +43,32 @@ class HostSource:
 class PackingSource:
     """A pool that only a copier reaches: the chunk is packed into a staging slot, and sent from there."""
 
-    def __init__(self, pool: Window, copier: Copier, slots: StagingSlots, staging_seconds: float) -> None:
-        self._pool = pool
-        self._copier = copier
-        self._slots = slots
+    def __init__(self, staging: Staging, staging_seconds: float) -> None:
+        self._staging = staging
         self._staging_seconds = staging_seconds
 
     def send(self, connection: int, head: bytes, offsets: Offsets, lengths: Offsets, limit_s: float) -> StreamOutcome:
         """Pack the pieces and send them."""
-        ends = np.cumsum(lengths)
-        total = int(ends[-1]) if ends.size else 0
-        slot = self._slots.take(total, self._staging_seconds)
+        total = int(lengths.sum())
+        slot = self._staging.slots.take(total, self._staging_seconds)
         try:
-            packed = CopyPlan(offsets, ends - lengths, lengths)
-            if not _wait(self._copier.submit(self._pool, slot, [packed]), limit_s):
-                raise TransportFailed(f"packing {total} bytes took more than {limit_s:g} s")
+            pack(self._staging, slot, offsets, lengths, limit_s)
             start = np.zeros(1, dtype=np.int64)
-            return stream_send(connection, head, slot, start, np.array([total]), limit_s=limit_s)
+            return stream_send(connection, head, slot.host, start, np.array([total]), limit_s=limit_s)
         finally:
-            self._slots.give_back(slot)
+            self._staging.slots.give_back(slot)
+
+
+def pack(staging: Staging, slot: Slot, offsets: Offsets, lengths: Offsets, limit_s: float) -> None:
+    """Pack pieces into a slot. When it returns or raises, nothing more is read from the pool.
+
+    Raises:
+        InvalidArgument: a piece leaves the pool.
+        ResourceExhausted: the copier has too much to do.
+        TransportFailed: it failed, or took too long.
+    """
+    if not _wait(staging.pack(slot, offsets, lengths), limit_s):
+        raise TransportFailed(f"packing {int(lengths.sum())} bytes took more than {limit_s:g} s")
 
 
 def _wait(job: CopyJob, seconds: float) -> bool:

@@ -3,6 +3,11 @@
 The reader says hello once and then sends requests; the source answers them in order. An answer is a header, the bytes
 of the pieces one after the other, and a trailer: the source has looked at the lease word again after the last byte had
 left its pool. A refusal is a header alone.
+
+Or the request asks that the pieces be held: packed into a staging slot, which the reader then reads by NIXL. The answer
+says where, after the source has looked at the lease word again. The slot stays as it is until the reader says that it
+has read it, or the connection ends. The source says back that it still was: the proof that what was read was right. A
+NIXL read that comes too late may read something else; nobody says so to it.
 """
 
 import struct
@@ -23,12 +28,14 @@ REQUEST_BYTES_MAX = 64 << 20
 
 HELLO_BYTES = len(MAGIC) + BOOT_ID_BYTES
 _WELCOME = struct.Struct("<II")
-_REQUEST = struct.Struct("<QQQIII4x")
+_REQUEST = struct.Struct("<QQQIIII")
+_HELD = struct.Struct("<QQQII")
 _ANSWER = struct.Struct("<QQI4x")
 _TRAILER = struct.Struct("<QI4x")
 WELCOME_BYTES = _WELCOME.size
 REQUEST_HEADER_BYTES = _REQUEST.size
 ANSWER_BYTES = _ANSWER.size
+HELD_BYTES = _HELD.size
 TRAILER_BYTES = _TRAILER.size
 _OFFSET_BYTES = 8
 
@@ -49,6 +56,28 @@ class Status(IntEnum):
     """The source could not pack."""
 
 
+class Kind(IntEnum):
+    """What a message of the reader asks for."""
+
+    SEND = 0
+    """The bytes."""
+    HOLD = 1
+    """The bytes in a staging slot."""
+    RELEASE = 2
+    """The slot of the request of the same number is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The answer to a request to hold, and to a release, which has no address."""
+
+    number: int
+    address: int
+    total_bytes: int
+    status: Status
+    kind: Kind
+
+
 @dataclass(frozen=True, slots=True)
 class RequestHeader:
     """What a request asks for. ``run_bytes`` is the length of every piece, or 0 where lengths are listed."""
@@ -59,6 +88,7 @@ class RequestHeader:
     slot: int
     piece_count: int
     run_bytes: int
+    kind: Kind = Kind.SEND
 
     @property
     def body_bytes(self) -> int:
@@ -88,7 +118,9 @@ def parse_welcome(message: bytes) -> Status:
     return _status(status)
 
 
-def encode_request(number: int, slot: int, word: int, offsets: Offsets, lengths: Offsets) -> bytes:
+def encode_request(
+    number: int, slot: int, word: int, offsets: Offsets, lengths: Offsets, kind: Kind = Kind.SEND
+) -> bytes:
     """A request for pieces of the source's pool.
 
     Raises:
@@ -98,20 +130,26 @@ def encode_request(number: int, slot: int, word: int, offsets: Offsets, lengths:
     _check_size(count, total)
     first = int(lengths[0]) if count else 0
     run_bytes = first if first < 1 << 32 and bool((lengths == first).all()) else 0
-    header = _REQUEST.pack(number, word, total, slot, count, run_bytes)
+    header = _REQUEST.pack(number, word, total, slot, count, run_bytes, kind)
     body = offsets.astype("<i8").tobytes()
     return header + body + (b"" if run_bytes else lengths.astype("<i8").tobytes())
+
+
+def encode_release(number: int) -> bytes:
+    """The message that a slot is read."""
+    return _REQUEST.pack(number, 0, 0, 0, 0, 0, Kind.RELEASE)
 
 
 def parse_request_header(message: bytes) -> RequestHeader:
     """A request's header.
 
     Raises:
+        InvalidArgument: an unknown kind.
         MessageTooLarge: it asks for more than a request may.
     """
-    header = RequestHeader(*_REQUEST.unpack(message))
-    _check_size(header.piece_count, header.total_bytes)
-    return header
+    number, word, total_bytes, slot, piece_count, run_bytes, kind = _REQUEST.unpack(message)
+    _check_size(piece_count, total_bytes)
+    return RequestHeader(number, word, total_bytes, slot, piece_count, run_bytes, _kind(kind))
 
 
 def parse_pieces(header: RequestHeader, body: bytes) -> tuple[Offsets, Offsets]:
@@ -147,6 +185,21 @@ def parse_answer(message: bytes) -> tuple[int, Status, int]:
     return number, _status(status), total_bytes
 
 
+def encode_held(held: Held) -> bytes:
+    """The answer about a slot."""
+    return _HELD.pack(held.number, held.address, held.total_bytes, held.status, held.kind)
+
+
+def parse_held(message: bytes) -> Held:
+    """The answer about a slot.
+
+    Raises:
+        InvalidArgument: an unknown status or kind.
+    """
+    number, address, total_bytes, status, kind = _HELD.unpack(message)
+    return Held(number, address, total_bytes, _status(status), _kind(kind))
+
+
 def trailer(number: int, status: Status) -> bytes:
     """What follows the bytes."""
     return _TRAILER.pack(number, status)
@@ -167,6 +220,13 @@ def _status(value: int) -> Status:
         return Status(value)
     except ValueError:
         raise InvalidArgument.of_field("status", value, "unknown") from None
+
+
+def _kind(value: int) -> Kind:
+    try:
+        return Kind(value)
+    except ValueError:
+        raise InvalidArgument.of_field("kind", value, "unknown") from None
 
 
 def _check_size(piece_count: int, total_bytes: int) -> None:

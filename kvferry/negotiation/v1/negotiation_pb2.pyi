@@ -218,6 +218,8 @@ class RankAccess(_message.Message):
     HOST_ID_FIELD_NUMBER: _builtins.int
     SHARE_SOCKET_FIELD_NUMBER: _builtins.int
     PACK_ENDPOINT_FIELD_NUMBER: _builtins.int
+    PACK_SLOTS_ADDRESS_FIELD_NUMBER: _builtins.int
+    PACK_SLOTS_BYTES_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Index of the rank."""
     device: _builtins.str
@@ -248,6 +250,10 @@ class RankAccess(_message.Message):
     """Unix socket that hands the pool and the lease table to data planes of the same host, for reading only."""
     pack_endpoint: _builtins.str
     """`host:port` where this data plane packs scattered pieces for readers; empty if it does not."""
+    pack_slots_address: _builtins.int
+    """Address of the staging slots that the agent lets readers read; 0 where packed chunks are only sent."""
+    pack_slots_bytes: _builtins.int
+    """Size of all staging slots; 0 where there are none."""
     def __init__(
         self,
         *,
@@ -265,10 +271,12 @@ class RankAccess(_message.Message):
         host_id: _builtins.bytes = ...,
         share_socket: _builtins.str = ...,
         pack_endpoint: _builtins.str = ...,
+        pack_slots_address: _builtins.int = ...,
+        pack_slots_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_metadata", b"agent_metadata", "agent_name", b"agent_name", "backend", b"backend", "boot_id", b"boot_id", "device", b"device", "device_index", b"device_index", "host_id", b"host_id", "lease_slot_count", b"lease_slot_count", "lease_table_address", b"lease_table_address", "pack_endpoint", b"pack_endpoint", "pool_address", b"pool_address", "pool_bytes", b"pool_bytes", "rank", b"rank", "share_socket", b"share_socket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_metadata", b"agent_metadata", "agent_name", b"agent_name", "backend", b"backend", "boot_id", b"boot_id", "device", b"device", "device_index", b"device_index", "host_id", b"host_id", "lease_slot_count", b"lease_slot_count", "lease_table_address", b"lease_table_address", "pack_endpoint", b"pack_endpoint", "pack_slots_address", b"pack_slots_address", "pack_slots_bytes", b"pack_slots_bytes", "pool_address", b"pool_address", "pool_bytes", b"pool_bytes", "rank", b"rank", "share_socket", b"share_socket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -180,24 +180,29 @@ class DataPlane:
             peer=described.access.boot_id.hex(), access=described.access, layout=layout_to_wire(self.layout)
         )
 
+    def pool_offer(self) -> tuple[pb.PoolOffer, list[int]]:
+        """What an engine gets to map the pool."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5.0)
+            connection.connect(f"{self.socket}.pool")
+            message, descriptors = receive_offer(connection)
+        return pb.PoolOffer.FromString(message), list(descriptors)
+
     def pool(self) -> npt.NDArray[np.uint8]:
-        """The pool's bytes, mapped as an engine maps them."""
+        """The bytes of a pool in host memory, mapped as an engine maps them."""
         if self._mapping is None:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(5.0)
-                connection.connect(f"{self.socket}.pool")
-                message, (descriptor,) = receive_offer(connection)
-            offer = pb.PoolOffer.FromString(message)
+            offer, (descriptor,) = self.pool_offer()
             self._mapping = map_shared_memory(descriptor, offer.pool_bytes)
             os.close(descriptor)
         return np.frombuffer(self._mapping, dtype=np.uint8)
 
-    def block_bytes(self, ids: list[int]) -> bytes:
-        """The bytes of blocks, one after the other, axis by axis, read straight from the mapping."""
+    def block_bytes(self, ids: list[int], pool: npt.NDArray[np.uint8] | None = None) -> bytes:
+        """The bytes of blocks, one after the other, axis by axis, read straight from the mapping or a copy of it."""
+        pool = self.pool() if pool is None else pool
         placement = self.layout.ranks[0].placements[0]
         group = self.layout.groups[0]
         view = np.lib.stride_tricks.as_strided(
-            self.pool()[placement.base_bytes :].view(np.uint16),
+            pool[placement.base_bytes :].view(np.uint16),
             shape=(
                 placement.block_count,
                 len(placement.layers),

@@ -97,7 +97,7 @@ async def test_a_lease_that_ended_fences(start: Start) -> None:
     assert np.array_equal(before, destination.pool())
 
 
-async def _begin_a_stuck_read(source: DataPlane, here: Session, time_left: float) -> None:
+async def begin_a_stuck_read(source: DataPlane, here: Session, time_left: float) -> None:
     """Connect by a small read, stop the source and ask it for half of its pool."""
     there = await source.session()
     lease = await there.acquire("p", HALF)
@@ -115,7 +115,7 @@ async def test_a_stopped_source_ends_at_the_deadline_without_a_late_byte(start: 
     source, destination = await start_pair(start, large_layout())
     here = await destination.session()
     started = time.monotonic()
-    await _begin_a_stuck_read(source, here, 1.0)
+    await begin_a_stuck_read(source, here, 1.0)
     finished = await here.finished("stuck")
     assert error_pb2.REASON_DEADLINE_EXCEEDED == finished.failure.reason
     assert time.monotonic() - started < 5.0
@@ -130,7 +130,7 @@ async def test_a_cancelled_read_frees_its_blocks_while_the_source_is_stopped(sta
     """A cancel is confirmed although nothing moves, and the blocks take another read at once."""
     source, destination = await start_pair(start, large_layout())
     here = await destination.session()
-    await _begin_a_stuck_read(source, here, 60.0)
+    await begin_a_stuck_read(source, here, 60.0)
     await here.ask(cancel_read={"transfer": "stuck"})
     finished = await here.finished("stuck")
     assert error_pb2.REASON_CANCELLED == finished.failure.reason
@@ -145,7 +145,7 @@ async def test_a_killed_source_is_lost(start: Start) -> None:
     PEER_UNREACHABLE where the source was gone before it was asked."""
     source, destination = await start_pair(start, large_layout())
     here = await destination.session()
-    await _begin_a_stuck_read(source, here, 60.0)
+    await begin_a_stuck_read(source, here, 60.0)
     source.signal(signal.SIGKILL)
     finished = await here.finished("stuck")
     assert finished.failure.reason in (error_pb2.REASON_PEER_LOST, error_pb2.REASON_PEER_UNREACHABLE)

@@ -1,0 +1,55 @@
+"""Which path is taken, over which wire, and what is said of it."""
+
+import pytest
+
+from kvferry.core.errors import TransportFailed
+from kvferry_dataplane.packed.costs import Verdict
+from kvferry_dataplane.paths import Mapping, Packing, PackWire, Path, PathPolicy, PathRule, Route, WireRule, choose
+
+FAR = Mapping("", "the source is on another host")
+
+
+def packing(*, has_slots: bool, packed: bool = True) -> Packing:
+    """A source that packs, and what the costs say."""
+    return Packing(lambda: Verdict(packed, "because"), has_slots)
+
+
+def route(policy: PathPolicy, source: Packing | None) -> Route:
+    """The route of some bytes."""
+    return choose(policy, FAR, "UCX", source, has_bytes=True)
+
+
+@pytest.mark.parametrize(
+    ("wire", "has_slots", "backend"),
+    [
+        (WireRule(PackWire.AUTO, has_rdma=False), True, "stream"),
+        (WireRule(PackWire.AUTO, has_rdma=True), True, "UCX"),
+        (WireRule(PackWire.AUTO, has_rdma=True), False, "stream"),
+        (WireRule(PackWire.STREAM, has_rdma=True), True, "stream"),
+        (WireRule(PackWire.NIXL, has_rdma=False), True, "UCX"),
+    ],
+)
+@pytest.mark.parametrize("rule", [PathRule.AUTO, PathRule.PACKED])
+def test_the_wire_of_packed_chunks(rule: PathRule, wire: WireRule, has_slots: bool, backend: str) -> None:
+    """NIXL carries them where there is RDMA, or where that is forced; and only from sources that hold them."""
+    taken = route(PathPolicy(rule, wire=wire), packing(has_slots=has_slots))
+    assert (Path.PACKED, backend) == (taken.path, taken.backend)
+    streamed_unlike_wanted = wire.wants_slots and backend == "stream"
+    assert streamed_unlike_wanted == ("the source has no staging slots" in taken.choice)
+
+
+def test_a_forced_wire_is_never_replaced() -> None:
+    """Where NIXL is forced as the wire, a source without slots is not packed: refused, or read piece by piece."""
+    wire = WireRule(PackWire.NIXL)
+    with pytest.raises(TransportFailed, match="no staging slots"):
+        route(PathPolicy(PathRule.PACKED, wire=wire), packing(has_slots=False))
+    taken = route(PathPolicy(wire=wire), packing(has_slots=False))
+    assert Path.NIXL is taken.path
+    assert "no staging slots" in taken.choice
+
+
+def test_costs_decide_unless_a_path_is_forced() -> None:
+    """The verdict is followed, and said."""
+    source = packing(has_slots=False, packed=False)
+    assert Route(Path.NIXL, "UCX", "the source is on another host; because") == route(PathPolicy(), source)
+    assert Path.PACKED is route(PathPolicy(PathRule.PACKED), source).path
