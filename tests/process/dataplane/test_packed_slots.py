@@ -17,7 +17,7 @@ from kvferry.transfer.v1 import transfer_pb2
 from tests.process.dataplane.conftest import Start
 from tests.process.dataplane.harness import DataPlane, Session, large_layout, read_command, small_layout
 from tests.process.dataplane.test_packed import begin_a_stuck_read, read
-from tests.process.dataplane.test_stuck_sources import OTHER_HALF
+from tests.process.dataplane.test_stuck_sources import HALF, OTHER_HALF
 
 TCP = {"UCX_TLS": "tcp"}
 FLAGS = (
@@ -151,6 +151,37 @@ async def test_a_stopped_source_ends_at_the_deadline_without_a_late_byte(start: 
     for _ in range(3):
         await expect_whole(source, here, destination, OTHER_HALF)
     await expect_no_slot_held(source, destination)
+
+
+async def test_a_source_that_stops_midway_writes_no_late_byte(start: Start) -> None:
+    """However far a read has come when its source stops, it ends at its deadline and no byte comes after. Reads from
+    another source go on meanwhile, reads from this one succeed once it goes on, and no slot is lost."""
+    source, destination = await start_pair(start, large_layout(), TCP)
+    other = await start("other", large_layout(), TCP, *SOURCE_FLAGS)
+    there, here = await source.session(), await destination.session()
+    lease, peer = await there.acquire("p", OTHER_HALF), await source.as_peer()
+    await there.ask(expect_readers={"duration": {"seconds": 100}})
+    await here.send(connect_peer=peer)
+    await here.send(read=read_command("warm", peer, lease, OTHER_HALF, OTHER_HALF))
+    assert not (await here.finished("warm")).HasField("failure")
+    failures = 0
+    for number in range(4):
+        name = f"stopped-{number}"
+        await here.send(read=read_command(name, peer, lease, OTHER_HALF, OTHER_HALF, time_left=0.5))
+        await asyncio.sleep(0.004 * number)
+        source.signal(signal.SIGSTOP)
+        failures += (await here.finished(name)).HasField("failure")
+        # So long that what NIXL has not ended is given up.
+        await asyncio.sleep(0.6)
+        await expect_whole(other, here, destination, HALF)
+        destination.pool()[:] = 7
+        source.signal(signal.SIGCONT)
+        await asyncio.sleep(0.2)
+        assert bool((destination.pool() == 7).all())
+        await expect_whole(source, here, destination, OTHER_HALF)
+    assert failures, "the source was never stopped midway"
+    for plane in (source, other):
+        await expect_no_slot_held(plane, destination)
 
 
 async def test_a_cancelled_read_frees_its_blocks_while_the_source_is_stopped(start: Start) -> None:
