@@ -38,6 +38,7 @@ class Metrics:
         self.packed_bytes = self._gauge("packed_bytes", "Bytes sent to readers over the packed path since the start.")
         self.pack_connections = self._gauge("pack_connections", "Readers connected for the packed path.")
         self.pack_slots_held = self._gauge("pack_slots_held", "Staging slots in use for readers.")
+        self.read_slots_held = self._gauge("read_slots_held", "Staging slots in use for what is read.")
         self.commands_refused = self._counter("commands_refused", "Commands refused, by reason.", ("reason",))
 
     def read_ended(self, outcome: ReadOutcome) -> None:

@@ -152,6 +152,8 @@ class DataPlaneProcess:
         self._metrics.pool_bytes.set(pool.region.size_bytes)
         self._metrics.rollovers.set_function(lambda: executor.rollovers)
         self._metrics.reads_queued.set_function(lambda: executor.queued_count)
+        self._metrics.read_slots_held.set_function(lambda: ends[0].held_count)
+        self._metrics.pack_slots_held.set_function(lambda: ends[1].held_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
         self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics)
         packing = open_pack_server(self._config, pool, self._boot_id, words, ends[1])
@@ -162,7 +164,6 @@ class DataPlaneProcess:
         description = _describe(pool, self._boot_id, serving, table)
         description.access.pack_endpoint = packing.endpoint if packing is not None else ""
         for region in slots:
-            self._metrics.pack_slots_held.set_function(lambda: ends[1].slots.held_count)
             description.access.pack_slots_address = region.address
             description.access.pack_slots_bytes = region.size_bytes
         for setting in library.settings:

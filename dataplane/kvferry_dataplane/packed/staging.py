@@ -54,11 +54,6 @@ class StagingSlots:
         """Slots that nobody has."""
         return len(self._free)
 
-    @property
-    def held_count(self) -> int:
-        """Slots that somebody has."""
-        return self.count - len(self._free)
-
     def take(self, size_bytes: int, seconds: float) -> Slot:
         """A slot for so many bytes; waits for one.
 
@@ -122,6 +117,12 @@ class Staging:
     def slots(self) -> StagingSlots:
         """The slots; raises like :attr:`memory`."""
         return self._open()[1]
+
+    @property
+    def held_count(self) -> int:
+        """Slots that somebody has."""
+        opened = self._opened
+        return 0 if opened is None else opened[1].count - opened[1].free_count
 
     @property
     def copier_wakes(self) -> bool:

@@ -1,9 +1,11 @@
 """Packed reads that are carried by NIXL, from staging slots of the source, between real data planes."""
 
 import asyncio
+import json
 import re
 import signal
 import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -15,10 +17,13 @@ from kvferry.transfer.v1 import transfer_pb2
 from tests.process.dataplane.conftest import Start
 from tests.process.dataplane.harness import DataPlane, Session, large_layout, read_command, small_layout
 from tests.process.dataplane.test_packed import begin_a_stuck_read, read
-from tests.process.dataplane.test_stuck_sources import OTHER_HALF
+from tests.process.dataplane.test_stuck_sources import HALF, OTHER_HALF
 
 TCP = {"UCX_TLS": "tcp"}
-FLAGS = ("--path", "packed", "--same-host", "backend", "--pack-wire", "nixl")
+FLAGS = (
+    *("--path", "packed", "--same-host", "backend", "--pack-wire", "nixl"),
+    *("--metrics-listen", "127.0.0.1:0", "--log-format", "json"),
+)
 SOURCE_FLAGS = (*FLAGS, "--pack-listen", "127.0.0.1:0")
 LATE_SECONDS = 1.0
 
@@ -37,6 +42,23 @@ async def expect_whole(source: DataPlane, here: Session, destination: DataPlane,
     figures = await read(source, here, ids, to_ids)
     assert (transfer_pb2.PATH_PACKED, "UCX") == (figures.path, figures.backend)
     assert source.block_bytes(ids) == destination.block_bytes(to_ids)
+
+
+async def slots_held(plane: DataPlane, gauge: str) -> int:
+    """How many staging slots a data plane says are in use."""
+    lines = map(json.loads, plane.log().splitlines())
+    port = next(line["metrics_port"] for line in lines if "metrics_port" in line)
+    with await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/metrics") as answer:
+        page = answer.read().decode()
+    return int(float(re.findall(rf"^kvferry_dataplane_{gauge} (\S+)$", page, re.MULTILINE)[0]))
+
+
+async def expect_no_slot_held(source: DataPlane, destination: DataPlane) -> None:
+    """Wait until no slot of either side is in use."""
+    async with asyncio.timeout(10):
+        for plane, gauge in ((source, "pack_slots_held"), (destination, "read_slots_held")):
+            while await slots_held(plane, gauge):  # noqa: ASYNC110 - what is waited for lies in another process
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("environment", [{}, TCP], ids=["shared-memory", "sockets"])
@@ -62,6 +84,7 @@ async def test_many_reads_leave_no_slot_behind(start: Start) -> None:
         await expect_whole(source, here, destination, [number % 56])
     for _ in range(3):
         await expect_whole(source, here, destination, list(range(56)))
+    await expect_no_slot_held(source, destination)
     assert "given up" not in destination.log()
 
 
@@ -81,6 +104,7 @@ async def test_reads_that_are_cancelled_leave_no_slot_behind(start: Start) -> No
         await here.finished(name)
     for _ in range(3):
         await expect_whole(source, here, destination, list(range(56)))
+    await expect_no_slot_held(source, destination)
 
 
 async def test_a_lease_that_ended_fences(start: Start) -> None:
@@ -126,6 +150,38 @@ async def test_a_stopped_source_ends_at_the_deadline_without_a_late_byte(start: 
     assert bool((destination.pool() == 7).all())
     for _ in range(3):
         await expect_whole(source, here, destination, OTHER_HALF)
+    await expect_no_slot_held(source, destination)
+
+
+async def test_a_source_that_stops_midway_writes_no_late_byte(start: Start) -> None:
+    """However far a read has come when its source stops, it ends at its deadline and no byte comes after. Reads from
+    another source go on meanwhile, reads from this one succeed once it goes on, and no slot is lost."""
+    source, destination = await start_pair(start, large_layout(), TCP)
+    other = await start("other", large_layout(), TCP, *SOURCE_FLAGS)
+    there, here = await source.session(), await destination.session()
+    lease, peer = await there.acquire("p", OTHER_HALF), await source.as_peer()
+    await there.ask(expect_readers={"duration": {"seconds": 100}})
+    await here.send(connect_peer=peer)
+    await here.send(read=read_command("warm", peer, lease, OTHER_HALF, OTHER_HALF))
+    assert not (await here.finished("warm")).HasField("failure")
+    failures = 0
+    for number in range(4):
+        name = f"stopped-{number}"
+        await here.send(read=read_command(name, peer, lease, OTHER_HALF, OTHER_HALF, time_left=0.5))
+        await asyncio.sleep(0.004 * number)
+        source.signal(signal.SIGSTOP)
+        failures += (await here.finished(name)).HasField("failure")
+        # So long that what NIXL has not ended is given up.
+        await asyncio.sleep(0.6)
+        await expect_whole(other, here, destination, HALF)
+        destination.pool()[:] = 7
+        source.signal(signal.SIGCONT)
+        await asyncio.sleep(0.2)
+        assert bool((destination.pool() == 7).all())
+        await expect_whole(source, here, destination, OTHER_HALF)
+    assert failures, "the source was never stopped midway"
+    for plane in (source, other):
+        await expect_no_slot_held(plane, destination)
 
 
 async def test_a_cancelled_read_frees_its_blocks_while_the_source_is_stopped(start: Start) -> None:
@@ -159,13 +215,16 @@ async def test_a_source_killed_midway_costs_the_others_nothing(start: Start) -> 
     lease, peer = await there.acquire("p", list(range(56))), await dying.as_peer()
     await there.ask(expect_readers={"duration": {"seconds": 100}})
     await here.send(connect_peer=peer)
+    await here.send(read=read_command("warm", peer, lease, [0], [0]))
+    assert not (await here.finished("warm")).HasField("failure")
     for number in range(4):
         ids = list(range(14 * number, 14 * number + 14))
         await here.send(read=read_command(f"dying-{number}", peer, lease, ids, ids))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.015)
     dying.signal(signal.SIGKILL)
-    for number in range(4):
-        await here.finished(f"dying-{number}")
+    ends = [await here.finished(f"dying-{number}") for number in range(4)]
+    assert any(end.HasField("failure") for end in ends), "all was read before the source was killed"
     for _ in range(3):
         await expect_whole(other, here, destination, list(range(56)))
+    await expect_no_slot_held(other, destination)
     assert None is re.search("Traceback|defect", destination.log())
