@@ -70,7 +70,7 @@ class ReadDesk:
         accepted_at = time.monotonic()
         self._check_bounds(read)
         lists = [(listed.group, listed.block_ids) for listed in read.destination_blocks]
-        blocks = checked_blocks(lists, destination.block_counts(), "destination_blocks")
+        blocks = checked_blocks(lists, destination.block_counts, "destination_blocks")
         pins.refuse_held(blocks, "destination_blocks", "is published")
         self.destinations.refuse_held(blocks, "destination_blocks", "is the destination of another read")
         parts, total_bytes, pieces_max = self._parts(read, peers, blocks)
@@ -115,11 +115,12 @@ class ReadDesk:
         sources = _sources(read, peers)
         peer, first = next(iter(sources.values()))
         lists = [(listed.group, listed.block_ids) for listed in first.blocks]
-        held = checked_blocks(lists, peer.side.block_counts(), "sources[0].blocks")
-        for index, source in enumerate(read.sources):
+        held = checked_blocks(lists, peer.side.block_counts, "sources[0].blocks")
+        # Equal lists are compared id by id, which takes as long as everything else: the first not with itself.
+        for index, source in enumerate(read.sources[1:], start=1):
             if source.blocks and source.blocks != first.blocks:
                 raise InvalidArgument.of_field(f"sources[{index}].blocks", "other blocks", "must be those of the first")
-        request = self._pairs.get(peer.side).request(held, wanted, _tokens(read))
+        request = self._pairs.get(peer.side).request_checked(held, wanted, _tokens(read))
         sizes = request.sizes
         for rank in sizes:
             if rank not in sources:

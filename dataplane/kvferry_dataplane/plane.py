@@ -158,7 +158,7 @@ class Plane:
         command = request.acquire_lease
         side = self._require_side()
         lists = [(listed.group, listed.block_ids) for listed in command.blocks]
-        blocks = checked_blocks(lists, side.block_counts(), "blocks")
+        blocks = checked_blocks(lists, side.block_counts, "blocks")
         self._desk.destinations.refuse_held(blocks, "blocks", "is the destination of a read")
         lease = self._leases.acquire(
             command.publication, blocks, seconds_of(command.ttl), command.attributes, time.monotonic()

@@ -74,6 +74,9 @@ class Segments:
         """How many segments there are of each number of tokens."""
         if self.counts.size <= _FEW:
             return dict(Counter(self.counts.tolist()))
+        first = int(self.counts[0])
+        if bool((self.counts == first).all()):
+            return {first: int(self.counts.size)}
         kinds, times = np.unique(self.counts, return_counts=True)
         return dict(zip(kinds.tolist(), times.tolist(), strict=True))
 
