@@ -42,9 +42,9 @@ class BlockCounters:
             BlockError: reason BLOCK_BUSY; names the first such block.
         """
         for group, ids in self._held(blocks):
-            held = np.flatnonzero(self._counts[group][ids])
-            if held.size:
-                raise block_error(group, int(held[0]), ids, field, why, Reason.BLOCK_BUSY)
+            held = self._counts[group][ids]
+            if held.any():
+                raise block_error(group, int(np.flatnonzero(held)[0]), ids, field, why, Reason.BLOCK_BUSY)
 
     def _held(self, blocks: BlockLists) -> list[tuple[str, BlockIds]]:
         return [(group, ids) for group, ids in blocks.items() if group in self._counts]

@@ -10,6 +10,7 @@ from kvferry.core.errors import DeadlineExceeded, InvalidArgument, NotReady, Res
 from kvferry.core.planning.planner import PlanSize, RequestPlan
 from kvferry.core.planning.tokens import TokenRange
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
+from kvferry.rpc.times import seconds_of
 from kvferry_dataplane.blocks import BlockCounters
 from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.peers import Peer, PeerBook
@@ -68,9 +69,9 @@ class ReadDesk:
             KvferryError: why it is refused; nothing has changed then.
         """
         accepted_at = time.monotonic()
-        self._check_bounds(read)
+        time_left_s = self._check_bounds(read)
         lists = [(listed.group, listed.block_ids) for listed in read.destination_blocks]
-        blocks = checked_blocks(lists, destination.block_counts(), "destination_blocks")
+        blocks = checked_blocks(lists, destination.block_counts, "destination_blocks")
         pins.refuse_held(blocks, "destination_blocks", "is published")
         self.destinations.refuse_held(blocks, "destination_blocks", "is the destination of another read")
         parts, total_bytes, pieces_max = self._parts(read, peers, blocks)
@@ -86,7 +87,7 @@ class ReadDesk:
             total_bytes=total_bytes,
             pieces_max=pieces_max,
             accepted_at=accepted_at,
-            deadline=accepted_at + read.time_left.ToNanoseconds() / 1e9,
+            deadline=accepted_at + time_left_s,
             priority=read.priority,
         )
         self.destinations.hold(blocks)
@@ -115,11 +116,12 @@ class ReadDesk:
         sources = _sources(read, peers)
         peer, first = next(iter(sources.values()))
         lists = [(listed.group, listed.block_ids) for listed in first.blocks]
-        held = checked_blocks(lists, peer.side.block_counts(), "sources[0].blocks")
-        for index, source in enumerate(read.sources):
+        held = checked_blocks(lists, peer.side.block_counts, "sources[0].blocks")
+        # Equal lists are compared id by id, which takes as long as everything else: the first not with itself.
+        for index, source in enumerate(read.sources[1:], start=1):
             if source.blocks and source.blocks != first.blocks:
                 raise InvalidArgument.of_field(f"sources[{index}].blocks", "other blocks", "must be those of the first")
-        request = self._pairs.get(peer.side).request(held, wanted, _tokens(read))
+        request = self._pairs.get(peer.side).request_checked(held, wanted, _tokens(read))
         sizes = request.sizes
         for rank in sizes:
             if rank not in sources:
@@ -130,20 +132,22 @@ class ReadDesk:
         pieces = sum(min(part.pieces_max, CHUNK_PIECES_MAX) for part in parts)
         return parts, sum(size.total_bytes for size in sizes.values()), pieces
 
-    def _check_bounds(self, read: pb.Read) -> None:
+    def _check_bounds(self, read: pb.Read) -> float:
+        """The seconds that are left for the read."""
         if not 1 <= len(read.transfer) <= TRANSFER_CHARS_MAX:
             raise InvalidArgument.of_field("transfer", read.transfer, f"must have 1 to {TRANSFER_CHARS_MAX} characters")
         if read.transfer in self._outstanding:
             raise InvalidArgument.of_field("transfer", read.transfer, "is being read already")
         if abs(read.priority) > PRIORITY_MAX:
             raise InvalidArgument.of_field("priority", read.priority, f"must be within ±{PRIORITY_MAX}")
-        seconds = read.time_left.ToNanoseconds() / 1e9
+        seconds = seconds_of(read.time_left)
         if seconds > READ_SECONDS_MAX:
             raise InvalidArgument.of_field("time_left", seconds, f"at most {READ_SECONDS_MAX:g} seconds")
         if seconds <= 0:
             raise DeadlineExceeded.of_field("time_left", seconds, "no time is left")
         if len(self._outstanding) >= self._max_reads:
             raise ResourceExhausted.of_field("max_reads", self._max_reads, "so many reads are outstanding")
+        return seconds
 
 
 def held_block_counts(side: Side) -> dict[str, int]:

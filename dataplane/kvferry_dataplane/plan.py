@@ -2,7 +2,8 @@
 
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from kvferry.core.layouts import RankLayout, WorkerLayout
 from kvferry.core.planning.planner import PairPlan
@@ -17,16 +18,18 @@ class Side:
     layout: WorkerLayout
     rank: int
     pool_bytes: int
+    block_counts: Mapping[str, int] = field(init=False, repr=False, compare=False)
+    """Blocks of each layer group of the worker: ids are the same on every rank that takes part in a request."""
+
+    def __post_init__(self) -> None:
+        shard = self.holds.data_parallel_rank
+        counts = {group.name: self.layout.block_count(group.name, shard) for group in self.layout.groups}
+        object.__setattr__(self, "block_counts", counts)
 
     @property
     def holds(self) -> RankLayout:
         """What the rank holds."""
         return self.layout.ranks[self.rank]
-
-    def block_counts(self) -> dict[str, int]:
-        """Blocks of each layer group of the worker: ids are the same on every rank that takes part in a request."""
-        shard = self.holds.data_parallel_rank
-        return {group.name: self.layout.block_count(group.name, shard) for group in self.layout.groups}
 
 
 class PairPlans:

@@ -14,6 +14,7 @@ from kvferry.core.layouts import validate_layout
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.logs import bind_identity
 from kvferry.rpc.layouts import layout_from_wire
+from kvferry.rpc.times import seconds_of
 from kvferry_dataplane.desk import ReadDesk, held_block_counts
 from kvferry_dataplane.leases import Lease, LeaseTable
 from kvferry_dataplane.metrics import Metrics
@@ -23,7 +24,7 @@ from kvferry_dataplane.plan import Side
 from kvferry_dataplane.reads.request import ReadOutcome
 from kvferry_dataplane.reads.thread import ReadThread
 from kvferry_dataplane.serving import ServingThread
-from kvferry_dataplane.wire import lease_state_of, rank_lease_of, read_finished_of, refused, seconds_of
+from kvferry_dataplane.wire import lease_state_of, rank_lease_of, read_finished_of, refused
 
 INSTANCE_ID_BYTES = 16
 HANDLE_KEY_BYTES_MAX = 64
@@ -158,7 +159,7 @@ class Plane:
         command = request.acquire_lease
         side = self._require_side()
         lists = [(listed.group, listed.block_ids) for listed in command.blocks]
-        blocks = checked_blocks(lists, side.block_counts(), "blocks")
+        blocks = checked_blocks(lists, side.block_counts, "blocks")
         self._desk.destinations.refuse_held(blocks, "blocks", "is the destination of a read")
         lease = self._leases.acquire(
             command.publication, blocks, seconds_of(command.ttl), command.attributes, time.monotonic()
@@ -218,8 +219,8 @@ class Plane:
         accepted = self._desk.accept(
             request.command_id, request.read, self._peers, self._require_side(), self._leases.pins
         )
-        self._metrics.reads_outstanding.set(len(self._desk))
         self._reads.submit(accepted)
+        self._metrics.reads_outstanding.set(len(self._desk))
 
     def _cancel_read(self, request: pb.SessionRequest) -> pb.SessionResponse:
         self._reads.cancel(request.cancel_read.transfer)

@@ -1,12 +1,11 @@
 """Leases and reads in their wire form."""
 
-from google.protobuf.duration_pb2 import Duration
-
 from kvferry.core.errors import KvferryError
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.layout.v1.layout_pb2 import BlockList
 from kvferry.negotiation.v1.negotiation_pb2 import RankLease
 from kvferry.rpc.reasons import reason_to_wire
+from kvferry.rpc.times import duration
 from kvferry.transfer.v1 import transfer_pb2
 from kvferry_dataplane.leases import Lease
 from kvferry_dataplane.paths import Path
@@ -17,18 +16,6 @@ _PATHS = {
     Path.NIXL: transfer_pb2.PATH_NIXL,
     Path.PACKED: transfer_pb2.PATH_PACKED,
 }
-
-
-def seconds_of(duration: Duration) -> float:
-    """Seconds of a duration."""
-    return duration.ToNanoseconds() / 1e9
-
-
-def duration_of(seconds: float) -> Duration:
-    """A duration of so many seconds, not negative."""
-    duration = Duration()
-    duration.FromNanoseconds(max(int(seconds * 1e9), 0))
-    return duration
 
 
 def rank_lease_of(lease: Lease, rank: int) -> RankLease:
@@ -42,7 +29,7 @@ def lease_state_of(lease: Lease, rank: int, now: float) -> pb.LeaseState:
         publication=lease.publication,
         lease=rank_lease_of(lease, rank),
         blocks=[BlockList(group=group, block_ids=ids.tolist()) for group, ids in lease.blocks.items()],
-        time_left=duration_of(lease.expires_at - now),
+        time_left=duration(lease.expires_at - now),
         attributes=lease.attributes,
     )
 
@@ -79,8 +66,8 @@ def read_finished_of(outcome: ReadOutcome, rank: int) -> pb.ReadFinished:
         paths=[_path_figures(share) for share in outcome.shares],
         received_bytes=outcome.received_bytes,
         descriptor_count=outcome.descriptor_count,
-        queue_time=duration_of(outcome.queue_seconds),
-        read_time=duration_of(outcome.read_seconds),
-        verify_time=duration_of(outcome.verify_seconds),
+        queue_time=duration(outcome.queue_seconds),
+        read_time=duration(outcome.read_seconds),
+        verify_time=duration(outcome.verify_seconds),
     )
     return pb.ReadFinished(transfer=outcome.transfer, failure=failure, figures=figures)

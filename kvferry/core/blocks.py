@@ -14,6 +14,8 @@ BlockLists = Mapping[str, BlockIds]
 
 BLOCKS_LISTED_MAX = 1 << 20
 """Bound on the ids of one request, all groups together."""
+_FEW = 64
+"""So few ids are checked sooner one by one."""
 
 
 def checked_blocks(
@@ -57,6 +59,10 @@ def check_ids(group: str, ids: BlockIds, block_count: int, field: str) -> None:
     """
     if not ids.size:
         return
+    if ids.size <= _FEW:
+        few = ids.tolist()
+        if min(few) >= 0 and max(few) < block_count and len(set(few)) == len(few):
+            return
     ordered = np.sort(ids)
     if ordered[0] < 0 or ordered[-1] >= block_count:
         outside = int(np.flatnonzero((ids < 0) | (ids >= block_count))[0])

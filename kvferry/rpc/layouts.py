@@ -1,6 +1,6 @@
 """Layouts between their wire form and their value types."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 from kvferry.core.errors import LayoutInvalid
 from kvferry.core.layouts import (
@@ -22,9 +22,6 @@ _TO_WIRE = {
     ElementType.INT8: pb.ELEMENT_TYPE_INT8,
 }
 _FROM_WIRE = {wire: element for element, wire in _TO_WIRE.items()}
-
-Blocks = Mapping[str, Sequence[int]]
-"""Block ids by layer group."""
 
 
 def layout_to_wire(layout: WorkerLayout) -> pb.WorkerLayout:
@@ -63,22 +60,17 @@ def layout_from_wire(wire: pb.WorkerLayout) -> WorkerLayout:
     )
 
 
-def blocks_to_wire(blocks: Blocks) -> list[pb.BlockList]:
-    """The wire form of block ids by group."""
-    return [pb.BlockList(group=group, block_ids=ids) for group, ids in blocks.items()]
-
-
-def blocks_from_wire(wire: Iterable[pb.BlockList]) -> dict[str, list[int]]:
-    """Block ids by group.
+def blocks_by_group(wire: Iterable[pb.BlockList]) -> dict[str, pb.BlockList]:
+    """Block lists by group, as they came.
 
     Raises:
         LayoutInvalid: a group is listed twice.
     """
-    blocks: dict[str, list[int]] = {}
+    blocks: dict[str, pb.BlockList] = {}
     for listed in wire:
         if listed.group in blocks:
             raise LayoutInvalid.of_field("blocks.group", listed.group, "listed twice")
-        blocks[listed.group] = list(listed.block_ids)
+        blocks[listed.group] = listed
     return blocks
 
 

@@ -21,8 +21,9 @@ from kvferry.core.errors import (
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
 from kvferry.publication.v1 import publication_pb2 as pb
-from kvferry.rpc.layouts import blocks_from_wire, blocks_to_wire
+from kvferry.rpc.layouts import blocks_by_group
 from kvferry.rpc.times import duration, seconds_of, timestamp
+from kvferry_control.blocks import Blocks, count_blocks
 from kvferry_control.config import LimitsSection
 from kvferry_control.metrics import ControlMetrics
 from kvferry_control.publications import machine
@@ -38,7 +39,7 @@ class Publication:
     id: str
     request_id: str
     fingerprint: bytes
-    blocks: Mapping[str, Sequence[int]]
+    blocks: Blocks
     token_count: int
     expected_readers: int
     expires_at: float
@@ -57,7 +58,7 @@ class Publication:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.block_count = sum(len(ids) for ids in self.blocks.values())
+        self.block_count = count_blocks(self.blocks)
 
     @property
     def name(self) -> str:
@@ -125,7 +126,7 @@ class Publications:
         self,
         request_id: str,
         body: bytes,
-        blocks: Mapping[str, Sequence[int]],
+        blocks: Blocks,
         token_count: int,
         ttl_s: float,
         expected_readers: int,
@@ -279,7 +280,7 @@ class Publications:
             id=publication_id,
             request_id=attributes.request_id,
             fingerprint=attributes.fingerprint,
-            blocks=blocks_from_wire(first.blocks),
+            blocks=blocks_by_group(first.blocks),
             token_count=attributes.token_count,
             expected_readers=attributes.expected_reader_count,
             expires_at=time.monotonic() + left,
@@ -324,7 +325,7 @@ class Publications:
         )
         command = dp.AcquireLease(
             publication=publication.id,
-            blocks=blocks_to_wire(publication.blocks),
+            blocks=publication.blocks.values(),
             ttl=duration(ttl_s),
             attributes=attributes.SerializeToString(),
         )

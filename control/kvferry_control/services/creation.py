@@ -1,6 +1,6 @@
 """From a request for a transfer to the transfer, whichever way the request came."""
 
-from kvferry.rpc.layouts import blocks_from_wire
+from kvferry.rpc.layouts import blocks_by_group
 from kvferry.rpc.times import checked_seconds
 from kvferry.transfer.v1 import transfer_pb2 as pb
 from kvferry_control.config import LimitsSection
@@ -37,7 +37,7 @@ class TransferMaker:
             request_id=check_id("request_id", request.request_id),
             fingerprint=fingerprint(body),
             handle=request.handle,
-            blocks=blocks_from_wire(request.destination_blocks),
+            blocks=blocks_by_group(request.destination_blocks),
             timeout_s=checked_seconds("timeout", request.timeout, self._limits.timeout_s),
             priority=request.priority,
             first_token=request.first_token,

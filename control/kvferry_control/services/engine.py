@@ -9,7 +9,7 @@ from kvferry.core.errors import InvalidArgument, ResourceExhausted
 from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.engine.v1.engine_pb2_grpc import EngineServiceServicer
 from kvferry.rpc.errors import abort, stream_method, unary_method
-from kvferry.rpc.layouts import blocks_from_wire, layout_from_wire
+from kvferry.rpc.layouts import blocks_by_group, layout_from_wire
 from kvferry.rpc.streams import serve_batches
 from kvferry.rpc.times import checked_seconds, duration
 from kvferry_control.blocks import check_blocks, check_tokens
@@ -72,7 +72,7 @@ class EngineService(EngineServiceServicer):
     ) -> pb.PublishResponse:
         layout = self._worker.require_ready()
         request_id = check_id("request_id", request.request_id)
-        blocks = blocks_from_wire(request.blocks)
+        blocks = blocks_by_group(request.blocks)
         shard = request.data_parallel_rank
         check_blocks("blocks", blocks, layout, self._limits.blocks_per_request, shard)
         ttl_s = checked_seconds("ttl", request.ttl, self._limits.ttl_s)

@@ -12,7 +12,7 @@ from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
 from kvferry.negotiation.v1.negotiation_pb2_grpc import NegotiationServiceServicer
 from kvferry.rpc.errors import abort, unary_method
-from kvferry.rpc.layouts import blocks_to_wire, layout_to_wire
+from kvferry.rpc.layouts import layout_to_wire
 from kvferry.rpc.streams import serve_batches
 from kvferry.rpc.times import duration
 from kvferry_control.handles import open_handle
@@ -114,7 +114,7 @@ class NegotiationService(NegotiationServiceServicer):
         self._expect_readers(min(time_left or EXPECT_READERS_S_MAX, EXPECT_READERS_S_MAX))
         return pb.NegotiateResponse(
             incarnation=self._worker.identity.incarnation,
-            blocks=blocks_to_wire(publication.blocks),
+            blocks=publication.blocks.values(),
             token_count=publication.token_count,
             leases=[publication.leases[rank] for rank in sorted(publication.leases)],
             time_left=duration(publication.expires_at - time.monotonic()),

@@ -14,7 +14,6 @@ from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
 from kvferry.publication.v1 import publication_pb2 as pub
-from kvferry.rpc.layouts import blocks_to_wire
 from kvferry.rpc.reasons import reason_from_wire
 from kvferry.rpc.times import duration
 from kvferry_control.blocks import check_blocks, check_tokens
@@ -214,26 +213,14 @@ class Transfers:
         for link in links:
             if not link.up:
                 raise DataPlaneLost(f"rank {link.rank}: no session", metadata={"rank": str(link.rank)})
-        destination = blocks_to_wire(record.blocks)
         sources = [dp.ReadSource(peer=source.peer(lease.rank), lease=lease) for lease in answer.leases]
         if not sources:
             raise InternalError(f"workers/{source.worker} gave no leases")
-        # All ranks of a worker have the same block ids: it is enough that the first names them.
-        sources[0].blocks.extend(answer.blocks)
         self.apply(record, machine.Negotiated(record.ranks))
         for link in links:
-            read = dp.Read(
-                transfer=record.id,
-                sources=sources,
-                destination_blocks=destination,
-                time_left=duration(record.seconds_left),
-                priority=record.priority,
-                token_count=answer.token_count,
-                first_token=record.first_token,
-            )
             try:
                 self._sources.connect(source, link)
-                link.post(dp.SessionRequest(read=read))
+                link.post(_read_command(record, sources, answer))
             except KvferryError as error:
                 failure = Failure(error.reason, error.message, link.rank)
                 self.apply(record, machine.RankFailed(link.rank, failure))
@@ -273,3 +260,21 @@ class Transfers:
         if worker is not None and worker.incarnation == record.source_incarnation:
             succeeded = record.life.state is State.SUCCEEDED
             self._sources.conclude(worker, record.id, record.handle, succeeded)
+
+
+def _read_command(
+    record: TransferRecord, sources: list[dp.ReadSource], answer: neg.NegotiateResponse
+) -> dp.SessionRequest:
+    """The read of a transfer, written where it is sent from: each level of messages would copy the block lists anew."""
+    command = dp.SessionRequest()
+    read = command.read
+    read.transfer = record.id
+    read.sources.extend(sources)
+    # All ranks of a worker have the same block ids: it is enough that the first names them.
+    read.sources[0].blocks.extend(answer.blocks)
+    read.destination_blocks.extend(record.blocks.values())
+    read.time_left.CopyFrom(duration(record.seconds_left))
+    read.priority = record.priority
+    read.token_count = answer.token_count
+    read.first_token = record.first_token
+    return command

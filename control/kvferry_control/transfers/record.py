@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from google.protobuf.duration_pb2 import Duration
@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from kvferry.rpc.reasons import reason_to_wire
 from kvferry.rpc.times import duration, seconds_of, timestamp
 from kvferry.transfer.v1 import transfer_pb2 as pb
+from kvferry_control.blocks import Blocks
 from kvferry_control.transfers.machine import Failure, Life
 
 
@@ -26,7 +27,7 @@ class TransferRecord:
     publication: str
     destination_worker: str
     destination_incarnation: int
-    blocks: Mapping[str, Sequence[int]]
+    blocks: Blocks
     priority: int
     first_token: int
     ranks: frozenset[int]

@@ -1,7 +1,8 @@
 """What an engine asks for when it pulls."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from kvferry_control.blocks import Blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +12,7 @@ class PullRequest:
     request_id: str
     fingerprint: bytes
     handle: bytes
-    blocks: Mapping[str, Sequence[int]]
+    blocks: Blocks
     timeout_s: float
     priority: int
     first_token: int

@@ -106,6 +106,8 @@ def parts_of(share: Share, segments: Segments, templates: Sequence[tuple[int, Te
 
 def _merge_segments(part: Part) -> Part:
     """Join runs of segments that touch on both sides."""
+    if part.source_starts.size < 2:
+        return part
     lengths = part.template.inner.lengths if part.run_lengths is None else part.run_lengths[:-1]
     touching = np.diff(part.source_starts) == lengths
     if not touching.any():

@@ -70,6 +70,9 @@ class PairPlan:
         for share in shares_of(source, destination, rank, source_data_parallel_rank, replica_shift):
             self._shares.setdefault((share.source_rank, share.group), []).append(share)
         self._templates: dict[tuple[Share, int, bool], Template] = {}
+        self._segment_sizes: dict[tuple[int, str, int], PlanSize] = {}
+        held = {group.name: group for group in source.groups}
+        self._groups = {wanted.name: (held[wanted.name], wanted) for wanted in destination.groups}
 
     @property
     def source_ranks(self) -> tuple[int, ...]:
@@ -85,21 +88,50 @@ class PairPlan:
             InvalidArgument: a group is unknown or listed on one side only; or the tokens are no range of the request's.
             BlockError: an id is out of range or listed twice, or a list does not hold the tokens.
         """
+        self._check_groups(source_blocks, destination_blocks)
+        for field, blocks, layout, shard in (
+            ("source_blocks", source_blocks, self.source, self._shards[0]),
+            ("destination_blocks", destination_blocks, self.destination, self._shards[1]),
+        ):
+            for name, ids in blocks.items():
+                check_ids(name, ids, layout.block_count(name, shard), field)
+        return self.request_checked(source_blocks, destination_blocks, tokens)
+
+    def request_checked(
+        self, source_blocks: BlockLists, destination_blocks: BlockLists, tokens: TokenRange | None = None
+    ) -> "RequestPlan":
+        """As :meth:`request`, for lists of ids that were checked one by one; groups and tokens are checked here.
+
+        Raises:
+            InvalidArgument, BlockError: as :meth:`request`.
+        """
         if tokens is not None:
             tokens.check()
         self._check_groups(source_blocks, destination_blocks)
-        segments = {}
-        for name, held in source_blocks.items():
-            wanted = destination_blocks[name]
-            check_ids(name, held, self.source.block_count(name, self._shards[0]), "source_blocks")
-            check_ids(name, wanted, self.destination.block_count(name, self._shards[1]), "destination_blocks")
-            groups = self.source.group(name), self.destination.group(name)
-            segments[name] = segments_of(*groups, held, wanted, tokens)
+        segments = {
+            name: segments_of(*self._groups[name], held, destination_blocks[name], tokens)
+            for name, held in source_blocks.items()
+        }
         return RequestPlan(self, segments)
 
     def shares(self, source_rank: int, group: str) -> list[Share]:
         """What this rank reads of a group from a source rank."""
         return self._shares.get((source_rank, group), [])
+
+    def segment_size(self, source_rank: int, group: str, token_count: int) -> PlanSize:
+        """What a segment of so many tokens of a group comes to from a source rank."""
+        key = (source_rank, group, token_count)
+        size = self._segment_sizes.get(key)
+        if size is None:
+            shares = self.shares(source_rank, group)
+            size = PlanSize(
+                token_count * sum(share.token_bytes for share in shares),
+                sum(piece_count(folded(share, token_count)[0]) for share in shares),
+            )
+            if len(self._segment_sizes) >= _TEMPLATES_KEPT_MAX:
+                self._segment_sizes.pop(next(iter(self._segment_sizes)))
+            self._segment_sizes[key] = size
+        return size
 
     def template(self, share: Share, token_count: int, *, by_destination: bool) -> Template:
         """The template of a share; small ones are kept."""
@@ -155,10 +187,10 @@ class RequestPlan:
     def _size(self, source_rank: int, kinds: Mapping[str, Mapping[int, int]]) -> PlanSize:
         total_bytes = pieces = 0
         for name, times in kinds.items():
-            for share in self._pair.shares(source_rank, name):
-                for count, repeats in times.items():
-                    total_bytes += repeats * count * share.token_bytes
-                    pieces += repeats * piece_count(folded(share, count)[0])
+            for count, repeats in times.items():
+                segment = self._pair.segment_size(source_rank, name, count)
+                total_bytes += repeats * segment.total_bytes
+                pieces += repeats * segment.pieces_max
         return PlanSize(total_bytes, pieces)
 
     def row_count(self, source_rank: int) -> int:

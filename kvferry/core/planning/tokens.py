@@ -74,6 +74,9 @@ class Segments:
         """How many segments there are of each number of tokens."""
         if self.counts.size <= _FEW:
             return dict(Counter(self.counts.tolist()))
+        first = int(self.counts[0])
+        if bool((self.counts == first).all()):
+            return {first: int(self.counts.size)}
         kinds, times = np.unique(self.counts, return_counts=True)
         return dict(zip(kinds.tolist(), times.tolist(), strict=True))
 
@@ -110,6 +113,8 @@ def segments_of(
         counts=counts,
         by_destination=there < here,
     )
+    if counts.size == 1:
+        return segments
     key = segments.destination_blocks if segments.by_destination else segments.source_blocks
     if bool((key[1:] >= key[:-1]).all()):
         return segments
@@ -162,6 +167,8 @@ def _cuts(start: int, stop: int, here: int, there: int) -> Offsets:
     if start >= stop:
         return np.array([start], dtype=np.int64)
     small, large = min(here, there), max(here, there)
+    if all(start // size == (stop - 1) // size for size in (small, large)):
+        return np.array([start, stop], dtype=np.int64)
     inside = np.arange((start // small + 1) * small, stop, small, dtype=np.int64)
     if large % small:
         others = np.arange((start // large + 1) * large, stop, large, dtype=np.int64)

@@ -1,6 +1,6 @@
 """Block lists of requests are checked before anything is done with them."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 
@@ -8,6 +8,7 @@ from kvferry.core.dense import DenseModel, dense_layout
 from kvferry.core.errors import BlockError, InvalidArgument, KvferryError, MessageTooLarge
 from kvferry.core.layouts import ElementType
 from kvferry.core.reasons import Reason
+from kvferry.layout.v1.layout_pb2 import BlockList
 from kvferry_control.blocks import check_blocks, check_tokens
 
 LAYOUT = dense_layout(
@@ -16,18 +17,25 @@ LAYOUT = dense_layout(
 )
 
 
+def lists(**ids: Sequence[int]) -> dict[str, BlockList]:
+    """Block lists by group."""
+    return {group: BlockList(group=group, block_ids=listed) for group, listed in ids.items()}
+
+
 @pytest.mark.parametrize(
     ("blocks", "kind", "reason", "field"),
     [
-        ({}, InvalidArgument, Reason.INVALID_ARGUMENT, "blocks"),
-        ({"full": []}, InvalidArgument, Reason.INVALID_ARGUMENT, "blocks"),
-        ({"other": [1]}, InvalidArgument, Reason.INVALID_ARGUMENT, "blocks.group"),
-        ({"full": [0, 10]}, BlockError, Reason.BLOCK_OUT_OF_RANGE, "blocks[full].block_ids[1]"),
-        ({"full": [3, 4, 3]}, BlockError, Reason.BLOCK_DUPLICATE, "blocks[full].block_ids[2]"),
-        ({"full": list(range(10)) * 3}, MessageTooLarge, Reason.MESSAGE_TOO_LARGE, "blocks"),
+        (lists(), InvalidArgument, Reason.INVALID_ARGUMENT, "blocks"),
+        (lists(full=[]), InvalidArgument, Reason.INVALID_ARGUMENT, "blocks"),
+        (lists(other=[1]), InvalidArgument, Reason.INVALID_ARGUMENT, "blocks.group"),
+        (lists(full=[0, 10]), BlockError, Reason.BLOCK_OUT_OF_RANGE, "blocks[full].block_ids[1]"),
+        (lists(full=[3, 4, 3]), BlockError, Reason.BLOCK_DUPLICATE, "blocks[full].block_ids[2]"),
+        (lists(full=list(range(10)) * 3), MessageTooLarge, Reason.MESSAGE_TOO_LARGE, "blocks"),
     ],
 )
-def test_wrong_lists_are_refused(blocks: dict[str, Any], kind: type[KvferryError], reason: Reason, field: str) -> None:
+def test_wrong_lists_are_refused(
+    blocks: dict[str, BlockList], kind: type[KvferryError], reason: Reason, field: str
+) -> None:
     """Each mistake has its reason, and the error names where it is."""
     with pytest.raises(kind) as caught:
         check_blocks("blocks", blocks, LAYOUT, count_max=20)
@@ -36,14 +44,14 @@ def test_wrong_lists_are_refused(blocks: dict[str, Any], kind: type[KvferryError
 
 def test_every_block_of_the_pool_may_be_named() -> None:
     """The first and the last block are in range."""
-    check_blocks("blocks", {"full": list(range(10))}, LAYOUT, count_max=20)
+    check_blocks("blocks", lists(full=list(range(10))), LAYOUT, count_max=20)
 
 
 def test_lists_must_hold_the_tokens() -> None:
     """Fewer or more blocks than the tokens take are refused with both numbers; a last block may be partial."""
     for token_count in (17, 32):
-        check_tokens("blocks", {"full": [1, 2]}, LAYOUT, token_count)
-    for blocks in ({"full": [5]}, {"full": [5, 6, 7]}, {}):
+        check_tokens("blocks", lists(full=[1, 2]), LAYOUT, token_count)
+    for blocks in (lists(full=[5]), lists(full=[5, 6, 7]), lists()):
         with pytest.raises(BlockError) as caught:
             check_tokens("blocks", blocks, LAYOUT, 32)
         assert Reason.BLOCK_COUNT_MISMATCH is caught.value.reason
@@ -52,8 +60,8 @@ def test_lists_must_hold_the_tokens() -> None:
 
 def test_a_prefix_that_is_there_needs_no_blocks() -> None:
     """Blocks whose tokens are all there already may be left out; a prefix longer than the request is refused."""
-    check_tokens("blocks", {"full": [2]}, LAYOUT, token_count=32, first_token=16)
-    check_tokens("blocks", {"full": [1, 2]}, LAYOUT, token_count=32, first_token=16)
+    check_tokens("blocks", lists(full=[2]), LAYOUT, token_count=32, first_token=16)
+    check_tokens("blocks", lists(full=[1, 2]), LAYOUT, token_count=32, first_token=16)
     with pytest.raises(InvalidArgument) as caught:
-        check_tokens("blocks", {"full": [1, 2]}, LAYOUT, token_count=32, first_token=33)
+        check_tokens("blocks", lists(full=[1, 2]), LAYOUT, token_count=32, first_token=33)
     assert "first_token" == caught.value.metadata["field"]
