@@ -47,7 +47,7 @@ def _path_figures(share: SourceShare) -> transfer_pb2.PathFigures:
         received_bytes=share.received_bytes,
         descriptor_count=share.descriptor_count,
         choice=share.route.choice,
-        device_time=duration_of(share.device_seconds),
+        device_time=duration(share.device_seconds),
     )
 
 
