@@ -252,7 +252,10 @@ def test_a_mapped_source_that_dies_is_lost_and_unmapped(sharer: Sharer) -> None:
     book = Book(lambda peer: open_source(peer, mapper))
     peer = sharer.peer()
     book.sources.connect(peer)
-    book.work(lambda: mapper.mapped == 1 and book.sources.source(peer).is_alive)
+    # Mapping ends on a thread of its own, a moment before the book knows of it.
+    book.work(lambda: book.sources.mapping(peer) is not None)
+    assert 1 == mapper.mapped
+    assert book.sources.source(peer).is_alive
     sharer.die()
     book.work(lambda: mapper.mapped == 0)
     assert [peer] == book.sources.take_lost()
