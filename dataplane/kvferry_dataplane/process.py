@@ -25,6 +25,7 @@ from kvferry.device.memfd import SharedMemory, create_shared_memory
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry.rpc.options import server_options
 from kvferry.rpc.socket_paths import claim_socket_path
+from kvferry_dataplane.allocator import keep_freed_memory
 from kvferry_dataplane.config import Config, Listen
 from kvferry_dataplane.copiers import Copiers
 from kvferry_dataplane.desk import ReadDesk
@@ -92,6 +93,8 @@ class DataPlaneProcess:
             OperatorError: the process cannot start: configuration, memory, sockets or transport.
             BaseException: the defect that ended one of the threads.
         """
+        if not keep_freed_memory():
+            _log.info("the C library's allocator cannot be told to keep memory; plans of many blocks take longer")
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
         control_path = claim_socket_path("socket", str(self._config.socket))
