@@ -3,16 +3,14 @@
 import asyncio
 import os
 import socket
-import struct
 from pathlib import Path
 
 import structlog
 
 from kvferry.core.errors import AddressInUse, TransportFailed
-from kvferry.device.descriptors import send_offer
+from kvferry.device.descriptors import is_trusted, peer_of, send_offer
 from kvferry_dataplane.pool import Offer
 
-_PEER_CREDENTIALS = struct.Struct("3i")
 _log = structlog.get_logger("kvferry.dataplane.handoff")
 
 
@@ -58,10 +56,8 @@ class OfferSocket:
 
     async def _hand_over(self, connection: socket.socket) -> None:
         with connection:
-            pid, uid, _ = _PEER_CREDENTIALS.unpack(
-                connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-            )
-            if uid not in (os.getuid(), 0):
+            pid, uid = peer_of(connection)
+            if not is_trusted(uid):
                 self._log.warning("memory refused to another user", pid=pid, uid=uid)
                 return
             connection.setblocking(False)

@@ -37,7 +37,7 @@ class CopyJob(Protocol):
     @property
     def device_seconds(self) -> float:
         """How long a device was at it, on its own clock, once the job is done; 0 where none measures."""
-        ...
+        return 0.0
 
     def cancel(self) -> None:
         """Ask for an early end. The job is done soon after: between two pieces."""

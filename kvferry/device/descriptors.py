@@ -15,8 +15,24 @@ from kvferry.core.errors import TransportFailed
 
 MESSAGE_BYTES_MAX = 4096
 _LENGTH = struct.Struct("<I")
+_CREDENTIALS = struct.Struct("3i")
 _DESCRIPTOR_BYTES = array.array("i").itemsize
 _DESCRIPTORS_MAX = 4
+
+
+def peer_of(connection: socket.socket) -> tuple[int, int]:
+    """Process id and user id of whoever is at the other end of a Unix socket.
+
+    Raises:
+        OSError: the system does not say.
+    """
+    pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, uid
+
+
+def is_trusted(uid: int) -> bool:
+    """Whether memory is shared with processes of a user: one's own, and the system's."""
+    return uid in (os.getuid(), 0)
 
 
 def send_offer(connection: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:

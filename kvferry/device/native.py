@@ -145,11 +145,6 @@ class HostCopyJob(CopyJob):
         """Bytes copied so far; exact once the job is done."""
         return self._core.copied_bytes
 
-    @property
-    def device_seconds(self) -> float:
-        """0: threads of the processor copy."""
-        return 0.0
-
     def cancel(self) -> None:
         """Hand out no more; threads that are copying stop between two pieces, or inside a long one."""
         self._core.cancel()

@@ -11,10 +11,9 @@ import torch
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.device.cuda import CudaDevice
 from kvferry.error.v1 import error_pb2
-from kvferry.negotiation.v1.negotiation_pb2 import RankLease
 from kvferry.sdk.pools import MappedPool, PoolInfo, map_pool
 from kvferry.transfer.v1 import transfer_pb2
-from tests.process.dataplane.harness import POOL_BYTES, DataPlane, large_layout, read_command
+from tests.process.dataplane.harness import POOL_BYTES, DataPlane, large_layout, lease_of, read_command
 
 IDS = list(range(56))
 PAIRS = [("cuda:0", "cuda:0"), ("cpu", "cuda:0"), ("cuda:0", "cpu")]
@@ -48,14 +47,6 @@ async def attached(plane: DataPlane) -> tuple[MappedPool, torch.Tensor]:
     if mapped.torch_device == "cpu":
         return mapped, torch.frombuffer(mapped.memory, dtype=torch.uint8)
     return mapped, torch.as_tensor(mapped.memory, device=mapped.torch_device)
-
-
-async def lease_of(source: DataPlane, ids: list[int]) -> RankLease:
-    """A lease on blocks, taken in a session of its own."""
-    session = await source.session()
-    lease = await session.acquire("p", ids)
-    await session.close()
-    return lease
 
 
 @pytest.mark.parametrize(("here", "there"), PAIRS)

@@ -1,13 +1,13 @@
 """The agent of the packed path."""
 
-import time
 from itertools import count
 
 import structlog
 
-from kvferry.core.errors import KvferryError, TransportFailed
+from kvferry.core.errors import KvferryError
 from kvferry.core.planning.copies import CopyPlan
 from kvferry.device.copying import CopyJob
+from kvferry_dataplane.packed.ending import wait_for_end
 from kvferry_dataplane.packed.job import LeaseClaim, PackJob
 from kvferry_dataplane.packed.reader import PackReader
 from kvferry_dataplane.packed.slot_job import SlotJob
@@ -18,8 +18,6 @@ from kvferry_dataplane.reads.batches import Batch
 from kvferry_dataplane.reads.request import ReadPart
 
 CELL_COUNT = 1024
-_END_POLL_SECONDS = 200e-6
-_END_SECONDS = 30.0
 _log = structlog.get_logger("kvferry.dataplane.packed")
 _WORD_HANDLE = 0
 """Of every word: the source has looked at it before."""
@@ -113,15 +111,14 @@ class PackedAgent:
         """
         self._slots.close()
         self._reader.close()
-        until = time.monotonic() + _END_SECONDS
         for job in self._jobs.values():
             job.cancel()
-            while not _has_ended(job):
-                if time.monotonic() > until:
-                    raise TransportFailed(f"copies did not end within {_END_SECONDS:g} s of being cancelled")
-                time.sleep(_END_POLL_SECONDS)
-        self._jobs.clear()
+        wait_for_end(self._have_ended)
         self._polled.clear()
+
+    def _have_ended(self) -> bool:
+        self._jobs = {handle: job for handle, job in self._jobs.items() if not _has_ended(job)}
+        return not self._jobs
 
     def _forget(self, handle: int) -> None:
         del self._jobs[handle]

@@ -63,11 +63,6 @@ class PackJob(CopyJob):
         return min(landed.outcome.moved_bytes, self.total_bytes)
 
     @property
-    def device_seconds(self) -> float:
-        """0: sockets bring the bytes."""
-        return 0.0
-
-    @property
     def wakes(self) -> bool:
         """Whether the next thing to happen is signalled; else it has to be polled."""
         landed = self._landed

@@ -59,11 +59,6 @@ class SlotJob(CopyJob):
         """Bytes that are in place."""
         return 0 if self.tail is None else self.tail.copied_bytes
 
-    @property
-    def device_seconds(self) -> float:
-        """0: what takes time is the wire."""
-        return 0.0
-
     def cancel(self) -> None:
         """Ask for an early end; done at once, unless it is being scattered."""
         if not self.cancelled and self.failure is None:

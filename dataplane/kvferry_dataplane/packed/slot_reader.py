@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 
-from kvferry.core.errors import TransportFailed
 from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.packed.bounds import ReaderBounds
 from kvferry_dataplane.packed.connection import PackPeer
+from kvferry_dataplane.packed.ending import wait_for_end
 from kvferry_dataplane.packed.job import LeaseClaim
 from kvferry_dataplane.packed.slot_connection import SlotConnection
 from kvferry_dataplane.packed.slot_job import SlotJob
@@ -14,9 +14,6 @@ from kvferry_dataplane.packed.staging import Slot, Staging
 from kvferry_dataplane.packed.staging_agent import StagingAgent
 from kvferry_dataplane.packed.staging_reads import StagingReads
 from kvferry_dataplane.peers import Peer
-
-_END_POLL_SECONDS = 200e-6
-_END_SECONDS = 30.0
 
 
 class SlotReader:
@@ -81,13 +78,13 @@ class SlotReader:
             connection.close("it was closed")
             self._ending.append(connection)
         self._connections.clear()
-        until = time.monotonic() + _END_SECONDS
-        while self._ending:
-            self.poll()
-            if time.monotonic() > until:
-                raise TransportFailed(f"copies did not end within {_END_SECONDS:g} s of being cancelled")
-            time.sleep(_END_POLL_SECONDS)
+        wait_for_end(self._have_ended)
         self._reads.close()
+
+    def _have_ended(self) -> bool:
+        if self._ending:
+            self.poll()
+        return not self._ending
 
     def _give_back(self, slot: Slot) -> None:
         self._staging.slots.give_back(slot)

@@ -13,6 +13,7 @@ from kvferry.core.planning.copies import CopyPlan, Offsets
 from kvferry.device.copying import Copier, CopyJob, Window
 from kvferry.device.cuda import CudaDevice
 from kvferry.device.cuda_memory import allocate_pinned, free_pinned
+from kvferry.device.huge_pages import address_of
 
 SLOT_BYTES = 4 << 20
 """As much as a reader asks for at a time."""
@@ -166,5 +167,5 @@ def staging_memory(device: CudaDevice | None, size_bytes: int = SLOT_COUNT * SLO
         return StagingMemory(window, pinned.device_address, lambda: free_pinned(device, pinned))
     # With all of its pages, so that no chunk has to wait for them.
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
-    address = int(np.frombuffer(memory, dtype=np.uint8).ctypes.data)
+    address = address_of(memory)
     return StagingMemory(Window(address, size_bytes), address, memory.close)

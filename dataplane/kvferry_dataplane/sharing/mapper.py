@@ -3,11 +3,10 @@
 import threading
 from collections.abc import Callable
 
-import numpy as np
-
 from kvferry.device.copying import Window
 from kvferry.device.cuda import CudaDevice, open_device_by_uuid
 from kvferry.device.cuda_memory import register_host, unregister_host
+from kvferry.device.huge_pages import address_of
 from kvferry.device.memfd import map_shared_memory
 from kvferry_dataplane.copiers import Copiers
 from kvferry_dataplane.pool import Pool
@@ -32,7 +31,7 @@ class PoolMapper:
     def map_host(self, descriptor: int, size_bytes: int) -> MappedPool:
         """Map host memory, already checked."""
         mapping = map_shared_memory(descriptor, size_bytes, writable=False)
-        address = int(np.frombuffer(mapping, dtype=np.uint8).ctypes.data)
+        address = address_of(mapping)
         device = self._pool.cuda_device
         copier = self._copiers.on(device)
         if device is None:

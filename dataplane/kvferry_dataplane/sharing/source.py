@@ -4,7 +4,6 @@ import mmap
 import os
 import select
 import socket
-import struct
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from google.protobuf.message import DecodeError
 from kvferry.core.errors import TransportFailed
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.device.copying import Copier, Window
-from kvferry.device.descriptors import receive_offer
+from kvferry.device.descriptors import is_trusted, peer_of, receive_offer
 from kvferry.device.memfd import map_shared_memory, require_sealed
 from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.peers import Peer
@@ -23,7 +22,6 @@ from kvferry_dataplane.peers import Peer
 OPEN_SECONDS_MAX = 1.0
 """Bound on the conversation with a share socket: a source that was stopped does not answer."""
 _DESCRIPTORS_MAX = 2
-_CREDENTIALS = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +128,10 @@ def _connect(connection: socket.socket, path: str) -> None:
     connection.settimeout(OPEN_SECONDS_MAX)
     try:
         connection.connect(path)
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        _, uid = peer_of(connection)
     except OSError as error:
         raise TransportFailed(f"its share socket cannot be reached: {error}") from error
-    _, uid, _ = _CREDENTIALS.unpack(credentials)
-    if uid not in (os.getuid(), 0):
+    if not is_trusted(uid):
         raise TransportFailed(f"its share socket is another user's: uid {uid}")
 
 

@@ -237,6 +237,14 @@ class DataPlane:
                 self.process.wait()
 
 
+async def lease_of(source: DataPlane, ids: list[int]) -> RankLease:
+    """A lease on blocks, taken in a session of its own."""
+    session = await source.session()
+    lease = await session.acquire("p", ids)
+    await session.close()
+    return lease
+
+
 def read_command(
     transfer: str,
     peer: pb.ConnectPeer,

@@ -11,7 +11,7 @@ from kvferry.error.v1 import error_pb2
 from kvferry.negotiation.v1.negotiation_pb2 import RankLease
 from kvferry.transfer.v1 import transfer_pb2
 from tests.process.dataplane.conftest import LOCAL_FLAGS, Start
-from tests.process.dataplane.harness import DataPlane, Session, large_layout, read_command, until
+from tests.process.dataplane.harness import DataPlane, Session, large_layout, lease_of, read_command, until
 
 IDS = list(range(56))
 
@@ -26,14 +26,6 @@ def held(plane: DataPlane) -> tuple[int, int, int]:
     """Descriptors, mapped pools and threads of a data plane."""
     process = psutil.Process(plane.process.pid)
     return process.num_fds(), mapped_pools(plane), process.num_threads()
-
-
-async def lease_of(source: DataPlane, ids: list[int]) -> RankLease:
-    """A lease on blocks, taken in a session of its own."""
-    session = await source.session()
-    lease = await session.acquire("p", ids)
-    await session.close()
-    return lease
 
 
 async def read(here: Session, transfer: str, peer: pb.ConnectPeer, lease: RankLease, ids: list[int]) -> pb.ReadFinished:
