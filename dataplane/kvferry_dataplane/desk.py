@@ -3,26 +3,21 @@
 import asyncio
 import time
 from dataclasses import dataclass
-from functools import partial
 
 from kvferry.core.blocks import BlockLists, checked_blocks
-from kvferry.core.errors import DeadlineExceeded, InvalidArgument, NotReady, ResourceExhausted
-from kvferry.core.planning.planner import PlanSize, RequestPlan
+from kvferry.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, NotReady, ResourceExhausted
 from kvferry.core.planning.tokens import TokenRange
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.rpc.times import seconds_of
 from kvferry_dataplane.blocks import BlockCounters
 from kvferry_dataplane.leases import WORD_BYTES
-from kvferry_dataplane.peers import Peer, PeerBook
+from kvferry_dataplane.peers import Peer, PeerBook, peer_lost
 from kvferry_dataplane.plan import PairPlans, Side
-from kvferry_dataplane.reads.request import ReadPart, ReadRequest
+from kvferry_dataplane.reads.request import ReadOutcome, ReadRequest
+from kvferry_dataplane.spans import ReadPlan, SourceRank, SpannedRead, next_request, pieces_at_once
 
 TRANSFER_CHARS_MAX = 256
 PRIORITY_MAX = 1_000_000
-CHUNK_PIECES_MAX = 1 << 18
-"""Pieces of a part that are planned at a time."""
-SAMPLE_PIECES_MAX = 1 << 12
-"""Pieces of a part that are planned to see how long they are."""
 READ_SECONDS_MAX = 24 * 3600.0
 
 
@@ -33,6 +28,28 @@ class Outstanding:
     request: ReadRequest
     command_id: int
     destination_blocks: BlockLists
+    total_bytes: int
+    tokens: TokenRange | None
+    spans: SpannedRead | None
+    """None: all its tokens are read at once."""
+
+    def ended(self, outcome: ReadOutcome) -> "EndedRead":
+        """How it ended, by the executor's last outcome."""
+        if self.spans is not None:
+            return EndedRead(self.command_id, self.spans.whole(), self.spans.verified)
+        if self.tokens is None:
+            return EndedRead(self.command_id, outcome, 0)
+        verified = self.tokens.start if outcome.failure is not None else self.tokens.stop
+        return EndedRead(self.command_id, outcome, verified)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRead:
+    """A read that is over. The tokens before ``verified_tokens`` are in place."""
+
+    command_id: int
+    outcome: ReadOutcome
+    verified_tokens: int
 
 
 class ReadDesk:
@@ -74,43 +91,70 @@ class ReadDesk:
         blocks = checked_blocks(lists, destination.block_counts, "destination_blocks")
         pins.refuse_held(blocks, "destination_blocks", "is published")
         self.destinations.refuse_held(blocks, "destination_blocks", "is the destination of another read")
-        parts, total_bytes, pieces_max = self._parts(read, peers, blocks)
+        plan = self._plan(read, peers, blocks)
+        request = plan.request()
+        for rank in request.sizes:
+            if rank not in plan.sources:
+                raise InvalidArgument.of_field("sources", sorted(plan.sources), f"source rank {rank} is needed")
+        total_bytes = sum(size.total_bytes for size in request.sizes.values())
         if self._bytes + total_bytes > self._max_bytes:
             raise ResourceExhausted.of_field(
                 "max_outstanding_bytes",
                 self._max_bytes,
                 f"{self._bytes} bytes are outstanding, {total_bytes} more are asked",
             )
-        request = ReadRequest(
+        parts = plan.parts(request)
+        accepted = ReadRequest(
             transfer=read.transfer,
             parts=parts,
             total_bytes=total_bytes,
-            pieces_max=pieces_max,
+            pieces_max=pieces_at_once(parts),
             accepted_at=accepted_at,
             deadline=accepted_at + time_left_s,
             priority=read.priority,
         )
+        spans = _spans(plan, read, total_bytes)
+        if spans is not None:
+            accepted = next_request(accepted, spans, accepted_at)
         self.destinations.hold(blocks)
-        self._outstanding[read.transfer] = Outstanding(request, command_id, blocks)
+        self._outstanding[read.transfer] = Outstanding(accepted, command_id, blocks, total_bytes, plan.tokens, spans)
         self._bytes += total_bytes
         self._idle.clear()
-        return request
+        return accepted
 
-    def settle(self, transfer: str) -> Outstanding:
+    def next_span(self, outcome: ReadOutcome, peers: PeerBook) -> ReadRequest | None:
+        """What is to be read next of a read whose span ended; None if the read is over."""
+        read = self._outstanding[outcome.transfer]
+        spans = read.spans
+        if spans is None:
+            return None
+        spans.ended(outcome)
+        gone = next((peer for peer in spans.peers() if not peers.has(peer.name)), None)
+        if gone is not None:
+            spans.stopped = spans.stopped or peer_lost(gone)
+        return next_request(read.request, spans, time.monotonic()) if spans.goes_on else None
+
+    def cancel(self, transfer: str) -> None:
+        """Have no further span read of a read, if it is outstanding; the executor ends the one under way."""
+        read = self._outstanding.get(transfer)
+        if read is not None and read.spans is not None:
+            read.spans.stopped = Cancelled("the read was cancelled")
+
+    def settle(self, outcome: ReadOutcome) -> EndedRead:
         """Take a read out that is over, and give its destination blocks free."""
-        ended = self._outstanding.pop(transfer)
-        self.destinations.drop(ended.destination_blocks)
-        self._bytes -= ended.request.total_bytes
+        read = self._outstanding.pop(outcome.transfer)
+        self.destinations.drop(read.destination_blocks)
+        self._bytes -= read.total_bytes
         if not self._outstanding:
             self._idle.set()
-        return ended
+        return read.ended(outcome)
 
     async def wait_until_idle(self) -> None:
         """Wait until nothing is outstanding."""
         await self._idle.wait()
 
-    def _parts(self, read: pb.Read, peers: PeerBook, wanted: BlockLists) -> tuple[tuple[ReadPart, ...], int, int]:
-        """What is to come from each source rank; also its bytes and a bound on the pieces that are planned at once."""
+    def _plan(self, read: pb.Read, peers: PeerBook, wanted: BlockLists) -> ReadPlan:
+        """What the read is to bring."""
         if self._pairs is None:
             raise NotReady("this data plane has no layout yet")
         sources = _sources(read, peers)
@@ -121,16 +165,10 @@ class ReadDesk:
         for index, source in enumerate(read.sources[1:], start=1):
             if source.blocks and source.blocks != first.blocks:
                 raise InvalidArgument.of_field(f"sources[{index}].blocks", "other blocks", "must be those of the first")
-        request = self._pairs.get(peer.side).request_checked(held, wanted, _tokens(read))
-        sizes = request.sizes
-        for rank in sizes:
-            if rank not in sources:
-                raise InvalidArgument.of_field("sources", sorted(sources), f"source rank {rank} is needed")
-        # Where nothing is to be read, one lease says that the publication still held.
-        wanted_ranks = sizes or {peer.side.rank: PlanSize(0, 0)}
-        parts = tuple(_part(request, rank, size, *sources[rank]) for rank, size in wanted_ranks.items())
-        pieces = sum(min(part.pieces_max, CHUNK_PIECES_MAX) for part in parts)
-        return parts, sum(size.total_bytes for size in sizes.values()), pieces
+        ranks = {
+            rank: SourceRank(peer, source.lease.slot, source.lease.word) for rank, (peer, source) in sources.items()
+        }
+        return ReadPlan(self._pairs.get(peer.side), held, wanted, _tokens(read), ranks)
 
     def _check_bounds(self, read: pb.Read) -> float:
         """The seconds that are left for the read."""
@@ -174,17 +212,9 @@ def _sources(read: pb.Read, peers: PeerBook) -> dict[int, tuple[Peer, pb.ReadSou
     return sources
 
 
-def _part(request: RequestPlan, rank: int, size: PlanSize, peer: Peer, source: pb.ReadSource) -> ReadPart:
-    return ReadPart(
-        peer=peer,
-        chunks=partial(request.chunks, rank, CHUNK_PIECES_MAX),
-        regions=partial(request.strided, rank),
-        sample=partial(request.chunks, rank, SAMPLE_PIECES_MAX),
-        slot=source.lease.slot,
-        word=source.lease.word,
-        total_bytes=size.total_bytes,
-        pieces_max=size.pieces_max,
-    )
+def _spans(plan: ReadPlan, read: pb.Read, total_bytes: int) -> SpannedRead | None:
+    stops = plan.stops(total_bytes, read.span_bytes)
+    return SpannedRead(plan, read.first_token, list(stops)) if len(stops) > 1 else None
 
 
 def _tokens(read: pb.Read) -> TokenRange | None:

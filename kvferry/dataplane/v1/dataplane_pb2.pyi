@@ -545,6 +545,7 @@ class Read(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    SPAN_BYTES_FIELD_NUMBER: _builtins.int
     transfer: _builtins.str
     """The transfer's id, unique within the worker."""
     priority: _builtins.int
@@ -553,6 +554,10 @@ class Read(_message.Message):
     """Tokens of the publication; 0 reads the source's blocks whole."""
     first_token: _builtins.int
     """The first token to read: those before it are at the destination already."""
+    span_bytes: _builtins.int
+    """Read and verify the tokens in spans of about so many bytes, so that what has arrived before a failure is known; 0 reads
+    all at once.
+    """
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReadSource]:
         """Where from: one entry per source rank. Ranks from which this one needs nothing may be listed."""
@@ -575,10 +580,11 @@ class Read(_message.Message):
         priority: _builtins.int = ...,
         token_count: _builtins.int = ...,
         first_token: _builtins.int = ...,
+        span_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_blocks", b"destination_blocks", "first_token", b"first_token", "priority", b"priority", "sources", b"sources", "time_left", b"time_left", "token_count", b"token_count", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_blocks", b"destination_blocks", "first_token", b"first_token", "priority", b"priority", "sources", b"sources", "span_bytes", b"span_bytes", "time_left", b"time_left", "token_count", b"token_count", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
