@@ -106,8 +106,8 @@ EVENTS = st.one_of(
 
 @given(st.lists(EVENTS, max_size=40), st.integers(0, 4))
 def test_invariants_hold_in_every_order(events: list[Event], sources: int) -> None:
-    """A rank reads from one source at a time and never again once it has succeeded; success means that each did; no more
-    sources are asked than there are; and there is always an end."""
+    """A rank reads from one source at a time and never again once it has succeeded; success means that each did; no
+    more sources are asked than there are; and there is always an end."""
     life = Life(sources_left=sources)
     succeeded: set[int] = set()
     asked = 0
