@@ -32,6 +32,7 @@ class TransferMaker:
             priority=request.priority,
             first_token=request.first_token,
             data_parallel_rank=request.data_parallel_rank,
+            resumable=request.resumable,
         )
         wanted = PullRequest(
             request_id=check_id("request_id", request.request_id),
@@ -42,5 +43,6 @@ class TransferMaker:
             priority=request.priority,
             first_token=request.first_token,
             data_parallel_rank=request.data_parallel_rank,
+            resumable=request.resumable,
         )
         return self._transfers.create(wanted, layout, self._worker.identity.incarnation)

@@ -92,6 +92,7 @@ class Transfers:
             life=machine.Life(sources_left=len(others)),
             layout=layout,
             sources=others,
+            in_spans=bool(others) or request.resumable,
         )
         self.table.add(record)
         loop = asyncio.get_running_loop()
@@ -262,14 +263,10 @@ class Transfers:
         for link in links:
             try:
                 self._sources.connect(source, link)
-                link.post(_read_command(record, link.rank, sources, answer, self._span_bytes(record)))
+                link.post(_read_command(record, link.rank, sources, answer, self._limits.span_bytes))
             except KvferryError as error:
                 failure = Failure(error.reason, error.message, link.rank)
                 self.apply(record, machine.RankFailed(link.rank, failure))
-
-    def _span_bytes(self, record: TransferRecord) -> int:
-        """Only who may have to go on elsewhere pays for knowing what has arrived."""
-        return self._limits.span_bytes if record.sources or record.attempts else 0
 
     def _share_over(self, record: TransferRecord, share_s: float) -> None:
         where = f"workers/{record.source_worker} had its share of the time, {share_s:.3g} s"
@@ -344,5 +341,5 @@ def _read_command(
     read.priority = record.priority
     read.token_count = answer.token_count
     read.first_token = record.first_token_of(rank)
-    read.span_bytes = span_bytes
+    read.span_bytes = span_bytes if record.in_spans else 0
     return command

@@ -48,6 +48,8 @@ class TransferRecord:
     """This worker's, when the transfer was made."""
     sources: list[Candidate] = field(default_factory=list)
     """Those to go on with."""
+    in_spans: bool = False
+    """Whether what has arrived is verified a span at a time: only who may go on elsewhere pays for knowing it."""
     attempts: list[Attempt] = field(default_factory=list)
     """The sources that were given up."""
     asked_at: float = 0.0

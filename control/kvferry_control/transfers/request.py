@@ -17,3 +17,4 @@ class PullRequest:
     priority: int
     first_token: int
     data_parallel_rank: int
+    resumable: bool = False

@@ -464,6 +464,7 @@ class CreateTransferRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     DATA_PARALLEL_RANK_FIELD_NUMBER: _builtins.int
+    RESUMABLE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required, 1 to 128 characters."""
     handle: _builtins.bytes
@@ -476,6 +477,10 @@ class CreateTransferRequest(_message.Message):
     """The first token to read: those before it are at the destination already, in the first of its blocks."""
     data_parallel_rank: _builtins.int
     """Which data-parallel rank of this worker shall hold the request; 0 where there is only one."""
+    resumable: _builtins.bool
+    """Verify the tokens in spans also where the handle is a single one, so that `verified_token_count` says after a failure
+    where a pull from elsewhere may begin.
+    """
     @_builtins.property
     def destination_blocks(self) -> _containers.RepeatedCompositeFieldContainer[_layout_pb2.BlockList]:
         """Where the tokens shall go, per layer group: as many blocks as they take there."""
@@ -494,10 +499,11 @@ class CreateTransferRequest(_message.Message):
         priority: _builtins.int = ...,
         first_token: _builtins.int = ...,
         data_parallel_rank: _builtins.int = ...,
+        resumable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "priority", b"priority", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "priority", b"priority", "request_id", b"request_id", "resumable", b"resumable", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -122,13 +122,14 @@ async def test_a_source_without_a_data_plane_is_passed_over(replicas: Replicas) 
     await replicas.restart("prefill-1")
 
 
-async def test_a_cancelled_pull_says_where_another_may_begin(replicas: Replicas) -> None:
+@pytest.mark.parametrize("joined", [True, False])
+async def test_a_cancelled_pull_says_where_another_may_begin(replicas: Replicas, joined: bool) -> None:
     """A cancellation is no reason to go on with the next source; who pulls elsewhere himself need not read again what
-    was verified."""
+    was verified, also of a single source if the pull is resumable."""
     first, second = [await replicas.publish(name) for name in ("prefill-0", "prefill-1")]
     await replicas.poison()
-    handle = join_handles([first.handle, second.handle])
-    pull = await replicas.destination.start_pull(handle, REVERSED, timeout_s=60)
+    handle = join_handles([first.handle, second.handle]) if joined else first.handle
+    pull = await replicas.destination.start_pull(handle, REVERSED, timeout_s=60, resumable=not joined)
     await replicas.stop_midway("prefill-0")
     try:
         cancelled = await pull.cancel()
@@ -143,6 +144,19 @@ async def test_a_cancelled_pull_says_where_another_may_begin(replicas: Replicas)
     for rank in range(RANKS):
         assert await replicas.holds(rank, [("prefill-0", verified), ("prefill-1", TOKENS)])
     await replicas.engines["prefill-0"].release(first)
+
+
+async def test_a_control_that_does_not_answer_is_left_after_its_share(replicas: Replicas) -> None:
+    """A source that is asked and says nothing costs its share of the time, not the deadline."""
+    first, second = [await replicas.publish(name, TWO, ttl_s=5.0) for name in ("prefill-0", "prefill-1")]
+    replicas.workers["prefill-0"].control.pause()
+    try:
+        handle = join_handles([first.handle, second.handle])
+        result = await replicas.destination.pull(handle, REVERSED[:2], timeout_s=5)
+    finally:
+        replicas.workers["prefill-0"].control.resume()
+    assert [("prefill-0", Reason.DEADLINE_EXCEEDED)] == reasons(result)
+    assert await replicas.holds(0, [("prefill-1", TWO_TOKENS)])
 
 
 async def test_an_unreachable_control_is_passed_over(replicas: Replicas) -> None:
