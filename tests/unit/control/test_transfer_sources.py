@@ -86,7 +86,7 @@ def test_a_cancellation_while_switching_ends_the_transfer() -> None:
 def test_a_failure_after_the_decision_changes_no_source() -> None:
     """A curable failure that comes while a transfer settles for another reason does not revive it."""
     life = after(Negotiated(RANKS), Ended(CANCEL), RankFailed(0, GONE, curable=True))
-    assert State.SETTLING is life.state
+    assert (State.SETTLING, (), 1) == (life.state, life.given_up, life.sources_left)
 
 
 EVENTS = st.one_of(
