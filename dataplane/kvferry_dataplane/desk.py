@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvferry.core.blocks import BlockLists, checked_blocks
@@ -14,7 +15,7 @@ from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.peers import Peer, PeerBook, peer_lost
 from kvferry_dataplane.plan import PairPlans, Side
 from kvferry_dataplane.reads.request import ReadOutcome, ReadRequest
-from kvferry_dataplane.spans import ReadPlan, SourceRank, SpannedRead, next_request, pieces_at_once
+from kvferry_dataplane.spans import ReadPlan, SourceRank, SpannedRead, pieces_at_once
 
 TRANSFER_CHARS_MAX = 256
 PRIORITY_MAX = 1_000_000
@@ -25,7 +26,6 @@ READ_SECONDS_MAX = 24 * 3600.0
 class Outstanding:
     """A read that is queued or running."""
 
-    request: ReadRequest
     command_id: int
     destination_blocks: BlockLists
     total_bytes: int
@@ -36,7 +36,7 @@ class Outstanding:
     def ended(self, outcome: ReadOutcome) -> "EndedRead":
         """How it ended, by the executor's last outcome."""
         if self.spans is not None:
-            return EndedRead(self.command_id, self.spans.whole(), self.spans.verified)
+            return EndedRead(self.command_id, self.spans.whole(time.monotonic()), self.spans.verified)
         if self.tokens is None:
             return EndedRead(self.command_id, outcome, 0)
         verified = self.tokens.start if outcome.failure is not None else self.tokens.stop
@@ -52,6 +52,15 @@ class EndedRead:
     verified_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What follows an outcome: spans to be read, spans to be ended early, or the end."""
+
+    begin: Sequence[ReadRequest] = ()
+    cancel: Sequence[str] = ()
+    end: EndedRead | None = None
+
+
 class ReadDesk:
     """The reads that are outstanding, within bounds."""
 
@@ -59,6 +68,8 @@ class ReadDesk:
         self._max_reads = max_reads
         self._max_bytes = max_bytes
         self._outstanding: dict[str, Outstanding] = {}
+        self._spanned: dict[str, str] = {}
+        """The read that a span belongs to, by the span's name."""
         self._bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -79,8 +90,8 @@ class ReadDesk:
 
     def accept(
         self, command_id: int, read: pb.Read, peers: PeerBook, destination: Side, pins: BlockCounters
-    ) -> ReadRequest:
-        """Check a read and claim its destination blocks.
+    ) -> Sequence[ReadRequest]:
+        """Check a read and claim its destination blocks; what the executor is to begin with.
 
         Raises:
             KvferryError: why it is refused; nothing has changed then.
@@ -113,36 +124,42 @@ class ReadDesk:
             deadline=accepted_at + time_left_s,
             priority=read.priority,
         )
-        spans = _spans(plan, read, total_bytes)
-        if spans is not None:
-            accepted = next_request(accepted, spans, accepted_at)
+        spans = _spans(plan, accepted, read)
         self.destinations.hold(blocks)
-        self._outstanding[read.transfer] = Outstanding(accepted, command_id, blocks, total_bytes, plan.tokens, spans)
+        self._outstanding[read.transfer] = Outstanding(command_id, blocks, total_bytes, plan.tokens, spans)
         self._bytes += total_bytes
         self._idle.clear()
-        return accepted
+        return [accepted] if spans is None else self._begin(spans)
 
-    def next_span(self, outcome: ReadOutcome, peers: PeerBook) -> ReadRequest | None:
-        """What is to be read next of a read whose span ended; None if the read is over."""
-        read = self._outstanding[outcome.transfer]
-        spans = read.spans
-        if spans is None:
-            return None
-        spans.ended(outcome)
-        gone = next((peer for peer in spans.peers() if not peers.has(peer.name)), None)
-        if gone is not None:
-            spans.stopped = spans.stopped or peer_lost(gone)
-        return next_request(read.request, spans, time.monotonic()) if spans.goes_on else None
+    def step(self, outcome: ReadOutcome, peers: PeerBook) -> Step:
+        """What follows an outcome. At the end the read is taken out and its destination blocks are free."""
+        transfer = self._spanned.pop(outcome.transfer, outcome.transfer)
+        spans = self._outstanding[transfer].spans
+        if spans is not None:
+            spans.ended(outcome)
+            gone = next((rank.peer for rank in spans.plan.sources.values() if not peers.has(rank.peer.name)), None)
+            if gone is not None:
+                spans.stopped = spans.stopped or peer_lost(gone)
+            if not spans.is_over:
+                return Step(self._begin(spans), spans.under_way if spans.stopped is not None else ())
+        return Step(end=self._settle(transfer, outcome))
 
-    def cancel(self, transfer: str) -> None:
-        """Have no further span read of a read, if it is outstanding; the executor ends the one under way."""
+    def cancel(self, transfer: str) -> Sequence[str]:
+        """Have no further span read of a read; what the executor is to end."""
         read = self._outstanding.get(transfer)
-        if read is not None and read.spans is not None:
-            read.spans.stopped = Cancelled("the read was cancelled")
+        if read is None or read.spans is None:
+            return [transfer]
+        read.spans.stopped = read.spans.stopped or Cancelled("the read was cancelled")
+        return read.spans.under_way
 
-    def settle(self, outcome: ReadOutcome) -> EndedRead:
-        """Take a read out that is over, and give its destination blocks free."""
-        read = self._outstanding.pop(outcome.transfer)
+    def _begin(self, spans: SpannedRead) -> Sequence[ReadRequest]:
+        begun = spans.begin_more(time.monotonic())
+        for request in begun:
+            self._spanned[request.transfer] = spans.read.transfer
+        return begun
+
+    def _settle(self, transfer: str, outcome: ReadOutcome) -> EndedRead:
+        read = self._outstanding.pop(transfer)
         self.destinations.drop(read.destination_blocks)
         self._bytes -= read.total_bytes
         if not self._outstanding:
@@ -174,7 +191,7 @@ class ReadDesk:
         """The seconds that are left for the read."""
         if not 1 <= len(read.transfer) <= TRANSFER_CHARS_MAX:
             raise InvalidArgument.of_field("transfer", read.transfer, f"must have 1 to {TRANSFER_CHARS_MAX} characters")
-        if read.transfer in self._outstanding:
+        if read.transfer in self._outstanding or read.transfer in self._spanned:
             raise InvalidArgument.of_field("transfer", read.transfer, "is being read already")
         if abs(read.priority) > PRIORITY_MAX:
             raise InvalidArgument.of_field("priority", read.priority, f"must be within ±{PRIORITY_MAX}")
@@ -212,9 +229,9 @@ def _sources(read: pb.Read, peers: PeerBook) -> dict[int, tuple[Peer, pb.ReadSou
     return sources
 
 
-def _spans(plan: ReadPlan, read: pb.Read, total_bytes: int) -> SpannedRead | None:
-    stops = plan.stops(total_bytes, read.span_bytes)
-    return SpannedRead(plan, read.first_token, list(stops)) if len(stops) > 1 else None
+def _spans(plan: ReadPlan, accepted: ReadRequest, read: pb.Read) -> SpannedRead | None:
+    stops = plan.stops(accepted.total_bytes, read.span_bytes)
+    return SpannedRead(plan, accepted, read.first_token, list(stops)) if len(stops) > 1 else None
 
 
 def _tokens(read: pb.Read) -> TokenRange | None:

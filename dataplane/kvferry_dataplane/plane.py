@@ -219,7 +219,8 @@ class Plane:
         accepted = self._desk.accept(
             request.command_id, request.read, self._peers, self._require_side(), self._leases.pins
         )
-        self._reads.submit(accepted)
+        for part in accepted:
+            self._reads.submit(part)
         self._metrics.reads_outstanding.set(len(self._desk))
 
     def _cancel_read(self, request: pb.SessionRequest) -> pb.SessionResponse:
@@ -227,16 +228,19 @@ class Plane:
         return pb.SessionResponse(command_done=pb.CommandDone())
 
     def _cancel(self, transfer: str) -> None:
-        self._desk.cancel(transfer)
-        self._reads.cancel(transfer)
+        for part in self._desk.cancel(transfer):
+            self._reads.cancel(part)
 
     def read_finished(self, outcome: ReadOutcome) -> None:
         """A read or a span of one is over and settled: read the next span, or give the blocks free and tell control."""
-        following = self._desk.next_span(outcome, self._peers)
-        if following is not None:
-            self._reads.submit(following)
+        step = self._desk.step(outcome, self._peers)
+        for request in step.begin:
+            self._reads.submit(request)
+        for span in step.cancel:
+            self._reads.cancel(span)
+        ended = step.end
+        if ended is None:
             return
-        ended = self._desk.settle(outcome)
         finished = read_finished_of(ended, self.rank)
         self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
         # Control hears of the end before the books are kept.

@@ -1,7 +1,6 @@
 """Reads a span of tokens at a time, each verified by itself, so that what is verified need not be read again.
 
-A read in spans is a sequence of reads for the executor, one after another under the same transfer id. What they have
-brought by the end is a prefix of the tokens.
+A read in spans is several reads for the executor. What counts of what they have brought is a prefix of the tokens.
 """
 
 import math
@@ -20,6 +19,7 @@ CHUNK_PIECES_MAX = 1 << 18
 """Pieces of a part that are planned at a time."""
 SAMPLE_PIECES_MAX = 1 << 12
 """Pieces of a part that are planned to see how long they are."""
+SPANS_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,61 +70,90 @@ class ReadPlan:
 
 
 @dataclass(slots=True)
+class Span:
+    """A span that the executor has, or had. ``stop`` is the token after its last."""
+
+    name: str
+    stop: int
+    outcome: ReadOutcome | None = None
+
+
+@dataclass(slots=True)
 class SpannedRead:
-    """Where a read in spans stands: ``verified`` tokens are in place, and ``stops`` are the ends of the spans left."""
+    """Where a read in spans stands: ``verified`` tokens are in place, ``stops`` are the ends of the spans not begun.
+
+    ``read`` is the whole read, as the executor would get it; each span is one like it under a name of its own.
+    """
 
     plan: ReadPlan
+    read: ReadRequest
     verified: int
     stops: list[int]
-    outcomes: list[ReadOutcome] = field(default_factory=list)
     stopped: KvferryError | None = None
     """Why no further span is to be read."""
+    spans: list[Span] = field(default_factory=list)
 
     @property
-    def goes_on(self) -> bool:
-        """Whether another span is to be read after the last outcome."""
-        return bool(self.stops) and self.stopped is None and self.outcomes[-1].failure is None
+    def under_way(self) -> list[str]:
+        """Names of the spans that the executor has."""
+        return [span.name for span in self.spans if span.outcome is None]
 
-    def peers(self) -> list[Peer]:
-        """The source ranks."""
-        return [source.peer for source in self.plan.sources.values()]
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is under way and nothing is to come."""
+        return not self.under_way and (self.stopped is not None or not self.stops)
 
-    def next_parts(self) -> tuple[tuple[ReadPart, ...], int]:
-        """The parts of the next span, and a bound on the pieces that are planned at once."""
-        parts = self.plan.parts(self.plan.request((self.verified, self.stops[0])))
-        return parts, pieces_at_once(parts)
+    def begin_more(self, now: float) -> list[ReadRequest]:
+        """The spans to be read next. Two are under way at a time, so that the second begins when the first ends."""
+        begun: list[ReadRequest] = []
+        while self.stops and self.stopped is None and len(self.under_way) < SPANS_AT_ONCE:
+            start = self.spans[-1].stop if self.spans else self.verified
+            span = Span(f"{self.read.transfer}#{len(self.spans)}", self.stops.pop(0))
+            self.spans.append(span)
+            parts = self.plan.parts(self.plan.request((start, span.stop)))
+            begun.append(
+                replace(
+                    self.read,
+                    transfer=span.name,
+                    parts=parts,
+                    total_bytes=sum(part.total_bytes for part in parts),
+                    pieces_max=pieces_at_once(parts),
+                    accepted_at=now,
+                )
+            )
+        return begun
 
     def ended(self, outcome: ReadOutcome) -> None:
-        """Take in how the span under way ended."""
-        self.outcomes.append(outcome)
-        if outcome.failure is None:
-            self.verified = self.stops.pop(0)
+        """Take in how a span ended."""
+        for span in self.spans:
+            if span.name == outcome.transfer:
+                span.outcome = outcome
+        self.stopped = self.stopped or outcome.failure
+        for span in self.spans:
+            if span.outcome is None or span.outcome.failure is not None:
+                break
+            self.verified = span.stop
 
-    def whole(self) -> ReadOutcome:
-        """The outcome of all spans."""
-        last = self.outcomes[-1]
+    def whole(self, now: float) -> ReadOutcome:
+        """The outcome of all spans; what is neither waiting for the first nor verifying the last is reading."""
+        outcomes = [span.outcome for span in self.spans if span.outcome is not None]
+        queue_seconds, verify_seconds = outcomes[0].queue_seconds, outcomes[-1].verify_seconds
+        complete = not self.stops and self.verified == self.spans[-1].stop
         return ReadOutcome(
-            transfer=last.transfer,
-            failure=last.failure or (self.stopped if self.stops else None),
-            received_bytes=sum(outcome.received_bytes for outcome in self.outcomes),
-            descriptor_count=sum(outcome.descriptor_count for outcome in self.outcomes),
-            queue_seconds=sum(outcome.queue_seconds for outcome in self.outcomes),
-            read_seconds=sum(outcome.read_seconds for outcome in self.outcomes),
-            verify_seconds=sum(outcome.verify_seconds for outcome in self.outcomes),
-            shares=_summed([share for outcome in self.outcomes for share in outcome.shares]),
+            transfer=self.read.transfer,
+            failure=None if complete else self.stopped,
+            received_bytes=sum(outcome.received_bytes for outcome in outcomes),
+            descriptor_count=sum(outcome.descriptor_count for outcome in outcomes),
+            queue_seconds=queue_seconds,
+            read_seconds=max(now - self.read.accepted_at - queue_seconds - verify_seconds, 0.0),
+            verify_seconds=verify_seconds,
+            shares=_summed([share for outcome in outcomes for share in outcome.shares]),
         )
 
 
 def pieces_at_once(parts: Sequence[ReadPart]) -> int:
     """A bound on the pieces of these parts that are planned at once."""
     return sum(min(part.pieces_max, CHUNK_PIECES_MAX) for part in parts)
-
-
-def next_request(read: ReadRequest, spans: SpannedRead, now: float) -> ReadRequest:
-    """The read of the next span; the time between spans counts as waiting."""
-    parts, pieces = spans.next_parts()
-    total_bytes = sum(part.total_bytes for part in parts)
-    return replace(read, parts=parts, total_bytes=total_bytes, pieces_max=pieces, accepted_at=now)
 
 
 def _part(request: RequestPlan, rank: int, size: PlanSize, source: SourceRank) -> ReadPart:

@@ -68,7 +68,7 @@ def accept() -> Callable[[pb.Read], tuple[list[str], int]]:
     def accepted(command: pb.Read) -> tuple[list[str], int]:
         pins = BlockCounters({"full": 8})
         try:
-            request = desk.accept(1, command, book, side, pins)
+            [request] = desk.accept(1, command, book, side, pins)
         finally:
             assert len(desk) == (1 if desk.transfers() else 0)
         return [part.peer.name for part in request.parts], request.total_bytes
