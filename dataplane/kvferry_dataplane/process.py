@@ -155,6 +155,7 @@ class DataPlaneProcess:
         self._metrics.pool_bytes.set(pool.region.size_bytes)
         self._metrics.rollovers.set_function(lambda: executor.rollovers)
         self._metrics.reads_queued.set_function(lambda: executor.queued_count)
+        self._metrics.queued_bytes.set_function(lambda: executor.queued_bytes)
         self._metrics.read_slots_held.set_function(lambda: ends[0].held_count)
         self._metrics.pack_slots_held.set_function(lambda: ends[1].held_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
