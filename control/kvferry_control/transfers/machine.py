@@ -15,7 +15,9 @@ once no byte of it can still arrive; only a rank that was lost, or that did not 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Self
 
+from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
 
 
@@ -42,6 +44,13 @@ class Failure:
     reason: Reason
     message: str
     rank: int | None = None
+    retry_after_s: float | None = None
+    """When the same request may find room, if a bound was reached and somebody could tell."""
+
+    @classmethod
+    def of(cls, error: KvferryError, rank: int | None = None) -> Self:
+        """The failure that an error is."""
+        return cls(error.reason, error.message, rank, error.retry_after_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Reads over several source ranks are accepted whole or refused by name, and nothing has changed then."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -46,7 +47,7 @@ def source(name: str, rank: int, *ids: int) -> pb.ReadSource:
     return pb.ReadSource(peer=name, blocks=blocks, lease=RankLease(rank=rank, slot=0, word=WORD))
 
 
-def read(sources: Sequence[pb.ReadSource], *ids: int, **fields: int) -> pb.Read:
+def read(sources: Sequence[pb.ReadSource], *ids: int, **fields: Any) -> pb.Read:
     """A read into blocks."""
     return pb.Read(
         transfer="t",
