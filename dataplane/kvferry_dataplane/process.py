@@ -51,6 +51,7 @@ from kvferry_dataplane.reads.lingering import LingeringConnections
 from kvferry_dataplane.reads.mailbox import Mailbox
 from kvferry_dataplane.reads.request import ReadOutcome
 from kvferry_dataplane.reads.thread import ReadThread
+from kvferry_dataplane.reads.unsafe import skips_rollover
 from kvferry_dataplane.routes import Routes
 from kvferry_dataplane.service import DataPlaneServicer
 from kvferry_dataplane.serving import ServingThread
@@ -198,6 +199,7 @@ class DataPlaneProcess:
             self._on_read_finished,
             Routes(self._config.paths, sources, open_cost_book()),
             lasting,
+            unsafe_skip_rollover=skips_rollover(os.environ),
         )
 
     def _share(self, parts: AsyncExitStack, path: FilePath, pool: Pool, table: SharedMemory) -> OfferSocket:
