@@ -141,6 +141,7 @@ class Transfers:
 
     def read_finished(self, rank: int, event: dp.ReadFinished) -> None:
         """A data plane confirmed the end of a read."""
+        self._confirm(rank, event.transfer)
         record = self.table.find(event.transfer)
         if record is None or rank not in record.life.pending:
             return
@@ -166,11 +167,22 @@ class Transfers:
                 self.apply(record, machine.RankLost(rank, failure))
 
     def link_up(self, link: RankLink, transfers: Sequence[str]) -> None:
-        """End reads that nobody waits for any more."""
+        """End reads that nobody waits for any more; reads that it does not know can write nothing."""
+        for known in self.table.unsettled(link.rank):
+            if known.id not in transfers:
+                self._confirm(link.rank, known.id)
         for transfer in transfers:
             record = self.table.find(transfer)
             if record is None or link.rank not in record.life.pending:
                 link.post(dp.SessionRequest(cancel_read=dp.CancelRead(transfer=transfer)))
+
+    def _confirm(self, rank: int, transfer: str) -> None:
+        """Settle what ended without this rank's confirmation."""
+        record = self.table.find(transfer)
+        if record is not None and rank in record.life.unsettled:
+            record.life = machine.confirmed(record.life, rank)
+            self.table.changed(record)
+            self._log.info("late confirmation", transfer=record.name, rank=rank, settled=record.life.settled)
 
     def end_all(self, failure: Failure) -> None:
         """The worker begins a new life: nothing that runs can go on."""

@@ -38,6 +38,10 @@ class TransferTable:
         """Transfers that have not ended."""
         return [record for record in self._by_change.values() if not record.life.state.terminal]
 
+    def unsettled(self, rank: int) -> list[TransferRecord]:
+        """Transfers that ended, or end, without this rank's confirmation that no byte can still arrive."""
+        return [record for record in self._by_change.values() if rank in record.life.unsettled]
+
     def newest_first(self) -> list[TransferRecord]:
         """All transfers that are kept, the newest first."""
         return sorted(self._by_change.values(), key=lambda record: record.begun, reverse=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import pytest_asyncio
 
-from kvferry import EngineClient, KvferryError, PullFailed, Reason, RouterClient
+from kvferry import DeadlineExceeded, EngineClient, KvferryError, PullFailed, Reason, RouterClient
 from kvferry.core.dense import CROSS_LAYER, DenseModel, dense_layout
 from kvferry.core.layouts import ElementType
 from kvferry.launch.cluster import LocalCluster
@@ -221,3 +221,30 @@ async def test_without_the_rollover_late_bytes_are_found(unsafe_trio: Trio, *, b
     assert await unsafe_trio.late_bytes(expected=True) > 0
     log = "".join(unsafe_trio.workers["unsafe-0"].data_planes[0].log_lines())
     assert SKIP_ROLLOVER in log
+
+
+async def test_an_end_that_nobody_confirms_is_settled_late(trio: Trio) -> None:
+    """A pull whose own data plane does not answer ends unsettled; once that goes on, it confirms, and the blocks may be
+    used again."""
+    pull = await trio.stopped_midway(timeout_s=60)
+    destination = trio.workers[trio.destination].data_planes[0]
+    destination.pause()
+    result = await pull.cancel()
+    assert ("cancelled", False) == (result.state, result.destination_settled)
+    destination.resume()
+    assert (await pull.wait_settled(timeout_s=5)).destination_settled
+    assert 0 == await trio.late_bytes(expected=False)
+
+
+async def test_a_lost_data_plane_leaves_the_blocks_unsettled_until_it_is_back(trio: Trio) -> None:
+    """When its own data plane is killed a pull ends unsettled; the data plane's next life has nothing that writes."""
+    pull = await trio.stopped_midway(timeout_s=60)
+    worker = trio.workers[trio.destination]
+    await worker.data_planes[0].kill()
+    failure = await ended(pull)
+    assert (Reason.DATA_PLANE_LOST, False) == (failure.reason, failure.destination_settled)
+    with pytest.raises(DeadlineExceeded):
+        await pull.wait_settled(timeout_s=0.3)
+    trio.workers["stuck-0"].data_planes[0].resume()
+    await worker.start_data_plane(0)
+    assert (await pull.wait_settled(timeout_s=10)).destination_settled
