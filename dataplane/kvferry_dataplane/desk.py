@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvferry.core.blocks import BlockLists, checked_blocks
-from kvferry.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, NotReady, ResourceExhausted
+from kvferry.core.drain import DrainMeter
+from kvferry.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, NotReady, QueueTimeout, ResourceExhausted
 from kvferry.core.planning.tokens import TokenRange
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.rpc.times import seconds_of
@@ -15,20 +16,24 @@ from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.peers import Peer, PeerBook, peer_lost
 from kvferry_dataplane.plan import PairPlans, Side
 from kvferry_dataplane.reads.request import ReadOutcome, ReadRequest
-from kvferry_dataplane.spans import ReadPlan, SourceRank, SpannedRead, pieces_at_once
+from kvferry_dataplane.shared_bound import SharedBound
+from kvferry_dataplane.spans import ReadPlan, SourceRank, SpannedRead
 
 TRANSFER_CHARS_MAX = 256
 PRIORITY_MAX = 1_000_000
 READ_SECONDS_MAX = 24 * 3600.0
+SHARE_OF_FREE = 4.0
+"""A source may have four times as many reads or bytes outstanding as are free: alone four fifths of the bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outstanding:
     """A read that is queued or running."""
 
+    request: ReadRequest
+    """Of all its tokens."""
     command_id: int
     destination_blocks: BlockLists
-    total_bytes: int
     tokens: TokenRange | None
     spans: SpannedRead | None
     """None: all its tokens are read at once."""
@@ -65,12 +70,12 @@ class ReadDesk:
     """The reads that are outstanding, within bounds."""
 
     def __init__(self, max_reads: int, max_bytes: int) -> None:
-        self._max_reads = max_reads
-        self._max_bytes = max_bytes
+        self._reads = SharedBound(max_reads, SHARE_OF_FREE)
+        self._bytes = SharedBound(max_bytes, SHARE_OF_FREE)
+        self._drain = DrainMeter()
         self._outstanding: dict[str, Outstanding] = {}
         self._spanned: dict[str, str] = {}
         """The read that a span belongs to, by the span's name."""
-        self._bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._pairs: PairPlans | None = None
@@ -97,7 +102,10 @@ class ReadDesk:
             KvferryError: why it is refused; nothing has changed then.
         """
         accepted_at = time.monotonic()
+        source = read.source_worker or " ".join(sorted(source.peer for source in read.sources))
         time_left_s = self._check_bounds(read)
+        queue_left_s = _queue_seconds(read)
+        self._check_room("max_reads", self._reads, source, 1)
         lists = [(listed.group, listed.block_ids) for listed in read.destination_blocks]
         blocks = checked_blocks(lists, destination.block_counts, "destination_blocks")
         pins.refuse_held(blocks, "destination_blocks", "is published")
@@ -108,26 +116,26 @@ class ReadDesk:
             if rank not in plan.sources:
                 raise InvalidArgument.of_field("sources", sorted(plan.sources), f"source rank {rank} is needed")
         total_bytes = sum(size.total_bytes for size in request.sizes.values())
-        if self._bytes + total_bytes > self._max_bytes:
-            raise ResourceExhausted.of_field(
-                "max_outstanding_bytes",
-                self._max_bytes,
-                f"{self._bytes} bytes are outstanding, {total_bytes} more are asked",
-            )
-        parts = plan.parts(request)
+        self._check_room("max_outstanding_bytes", self._bytes, source, total_bytes)
+        parts, pieces_max = plan.parts(request)
         accepted = ReadRequest(
             transfer=read.transfer,
             parts=parts,
             total_bytes=total_bytes,
-            pieces_max=pieces_at_once(parts),
+            pieces_max=pieces_max,
             accepted_at=accepted_at,
-            deadline=accepted_at + time_left_s,
+            deadline=accepted_at + (queue_left_s or 0.0) + time_left_s,
             priority=read.priority,
+            source=source,
+            queue_deadline=None if queue_left_s is None else accepted_at + queue_left_s,
+            service_seconds=time_left_s,
         )
         spans = _spans(plan, accepted, read)
         self.destinations.hold(blocks)
-        self._outstanding[read.transfer] = Outstanding(command_id, blocks, total_bytes, plan.tokens, spans)
-        self._bytes += total_bytes
+        self._drain.advance(accepted_at, busy=bool(self._outstanding))
+        self._outstanding[read.transfer] = Outstanding(accepted, command_id, blocks, plan.tokens, spans)
+        self._reads.take(source, 1)
+        self._bytes.take(source, total_bytes)
         self._idle.clear()
         return [accepted] if spans is None else self._begin(spans)
 
@@ -135,6 +143,8 @@ class ReadDesk:
         """What follows an outcome. At the end the read is taken out and its destination blocks are free."""
         transfer = self._spanned.pop(outcome.transfer, outcome.transfer)
         spans = self._outstanding[transfer].spans
+        self._drain.advance(time.monotonic(), busy=True)
+        self._drain.done(outcome.received_bytes)
         if spans is not None:
             spans.ended(outcome)
             gone = next((rank.peer for rank in spans.plan.sources.values() if not peers.has(rank.peer.name)), None)
@@ -161,7 +171,8 @@ class ReadDesk:
     def _settle(self, transfer: str, outcome: ReadOutcome) -> EndedRead:
         read = self._outstanding.pop(transfer)
         self.destinations.drop(read.destination_blocks)
-        self._bytes -= read.total_bytes
+        self._reads.give_back(read.request.source, 1)
+        self._bytes.give_back(read.request.source, read.request.total_bytes)
         if not self._outstanding:
             self._idle.set()
         return read.ended(outcome)
@@ -200,9 +211,31 @@ class ReadDesk:
             raise InvalidArgument.of_field("time_left", seconds, f"at most {READ_SECONDS_MAX:g} seconds")
         if seconds <= 0:
             raise DeadlineExceeded.of_field("time_left", seconds, "no time is left")
-        if len(self._outstanding) >= self._max_reads:
-            raise ResourceExhausted.of_field("max_reads", self._max_reads, "so many reads are outstanding")
         return seconds
+
+    def _check_room(self, name: str, bound: SharedBound, source: str, amount: int) -> None:
+        """Refuse what goes beyond a bound, or beyond the source's share of it, and say when there may be room."""
+        if not amount or bound.has_room(source, amount):
+            return
+        self._drain.advance(time.monotonic(), busy=bool(self._outstanding))
+        why, waits_for = f"{bound.total} are outstanding", self._bytes.total
+        if bound.total + amount <= bound.limit:
+            why = f"{bound.held(source)} of {source} are outstanding, its share at the moment is {bound.share(source)}"
+            waits_for = self._bytes.held(source)
+        why += f", {amount} more are asked for"
+        raise ResourceExhausted.of_bound(name, bound.limit, why, self._drain.retry_after_s(waits_for))
+
+
+def _queue_seconds(read: pb.Read) -> float | None:
+    """How long the read may wait to be served; None if that has no bound of its own."""
+    if not read.HasField("queue_time_left"):
+        return None
+    seconds = seconds_of(read.queue_time_left)
+    if seconds > READ_SECONDS_MAX:
+        raise InvalidArgument.of_field("queue_time_left", seconds, f"at most {READ_SECONDS_MAX:g} seconds")
+    if seconds <= 0:
+        raise QueueTimeout.of_field("queue_time_left", seconds, "no time is left")
+    return seconds
 
 
 def held_block_counts(side: Side) -> dict[str, int]:

@@ -125,7 +125,7 @@ class Plane:
                 raise InvalidArgument.of_field("command", "unset", "an unknown command")
             event = self._commands[name](request)
         except KvferryError as error:
-            self._metrics.commands_refused.labels(error.reason.value).inc()
+            self._metrics.command_refused(error)
             _log.info("command refused", command=name, reason=error.reason.value, message=error.message)
             event = pb.SessionResponse(command_refused=refused(error))
         if event is not None:

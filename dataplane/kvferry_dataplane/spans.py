@@ -16,7 +16,7 @@ from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.request import ReadOutcome, ReadPart, ReadRequest, SourceShare
 
 CHUNK_PIECES_MAX = 1 << 18
-"""Pieces of a part that are planned at a time."""
+"""Pieces of a read that are planned at a time."""
 SAMPLE_PIECES_MAX = 1 << 12
 """Pieces of a part that are planned to see how long they are."""
 SPANS_AT_ONCE = 2
@@ -50,11 +50,13 @@ class ReadPlan:
         tokens = self.tokens if span is None or self.tokens is None else replace(self.tokens, span=span)
         return self.pair.request_checked(self.held, self.wanted, tokens)
 
-    def parts(self, request: RequestPlan) -> tuple[ReadPart, ...]:
-        """What is to come from each source rank."""
+    def parts(self, request: RequestPlan) -> tuple[tuple[ReadPart, ...], int]:
+        """What is to come from each source rank, and a bound on the pieces that are planned at once."""
         # Where nothing is to be read, one lease says that the publication still held.
         wanted = request.sizes or {next(iter(self.sources)): PlanSize(0, 0)}
-        return tuple(_part(request, rank, size, self.sources[rank]) for rank, size in wanted.items())
+        chunk_pieces = max(CHUNK_PIECES_MAX // len(wanted), SAMPLE_PIECES_MAX)
+        parts = tuple(_part(request, rank, size, chunk_pieces, self.sources[rank]) for rank, size in wanted.items())
+        return parts, sum(min(part.pieces_max, chunk_pieces) for part in parts)
 
     def stops(self, total_bytes: int, span_bytes: int) -> tuple[int, ...]:
         """The ends of spans of about ``span_bytes`` each, where blocks of both sides end if that is often enough."""
@@ -110,15 +112,17 @@ class SpannedRead:
             start = self.spans[-1].stop if self.spans else self.verified
             span = Span(f"{self.read.transfer}#{len(self.spans)}", self.stops.pop(0))
             self.spans.append(span)
-            parts = self.plan.parts(self.plan.request((start, span.stop)))
+            parts, pieces_max = self.plan.parts(self.plan.request((start, span.stop)))
             begun.append(
                 replace(
                     self.read,
                     transfer=span.name,
                     parts=parts,
                     total_bytes=sum(part.total_bytes for part in parts),
-                    pieces_max=pieces_at_once(parts),
+                    pieces_max=pieces_max,
                     accepted_at=now,
+                    # Once the first is served, so is the read.
+                    queue_deadline=self.read.queue_deadline if len(self.spans) == 1 else None,
                 )
             )
         return begun
@@ -151,15 +155,10 @@ class SpannedRead:
         )
 
 
-def pieces_at_once(parts: Sequence[ReadPart]) -> int:
-    """A bound on the pieces of these parts that are planned at once."""
-    return sum(min(part.pieces_max, CHUNK_PIECES_MAX) for part in parts)
-
-
-def _part(request: RequestPlan, rank: int, size: PlanSize, source: SourceRank) -> ReadPart:
+def _part(request: RequestPlan, rank: int, size: PlanSize, chunk_pieces: int, source: SourceRank) -> ReadPart:
     return ReadPart(
         peer=source.peer,
-        chunks=partial(request.chunks, rank, CHUNK_PIECES_MAX),
+        chunks=partial(request.chunks, rank, chunk_pieces),
         regions=partial(request.strided, rank),
         sample=partial(request.chunks, rank, SAMPLE_PIECES_MAX),
         slot=source.slot,

@@ -106,6 +106,7 @@ def transfer_of(wire: transfer_pb2.Transfer) -> TransferResult:
         destination_settled=wire.destination_settled,
         reason=reason_from_wire(failure.reason) if failure is not None else None,
         message=failure.message if failure is not None else "",
+        retry_after_s=_retry_after_s(failure),
         failed_rank=failure.rank if failure is not None and failure.HasField("rank") else None,
         path=_joined(rank.path.value for rank in ranks if rank.path is not Path.NONE) or Path.NONE.value,
         backend=_joined(rank.backend for rank in ranks),
@@ -143,6 +144,12 @@ def _attempt_of(wire: transfer_pb2.Attempt) -> Attempt:
         verified_tokens=wire.verified_token_count,
         total_s=seconds_of(wire.total_time),
     )
+
+
+def _retry_after_s(failure: transfer_pb2.Failure | None) -> float | None:
+    if failure is None or not failure.HasField("retry_delay"):
+        return None
+    return seconds_of(failure.retry_delay)
 
 
 def _figures_of(wire: transfer_pb2.RankFigures) -> RankFigures:

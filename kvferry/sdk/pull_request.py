@@ -1,7 +1,6 @@
 """The request of a pull, its arguments checked before anything is sent."""
 
 from kvferry.layout.v1.layout_pb2 import BlockList
-from kvferry.rpc.times import duration
 from kvferry.sdk.arguments import (
     COUNT_MAX,
     PRIORITY_MAX,
@@ -9,7 +8,6 @@ from kvferry.sdk.arguments import (
     checked_handle,
     checked_id,
     checked_int,
-    checked_seconds,
     checked_size,
 )
 from kvferry.transfer.v1.transfer_pb2 import CreateTransferRequest
@@ -18,7 +16,6 @@ from kvferry.transfer.v1.transfer_pb2 import CreateTransferRequest
 def pull_request(
     handle: bytes,
     blocks: list[BlockList],
-    timeout_s: float,
     request_id: str | None,
     priority: int,
     *,
@@ -26,7 +23,7 @@ def pull_request(
     data_parallel_rank: int,
     resumable: bool,
 ) -> CreateTransferRequest:
-    """The request; ``blocks`` were checked before.
+    """The request but for its times; ``blocks`` were checked before.
 
     Raises:
         InvalidArgument, HandleMalformed, MessageTooLarge: an argument is wrong; names it.
@@ -35,7 +32,6 @@ def pull_request(
         request_id=checked_id("request_id", request_id),
         handle=checked_handle(handle),
         destination_blocks=blocks,
-        timeout=duration(checked_seconds("timeout_s", timeout_s)),
         priority=checked_int("priority", priority, -PRIORITY_MAX, PRIORITY_MAX),
         first_token=checked_int("first_token", first_token, 0, TOKENS_MAX),
         data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),

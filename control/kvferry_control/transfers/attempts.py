@@ -73,7 +73,10 @@ class Attempt:
 
 def failure_to_wire(failure: Failure) -> pb.Failure:
     """The wire form of a failure."""
-    return pb.Failure(reason=reason_to_wire(failure.reason), message=failure.message, rank=failure.rank)
+    wire = pb.Failure(reason=reason_to_wire(failure.reason), message=failure.message, rank=failure.rank)
+    if failure.retry_after_s is not None:
+        wire.retry_delay.CopyFrom(duration(failure.retry_after_s))
+    return wire
 
 
 def candidates_of(handle: bytes) -> list[Candidate]:

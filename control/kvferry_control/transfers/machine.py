@@ -20,7 +20,9 @@ confirmed the end of its read, so that no late byte can fall on newer ones. A ra
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Self
 
+from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
 
 
@@ -48,6 +50,13 @@ class Failure:
     reason: Reason
     message: str
     rank: int | None = None
+    retry_after_s: float | None = None
+    """When the same request may find room, if a bound was reached and somebody could tell."""
+
+    @classmethod
+    def of(cls, error: KvferryError, rank: int | None = None) -> Self:
+        """The failure that an error is."""
+        return cls(error.reason, error.message, rank, error.retry_after_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,8 @@ class Life:
     """Ranks that have all bytes, whichever source they came from."""
     ranks: frozenset[int] = field(default_factory=frozenset)
     """All that shall have them; none before the first source answered."""
+    unsettled: frozenset[int] = field(default_factory=frozenset)
+    """Ranks that have not confirmed that no byte can still arrive, though nobody waits for them."""
 
     @property
     def ends_cancelled(self) -> bool:
@@ -146,6 +157,14 @@ def advance(life: Life, event: Event) -> Life:
     if handler is None:
         raise IllegalEvent(life, event)
     return handler(life, event)
+
+
+def confirmed(life: Life, rank: int) -> Life:
+    """The life once a rank that left it unsettled is known to write nothing more, however late; else as it was."""
+    if rank not in life.unsettled:
+        return life
+    left = life.unsettled - {rank}
+    return replace(life, unsettled=left, settled=not left)
 
 
 def _negotiated(life: Life, event: Event) -> Life:
@@ -198,7 +217,10 @@ def _rank_lost(life: Life, event: Event) -> Life:
     assert isinstance(event, RankLost)
     if event.rank not in life.pending:
         return life
-    return _without(replace(life, failure=life.failure or event.failure, settled=False), event.rank)
+    return _without(
+        replace(life, failure=life.failure or event.failure, settled=False, unsettled=life.unsettled | {event.rank}),
+        event.rank,
+    )
 
 
 def _ended(life: Life, event: Event) -> Life:
@@ -207,7 +229,7 @@ def _ended(life: Life, event: Event) -> Life:
 
 
 def _settle_timed_out(life: Life, _event: Event) -> Life:
-    return _finish(replace(life, settled=False, pending=frozenset()))
+    return _finish(replace(life, settled=False, unsettled=life.unsettled | life.pending, pending=frozenset()))
 
 
 def _unchanged(life: Life, _event: Event) -> Life:

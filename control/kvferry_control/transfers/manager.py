@@ -26,7 +26,7 @@ from kvferry_control.transfers.attempts import CURABLE, candidates_of, figures_s
 from kvferry_control.transfers.books import Books
 from kvferry_control.transfers.machine import Failure, State
 from kvferry_control.transfers.record import TransferRecord
-from kvferry_control.transfers.request import PullRequest
+from kvferry_control.transfers.request import PullRequest, deadline_in
 from kvferry_control.transfers.table import TransferTable
 
 SETTLE_BOUND_S = 0.9
@@ -51,9 +51,9 @@ class Transfers:
         self._links = links
         self._sources = sources
         self._limits = limits
+        self._metrics = metrics
         metrics.active_transfers.set_function(lambda: self.table.active_count)
         self.books = Books(metrics, self._conclude)
-        self._given_up = metrics.sources_given_up
         self._spawn = spawn
         self._worker_record = worker_record
         self._log = structlog.get_logger("kvferry.control.transfers")
@@ -88,18 +88,22 @@ class Transfers:
             priority=request.priority,
             first_token=request.first_token,
             ranks=frozenset(rank.rank for rank in layout.ranks_of(shard)),
-            deadline=time.monotonic() + request.timeout_s,
+            deadline=time.monotonic() + request.total_s,
+            service_s=request.timeout_s,
+            queue_deadline=deadline_in(request.queue_timeout_s),
             life=machine.Life(sources_left=len(others)),
             layout=layout,
             sources=others,
             in_spans=bool(others) or request.resumable,
         )
-        self.table.add(record)
+        self._add(record)
         loop = asyncio.get_running_loop()
         record.timers = [
-            loop.call_later(request.timeout_s, self._deadline_passed, record),
-            loop.call_later(request.timeout_s + SETTLE_BOUND_S, self.apply, record, machine.SettleTimedOut()),
+            loop.call_later(request.total_s, self._deadline_passed, record),
+            loop.call_later(request.total_s + SETTLE_BOUND_S, self.apply, record, machine.SettleTimedOut()),
         ]
+        if request.queue_timeout_s is not None:
+            record.timers.append(loop.call_later(request.queue_timeout_s, self._queue_timed_out, record))
         self._ask_source(record, layout)
         return record
 
@@ -141,6 +145,7 @@ class Transfers:
 
     def read_finished(self, rank: int, event: dp.ReadFinished) -> None:
         """A data plane confirmed the end of a read."""
+        self._confirm(rank, event.transfer)
         record = self.table.find(event.transfer)
         if record is None or rank not in record.life.pending:
             return
@@ -155,10 +160,11 @@ class Transfers:
         """A data plane did not take a read."""
         record = self.table.find(transfer)
         if record is not None and rank in record.life.pending:
+            self._metrics.count_refusal(error)
             # What is exhausted here is so for every source; what is wrong about a source is so for that one alone.
             own = error.reason is Reason.RESOURCE_EXHAUSTED
             curable = not own and (error.reason in CURABLE or error.metadata.get("field", "").startswith("source"))
-            self.apply(record, machine.RankFailed(rank, Failure(error.reason, error.message, rank), curable))
+            self.apply(record, machine.RankFailed(rank, Failure.of(error, rank), curable))
 
     def link_down(self, rank: int) -> None:
         """A data plane is gone: its reads are unsettled until it is back or known to be dead."""
@@ -168,17 +174,35 @@ class Transfers:
                 self.apply(record, machine.RankLost(rank, failure))
 
     def link_up(self, link: RankLink, transfers: Sequence[str]) -> None:
-        """End reads that nobody waits for any more."""
+        """End reads that nobody waits for any more; reads that it does not know can write nothing."""
+        for known in self.table.unsettled(link.rank):
+            if known.id not in transfers:
+                self._confirm(link.rank, known.id)
         for transfer in transfers:
             record = self.table.find(transfer)
             if record is None or link.rank not in record.life.pending:
                 link.post(dp.SessionRequest(cancel_read=dp.CancelRead(transfer=transfer)))
+
+    def _confirm(self, rank: int, transfer: str) -> None:
+        """Settle what ended without this rank's confirmation."""
+        record = self.table.find(transfer)
+        if record is not None and rank in record.life.unsettled:
+            record.life = machine.confirmed(record.life, rank)
+            self.table.changed(record)
+            self._log.info("late confirmation", transfer=record.name, rank=rank, settled=record.life.settled)
 
     def end_all(self, failure: Failure) -> None:
         """The worker begins a new life: nothing that runs can go on."""
         for record in self.table.active():
             if record.life.state is not State.SETTLING:
                 self.apply(record, machine.Ended(failure))
+
+    def _add(self, record: TransferRecord) -> None:
+        try:
+            self.table.add(record)
+        except KvferryError as error:
+            self._metrics.count_refusal(error)
+            raise
 
     def _ask_source(self, record: TransferRecord, layout: WorkerLayout) -> None:
         record.asked_at = time.monotonic()
@@ -199,7 +223,7 @@ class Transfers:
         self._stop_negotiating(record)
         self._conclude(record)
         attempt = record.give_up_source(time.monotonic())
-        self._given_up.labels(attempt.failure.reason.value).inc()
+        self._metrics.sources_given_up.labels(attempt.failure.reason.value).inc()
         self._log.warning(
             "source given up",
             transfer=record.name,
@@ -217,7 +241,7 @@ class Transfers:
             try:
                 source, answer = await self._answer(record, layout)
             except KvferryError as error:
-                failure = Failure(error.reason, error.message)
+                failure = Failure.of(error)
                 in_time = record.seconds_left > 0
                 self._refuse(record, machine.SourceFailed(failure) if in_time else machine.Ended(failure))
                 return
@@ -225,7 +249,7 @@ class Transfers:
             record.token_count = answer.token_count
             self._send_reads(record, source, answer)
         except KvferryError as error:
-            self._refuse(record, machine.Ended(Failure(error.reason, error.message)))
+            self._refuse(record, machine.Ended(Failure.of(error)))
         except Exception as error:
             self._log.exception("defect while negotiating", transfer=record.name)
             failure = Failure(Reason.INTERNAL, f"{type(error).__name__} while negotiating")
@@ -265,8 +289,13 @@ class Transfers:
                 self._sources.connect(source, link)
                 link.post(_read_command(record, link.rank, sources, answer, self._limits.span_bytes))
             except KvferryError as error:
-                failure = Failure(error.reason, error.message, link.rank)
-                self.apply(record, machine.RankFailed(link.rank, failure))
+                self.apply(record, machine.RankFailed(link.rank, Failure.of(error, link.rank)))
+
+    def _queue_timed_out(self, record: TransferRecord) -> None:
+        """Reads that wait are the data planes' to end: only they know which have been served."""
+        if record.life.state is State.NEGOTIATING and not record.is_served:
+            message = f"not served in time, still negotiating with workers/{record.source_worker}"
+            self.apply(record, machine.Ended(Failure(Reason.QUEUE_TIMEOUT, message)))
 
     def _share_over(self, record: TransferRecord, share_s: float) -> None:
         where = f"workers/{record.source_worker} had its share of the time, {share_s:.3g} s"
@@ -337,7 +366,12 @@ def _read_command(
     # All ranks of a worker have the same block ids: it is enough that the first names them.
     read.sources[0].blocks.extend(answer.blocks)
     read.destination_blocks.extend(record.blocks.values())
-    read.time_left.CopyFrom(duration(record.seconds_left))
+    read.source_worker = record.source_worker
+    if record.queue_deadline is None or record.is_served:
+        read.time_left.CopyFrom(duration(record.seconds_left))
+    else:
+        read.time_left.CopyFrom(duration(record.service_s))
+        read.queue_time_left.CopyFrom(duration(record.queue_deadline - time.monotonic()))
     read.priority = record.priority
     read.token_count = answer.token_count
     read.first_token = record.first_token_of(rank)

@@ -34,6 +34,11 @@ class TransferRecord:
     ranks: frozenset[int]
     """Ranks of this worker that read."""
     deadline: float
+    """When it must be over."""
+    service_s: float = 0.0
+    """With a queue deadline: how long each of its reads may take once it is served."""
+    queue_deadline: float | None = None
+    """When it must be served; None: whenever, before its deadline."""
     begun: float = field(default_factory=time.monotonic)
     created_at: float = field(default_factory=time.time)
     ended_at: float = 0.0
@@ -86,6 +91,11 @@ class TransferRecord:
     def verified_tokens(self) -> int:
         """Tokens in place on every rank."""
         return min(map(self.first_token_of, self.ranks), default=self.first_token)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a byte has arrived, as far as is known."""
+        return any(figures.received_bytes for figures in self.figures.values())
 
     def first_token_of(self, rank: int) -> int:
         """The first token that a rank still needs."""
