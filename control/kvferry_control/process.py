@@ -16,16 +16,19 @@ from kvferry.logs import bind_identity
 from kvferry.negotiation.v1.negotiation_pb2_grpc import add_NegotiationServiceServicer_to_server
 from kvferry.publication.v1.publication_pb2_grpc import add_PublicationServiceServicer_to_server
 from kvferry.transfer.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_server
+from kvferry.worker.v1.drain_pb2_grpc import add_DrainServiceServicer_to_server
 from kvferry.worker.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from kvferry_control.cluster import Cluster
 from kvferry_control.config import ControlConfig
+from kvferry_control.drain import Drain
 from kvferry_control.membership import Membership
 from kvferry_control.metrics import ControlMetrics
 from kvferry_control.peers.sources import Sources
-from kvferry_control.publications.manager import Publications
+from kvferry_control.publications.manager import Publication, Publications
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.servers import Servers
 from kvferry_control.services.creation import TransferMaker
+from kvferry_control.services.drain import DrainService
 from kvferry_control.services.engine import EngineService
 from kvferry_control.services.negotiation import NegotiationService
 from kvferry_control.services.publication import PublicationService
@@ -44,9 +47,10 @@ _ROUTER_SERVICES = (
     "kvferry.worker.v1.WorkerService",
     "kvferry.transfer.v1.TransferService",
     "kvferry.publication.v1.PublicationService",
+    "kvferry.worker.v1.DrainService",
     "kvferry.negotiation.v1.NegotiationService",
 )
-_ENGINE_SERVICES = (*_ROUTER_SERVICES[:3], "kvferry.engine.v1.EngineService")
+_ENGINE_SERVICES = (*_ROUTER_SERVICES[:4], "kvferry.engine.v1.EngineService")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Parts:
     sources: Sources
     engine: EngineService
     membership: Membership
+    drain: Drain
 
 
 class ControlProcess:
@@ -74,8 +79,10 @@ class ControlProcess:
         self._opened: dict[int, dp.SessionOpened] = {}
         self._boots: dict[int, bytes] = {}
         self._established = False
+        self._running = False
         self._stopping = asyncio.Event()
         self._parts: Parts
+        self._signal_count = 0
         self._shown_state: int | None = None
         self._log = structlog.get_logger("kvferry.control")
 
@@ -89,12 +96,19 @@ class ControlProcess:
         """What is counted."""
         return self._metrics
 
-    def stop(self) -> None:
-        """Ask ``run`` to return."""
-        self._stopping.set()
+    def signalled(self) -> None:
+        """SIGTERM or SIGINT came: the first drains, the second ends what is left, the third waits for nothing."""
+        self._signal_count += 1
+        timeout_s = self._config.drain.timeout_s
+        if not timeout_s or not self._running or self._signal_count > 2:
+            self._stopping.set()
+        elif self._signal_count == 1:
+            self._parts.drain.begin(timeout_s, exits=True, by_signal=True)
+        else:
+            self._parts.drain.hurry()
 
     async def run(self, serving: Callable[[], None]) -> None:
-        """Serve until stopped; ``serving`` is called once when both servers answer.
+        """Serve until told to end; ``serving`` is called once when both servers answer.
 
         Raises:
             KvferryError: the worker's name is taken, a data plane belongs to another worker, or etcd refuses us.
@@ -102,9 +116,11 @@ class ControlProcess:
         try:
             async with asyncio.TaskGroup() as group:
                 running = await self._start(group)
+                self._running = True
                 serving()
                 await self._stopping.wait()
                 self._log.info("control stops")
+                self._parts.drain.close()
                 await self._servers.stop()
                 self._parts.transfers.books.keep()
                 await self._parts.membership.leave()
@@ -140,11 +156,19 @@ class ControlProcess:
             self._busy,
             lambda: self._layout_replaced(spawn),
         )
-        publications.on_ended = engine.publication_ended
+        drain = Drain(
+            self._worker, publications, transfers, self._links, spawn, self._stopping.set, engine.draining_changed
+        )
+
+        def publication_ended(publication: Publication) -> None:
+            engine.publication_ended(publication)
+            drain.changed()
+
+        publications.on_ended = publication_ended
         membership = Membership(self._config, self._worker, self._cluster, self._metrics, self._registered, spawn)
         self._cluster.on_replaced = sources.workers_changed
         self._worker.on_change = self._worker_changed
-        return Parts(publications, transfers, maker, sources, engine, membership)
+        return Parts(publications, transfers, maker, sources, engine, membership, drain)
 
     def _add_services(self) -> None:
         parts, limits, tcp, uds = self._parts, self._config.limits, self._servers.tcp, self._servers.uds
@@ -156,6 +180,8 @@ class ControlProcess:
         for server, for_engine in ((tcp, False), (uds, True)):
             service = TransferService(parts.maker, parts.transfers, limits, for_engine)
             add_TransferServiceServicer_to_server(service, server)
+            allowed = for_engine or self._config.drain.remote
+            add_DrainServiceServicer_to_server(DrainService(self._config, parts.drain, allowed), server)
         negotiation = NegotiationService(self._worker, parts.publications, self._links, self._metrics)
         add_NegotiationServiceServicer_to_server(negotiation, tcp)
         add_EngineServiceServicer_to_server(parts.engine, uds)
@@ -200,6 +226,11 @@ class ControlProcess:
     def read_refused(self, link: RankLink, transfer: str, error: KvferryError) -> None:
         """A read was not taken."""
         self._parts.transfers.read_refused(link.rank, transfer, error)
+
+    def link_leaving(self, link: RankLink) -> None:
+        """A data plane was told to end, or is back or gone since."""
+        self._log.info("data plane leaves" if link.leaving else "data plane has left", rank=link.rank)
+        self._parts.drain.leaving()
 
     # What follows from it.
 

@@ -1,6 +1,7 @@
 """The data plane's configuration: one frozen object, read once, refusing what it does not understand."""
 
 import ipaddress
+import math
 import os
 import re
 from argparse import Namespace
@@ -19,6 +20,7 @@ POOL_BYTES_MAX = 1 << 50
 THREADS_MAX = 64
 COPY_THREADS_AUTO_MAX = 8
 SM_COUNT_MAX = 1024
+DRAIN_SECONDS_MAX = 86_400.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _RDMA_DEVICES = Path("/sys/class/infiniband")
@@ -66,6 +68,8 @@ class Config:
     """Under which address readers find that; None: the one that is listened on."""
     pack_congestion: str = "auto"
     """Congestion control of what is sent there; `auto` is the system's, unless that paces by timers."""
+    drain_seconds: float = 90.0
+    """How long it stays for control and for what it holds once it was told to end."""
     ready_fd: int | None = None
     """Where the line `ready` is written once the process serves."""
 
@@ -102,6 +106,7 @@ def config_from_flags(flags: Namespace) -> Config:
         pack_listen=pack_listen,
         pack_advertise=pack_advertise,
         pack_congestion=flags.pack_congestion,
+        drain_seconds=_seconds("drain_timeout", flags.drain_timeout),
         ready_fd=None if flags.ready_fd is None else _count("ready_fd", flags.ready_fd, 1 << 20),
     )
 
@@ -169,6 +174,16 @@ def _copy_threads(text: str) -> int:
         return _count("copy_threads", text, THREADS_MAX)
     # An engine needs the rest; more than a few threads do not copy faster than memory allows.
     return min(max(len(os.sched_getaffinity(0)) // 2, 2), COPY_THREADS_AUTO_MAX)
+
+
+def _seconds(field: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= DRAIN_SECONDS_MAX:
+        raise ConfigInvalid.of_field(field, text, f"must be 0 to {DRAIN_SECONDS_MAX:g} seconds")
+    return seconds
 
 
 def _count(field: str, text: str, bound: int) -> int:

@@ -129,6 +129,26 @@ def workers(
 
 
 @app.command()
+def drain(
+    worker: Annotated[str, typer.Argument(help="The worker's name.")],
+    endpoint: Endpoint,
+    json_output: Json = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds until the rest is ended; else as configured.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show what is left until nothing is.")] = False,
+    stay: Annotated[bool, typer.Option("--stay", help="Do not end the control: it stays, drained.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take work again.")] = False,
+) -> None:
+    """Take a worker out of service: no new work, what is published stays readable until pulled or expired, then exit."""
+    from kvferry.cli import drain as command
+
+    if undo:
+        _run(command.undrain(endpoint, worker, json_output=json_output))
+    else:
+        options = command.DrainOptions(timeout_s=timeout, wait=wait, stay=stay)
+        _run(command.drain(endpoint, worker, options, json_output=json_output))
+
+
+@app.command()
 def transfers(
     endpoint: Endpoint,
     name: Annotated[str | None, typer.Argument(help="transfers/ID, or the ID, to see one.")] = None,

@@ -60,17 +60,14 @@ class Transfers:
         self._log = structlog.get_logger("kvferry.control.transfers")
 
     def create(self, request: PullRequest, layout: WorkerLayout, incarnation: int) -> TransferRecord:
-        """Start a transfer, or give the one that this request started before.
+        """Start a transfer; its request id is not in the table.
 
         Raises:
-            RequestIdReused, HandleMalformed, BlockError, InvalidArgument: the request is wrong.
+            HandleMalformed, BlockError, InvalidArgument: the request is wrong.
             PeerError: the handle's worker is not in the snapshot.
             StaleIncarnation: the handle is of an earlier life of its worker.
             ResourceExhausted: too many transfers are active.
         """
-        known = self.table.known(request.request_id, request.fingerprint)
-        if known is not None:
-            return known
         payload = parse_payload(payload_of(request.handle))
         shard = request.data_parallel_rank
         check_blocks("destination_blocks", request.blocks, layout, self._limits.blocks_per_request, shard)
@@ -104,7 +101,10 @@ class Transfers:
         """Ask for a transfer's end. Its terminal state acknowledges it, at most ``SETTLE_BOUND_S`` later."""
         if record.life.state.terminal or record.life.state is State.SETTLING:
             return
-        self.apply(record, machine.Ended(Failure(Reason.CANCELLED, "cancelled on request")))
+        self._end(record, Failure(Reason.CANCELLED, "cancelled on request"))
+
+    def _end(self, record: TransferRecord, failure: Failure) -> None:
+        self.apply(record, machine.Ended(failure))
         if not record.life.state.terminal:
             loop = asyncio.get_running_loop()
             record.timers.append(loop.call_later(SETTLE_BOUND_S, self.apply, record, machine.SettleTimedOut()))
@@ -167,10 +167,10 @@ class Transfers:
                 link.post(dp.SessionRequest(cancel_read=dp.CancelRead(transfer=transfer)))
 
     def end_all(self, failure: Failure) -> None:
-        """The worker begins a new life: nothing that runs can go on."""
+        """Nothing that runs can go on. Each is terminal at most ``SETTLE_BOUND_S`` later."""
         for record in self.table.active():
             if record.life.state is not State.SETTLING:
-                self.apply(record, machine.Ended(failure))
+                self._end(record, failure)
 
     def _find_source(self, payload: pub.HandlePayload) -> WorkerRecord:
         source = self._worker_record(payload.worker)

@@ -386,6 +386,7 @@ class CreateTransferRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     DATA_PARALLEL_RANK_FIELD_NUMBER: _builtins.int
+    MAPPED_POOLS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required, 1 to 128 characters."""
     handle: _builtins.bytes
@@ -404,6 +405,12 @@ class CreateTransferRequest(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """Time from now until the transfer must be terminal, queueing included."""
 
+    @_builtins.property
+    def mapped_pools(self) -> _containers.RepeatedCompositeFieldContainer[_layout_pb2.MappedPool]:
+        """The pools that the engine has mapped. Refused as DATA_PLANE_LOST if one of them is gone: the engine would never see
+        what is read.
+        """
+
     def __init__(
         self,
         *,
@@ -414,10 +421,11 @@ class CreateTransferRequest(_message.Message):
         priority: _builtins.int = ...,
         first_token: _builtins.int = ...,
         data_parallel_rank: _builtins.int = ...,
+        mapped_pools: _abc.Iterable[_layout_pb2.MappedPool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "priority", b"priority", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "mapped_pools", b"mapped_pools", "priority", b"priority", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
