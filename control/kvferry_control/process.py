@@ -121,9 +121,11 @@ class ControlProcess:
                 await self._stopping.wait()
                 self._log.info("control stops")
                 self._parts.drain.close()
-                await self._servers.stop()
                 self._parts.transfers.books.keep()
+                await self._servers.stop()
                 await self._parts.membership.leave()
+                # In here: the group does not end before the sessions with sources have.
+                await self._parts.sources.close()
                 for task in running:
                     task.cancel()
         finally:

@@ -125,6 +125,7 @@ class DataPlaneProcess:
                 plane.end_leases()
                 if self._defect is None:
                     await plane.end_reads()
+                plane.outbox.end()
                 for task in running:
                     task.cancel()
         _log.info("stopped")

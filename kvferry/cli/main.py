@@ -138,7 +138,7 @@ def drain(
     stay: Annotated[bool, typer.Option("--stay", help="Do not end the control: it stays, drained.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take work again.")] = False,
 ) -> None:
-    """Take a worker out of service: no new work, what is published stays readable until pulled or expired, then exit."""
+    """Take a worker out of service: no new work; what is published stays readable until pulled or expired; then end."""
     from kvferry.cli import drain as command
 
     if undo:

@@ -66,6 +66,19 @@ async def shown_as(pair: Pair, name: str, state: str) -> None:
     await eventually(is_shown, f"{name} is {state}")
 
 
+async def told_to_drain(engine: EngineClient) -> None:
+    """Wait until the engine's worker takes no more work."""
+
+    async def refused() -> bool:
+        try:
+            await engine.publish([100], 16, 1.0)
+        except Draining:
+            return True
+        return False
+
+    await eventually(refused, "new work is refused")
+
+
 async def test_a_worker_whose_processes_are_all_terminated_at_once(pair: Pair) -> None:
     """Told to end together, control and data planes refuse new work, let what is published be pulled, and end with
     status 0; the engine is told, and routers see DRAINING, then nothing."""
@@ -111,7 +124,7 @@ async def test_a_running_pull_finishes(pair: Pair) -> None:
 
 
 async def test_a_second_signal_hurries(pair: Pair) -> None:
-    """A second SIGTERM ends what is left: leases are cleared, reads end as DRAINING, and the processes with status 0."""
+    """A second SIGTERM ends what is left: the leases are cleared, and the processes end with status 0."""
     publication = await pair.publish([1, 2], ttl_s=600, readers=0)
     children = (pair.prefill.control, *pair.prefill.data_planes.values())
     terminate(*children)
@@ -131,9 +144,7 @@ async def test_hurried_reads_end_typed(pair: Pair) -> None:
         child.pause()
     pull = await pair.destination.start_pull(publication.handle, [1], timeout_s=60)
     terminate(pair.decode.control)
-    with pytest.raises(Draining):
-        while True:
-            await pair.destination.publish([100], 16, 1.0)
+    await told_to_drain(pair.destination)
     terminate(pair.decode.control)
     with pytest.raises(Draining) as caught:
         await pull.wait()
@@ -142,8 +153,8 @@ async def test_hurried_reads_end_typed(pair: Pair) -> None:
 
 
 async def test_one_data_plane_that_is_told_to_end(pair: Pair) -> None:
-    """A data plane alone that gets SIGTERM makes its worker DRAINING, stays for its leases, and then ends; its successor
-    brings the worker back."""
+    """A data plane alone that gets SIGTERM makes its worker DRAINING, stays for its leases and then ends; its
+    successor brings the worker back."""
     publication = await pair.publish([1], ttl_s=60)
     plane = pair.prefill.data_planes[1]
     terminate(plane)
