@@ -109,6 +109,13 @@ class DrainSection(_Section):
     """Whether who reaches ``worker.listen`` may begin and undo a drain."""
 
 
+class HealthSection(_Section):
+    """``[health]``: when the gRPC health service says NOT_SERVING."""
+
+    stall_s: float = Field(default=10.0, ge=0.5, le=600)
+    """After an event loop that does not turn for so long."""
+
+
 class ControlConfig(_Section):
     """The whole configuration of one control process."""
 
@@ -118,6 +125,7 @@ class ControlConfig(_Section):
     metrics: MetricsSection | None = None
     log: LogSection = LogSection()
     drain: DrainSection = DrainSection()
+    health: HealthSection = HealthSection()
     limits: LimitsSection = LimitsSection()
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ from kvferry.engine.v1.engine_pb2_grpc import add_EngineServiceServicer_to_serve
 from kvferry.logs import bind_identity
 from kvferry.negotiation.v1.negotiation_pb2_grpc import add_NegotiationServiceServicer_to_server
 from kvferry.publication.v1.publication_pb2_grpc import add_PublicationServiceServicer_to_server
+from kvferry.rpc.health import HealthWatch
 from kvferry.transfer.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_server
 from kvferry.worker.v1.drain_pb2_grpc import add_DrainServiceServicer_to_server
 from kvferry.worker.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
@@ -38,6 +39,7 @@ from kvferry_control.services.worker import WorkerService
 from kvferry_control.tasks import Spawn, spawner
 from kvferry_control.transfers.machine import Failure
 from kvferry_control.transfers.manager import Transfers
+from kvferry_control.vitals import open_health
 from kvferry_control.worker import LocalWorker, new_identity
 
 TICK_S = 0.5
@@ -80,6 +82,7 @@ class ControlProcess:
         self._boots: dict[int, bytes] = {}
         self._established = False
         self._running = False
+        self._watch: HealthWatch | None = None
         self._stopping = asyncio.Event()
         self._parts: Parts
         self._signal_count = 0
@@ -116,6 +119,8 @@ class ControlProcess:
         try:
             async with asyncio.TaskGroup() as group:
                 running = await self._start(group)
+                self._watch = self._open_health()
+                self._watch.start()
                 self._running = True
                 serving()
                 await self._stopping.wait()
@@ -129,6 +134,8 @@ class ControlProcess:
                 for task in running:
                     task.cancel()
         finally:
+            if self._watch is not None:
+                self._watch.stop()
             await self._servers.stop()
             await self._parts.sources.close()
 
@@ -139,7 +146,6 @@ class ControlProcess:
         running = [group.create_task(link.run(spawn)) for link in self._links]
         running.append(group.create_task(self._parts.membership.run()))
         running.append(group.create_task(self._tick()))
-        await self._servers.set_serving(False)
         await self._servers.start(_ROUTER_SERVICES, _ENGINE_SERVICES)
         self._log.info("control serves", listen=self.listen, engine_socket=str(self._servers.engine_socket))
         return running
@@ -285,5 +291,17 @@ class ControlProcess:
             if self._worker.state != self._shown_state:
                 self._shown_state = self._worker.state
                 self._worker_changed()
-            await self._servers.set_serving(self._established and all(link.up for link in self._links))
             await asyncio.sleep(TICK_S)
+
+    def _open_health(self) -> HealthWatch:
+        loop = asyncio.get_running_loop()
+
+        def missing() -> str | None:
+            absent = [link.rank for link in self._links if not (link.up and self._established)]
+            return f"the data planes of ranks {absent} are not there" if absent else None
+
+        def on_change(states: Mapping[str, bool]) -> None:
+            asyncio.run_coroutine_threadsafe(self._servers.show_health(states), loop)
+
+        stall_s, table = self._config.health.stall_s, self._parts.transfers.table
+        return open_health(self._servers.health_socket, stall_s, table, missing, on_change)

@@ -20,7 +20,7 @@ POOL_BYTES_MAX = 1 << 50
 THREADS_MAX = 64
 COPY_THREADS_AUTO_MAX = 8
 SM_COUNT_MAX = 1024
-DRAIN_SECONDS_MAX = 86_400.0
+SECONDS_MAX = 86_400.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _RDMA_DEVICES = Path("/sys/class/infiniband")
@@ -70,6 +70,8 @@ class Config:
     """Congestion control of what is sent there; `auto` is the system's, unless that paces by timers."""
     drain_seconds: float = 90.0
     """How long it stays for control and for what it holds once it was told to end."""
+    stall_seconds: float = 10.0
+    """A thread that does not answer for so long makes the health service say NOT_SERVING."""
     ready_fd: int | None = None
     """Where the line `ready` is written once the process serves."""
 
@@ -107,6 +109,7 @@ def config_from_flags(flags: Namespace) -> Config:
         pack_advertise=pack_advertise,
         pack_congestion=flags.pack_congestion,
         drain_seconds=_seconds("drain_timeout", flags.drain_timeout),
+        stall_seconds=_seconds("stall_timeout", flags.stall_timeout, 0.5),
         ready_fd=None if flags.ready_fd is None else _count("ready_fd", flags.ready_fd, 1 << 20),
     )
 
@@ -176,13 +179,13 @@ def _copy_threads(text: str) -> int:
     return min(max(len(os.sched_getaffinity(0)) // 2, 2), COPY_THREADS_AUTO_MAX)
 
 
-def _seconds(field: str, text: str) -> float:
+def _seconds(field: str, text: str, least: float = 0.0) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds <= DRAIN_SECONDS_MAX:
-        raise ConfigInvalid.of_field(field, text, f"must be 0 to {DRAIN_SECONDS_MAX:g} seconds")
+    if not least <= seconds <= SECONDS_MAX:
+        raise ConfigInvalid.of_field(field, text, f"must be {least:g} to {SECONDS_MAX:g} seconds")
     return seconds
 
 

@@ -87,5 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="after SIGTERM, stay so long for control, leases and reads; more than control's (default: 90; 0: end now)",
     )
+    add(
+        "--stall-timeout",
+        default="10",
+        metavar="SECONDS",
+        help="a thread that does not answer for so long is stuck: the health service says NOT_SERVING (default: 10)",
+    )
     add("--ready-fd", metavar="N", help="descriptor that gets the line `ready` once the process serves")
     return parser

@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path as FilePath
@@ -13,7 +14,7 @@ from pathlib import Path as FilePath
 import numpy as np
 import structlog
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
@@ -23,6 +24,7 @@ from kvferry.device import cuda
 from kvferry.device.copying import Window
 from kvferry.device.memfd import SharedMemory, create_shared_memory
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
+from kvferry.rpc.health import SOCKET_SUFFIX, status_of
 from kvferry.rpc.options import server_options
 from kvferry.rpc.socket_paths import claim_socket_path
 from kvferry_dataplane.allocator import keep_freed_memory
@@ -60,6 +62,7 @@ from kvferry_dataplane.sharing.book import SharedSources
 from kvferry_dataplane.sharing.host import host_id
 from kvferry_dataplane.sharing.mapper import PoolMapper
 from kvferry_dataplane.sharing.source import open_source
+from kvferry_dataplane.vitals import open_health
 
 BOOT_ID_BYTES = 16
 POOL_SOCKET_SUFFIX = ".pool"
@@ -174,6 +177,7 @@ class DataPlaneProcess:
         self._metrics.read_slots_held.set_function(lambda: ends[0].held_count)
         self._metrics.pack_slots_held.set_function(lambda: ends[1].held_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
+        self._watched = desk, reads, serving
         self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics, self._departure)
         packing = open_pack_server(self._config, pool, self._boot_id, words, ends[1])
         if packing is not None:
@@ -244,8 +248,18 @@ class DataPlaneProcess:
         parts.callback(path.unlink, missing_ok=True)
         parts.push_async_callback(server.stop, _GRACE_SECONDS)
         parts.push_async_callback(status.enter_graceful_shutdown)
-        for name in ("", _SERVICE):
-            await status.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+        def on_health(states: Mapping[str, bool]) -> None:
+            asyncio.run_coroutine_threadsafe(show(states), self._loop)
+
+        async def show(states: Mapping[str, bool]) -> None:
+            for name, serving in states.items():
+                await status.set(name, status_of(serving))
+
+        health_path = claim_socket_path("socket", str(path), suffix=SOCKET_SUFFIX)
+        watch = open_health(health_path, _SERVICE, self._config.stall_seconds, self._watched, on_health)
+        parts.callback(watch.stop)
+        watch.start()
 
     def _start_metrics(self, parts: AsyncExitStack) -> int | None:
         listen = self._config.metrics_listen

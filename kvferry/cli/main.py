@@ -149,6 +149,22 @@ def drain(
 
 
 @app.command()
+def health(
+    endpoint: Annotated[
+        str,
+        typer.Argument(envvar="KVFERRY_HEALTH", help="host:port of a control, or unix: and a process's health socket."),
+    ],
+    json_output: Json = False,
+    service: Annotated[str, typer.Option(help="A part, such as liveness or reads; else the whole process.")] = "",
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 4.0,
+) -> None:
+    """Ask whether a process serves and gets on. Exit status 0 if it does, else 1."""
+    from kvferry.cli import health as command
+
+    _run(command.health(endpoint, service, timeout, json_output=json_output))
+
+
+@app.command()
 def transfers(
     endpoint: Endpoint,
     name: Annotated[str | None, typer.Argument(help="transfers/ID, or the ID, to see one.")] = None,

@@ -25,6 +25,7 @@ class ControlConfig:
     log_level: str
     log_format: str = "json"
     drain_timeout_s: float = 0.0
+    stall_s: float = 10.0
 
     def to_toml(self) -> str:
         """The file's text."""
@@ -45,6 +46,7 @@ class ControlConfig:
         if self.metrics_listen is not None:
             parts.append(_table("[metrics]", {"listen": self.metrics_listen}))
         parts.append(_table("[log]", {"level": self.log_level, "format": self.log_format}))
+        parts.append(_table("[health]", {"stall_s": self.stall_s}))
         parts.append(_table("[drain]", {"timeout_s": self.drain_timeout_s}))
         return "\n".join(parts)
 

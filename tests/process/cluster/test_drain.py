@@ -188,8 +188,8 @@ async def test_the_command_drains_and_undoes(pair: Pair) -> None:
             assert (DrainState.DRAINING, 1) == (status.state, status.live_publication_count)
             break
         await pair.source.release(publication)
-    status, output = waiting.result()
-    assert 0 == status, output
+    code, output = waiting.result()
+    assert 0 == code, output
     assert "1 publications" in output
     assert "drained: 0 publications" in output
     assert [0] == await ended(pair.prefill.control)
