@@ -161,6 +161,7 @@ class FakeControl(
     ) -> engine_pb2.ListHeldPublicationsResponse:
         return engine_pb2.ListHeldPublicationsResponse()
 
+    @unary_method
     async def RenewPublication(
         self, request: engine_pb2.RenewPublicationRequest, context: Context
     ) -> engine_pb2.RenewPublicationResponse:
