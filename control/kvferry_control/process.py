@@ -303,5 +303,5 @@ class ControlProcess:
         def on_change(states: Mapping[str, bool]) -> None:
             asyncio.run_coroutine_threadsafe(self._servers.show_health(states), loop)
 
-        stall_s, table = self._config.health.stall_s, self._parts.transfers.table
-        return open_health(self._servers.health_socket, stall_s, table, missing, on_change)
+        stall_s = self._config.health.stall_s
+        return open_health(self._servers.health_socket, stall_s, self._parts.transfers, missing, on_change)

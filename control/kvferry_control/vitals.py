@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kvferry.rpc.health import EVERYTHING, LIVENESS, Check, Complaint, HealthWatch, Pulse
-from kvferry_control.transfers.table import TransferTable
+from kvferry_control.transfers.manager import Transfers
 
 OVERDUE_S = 2.0
 """A transfer is terminal within a second of its deadline, whatever dies."""
@@ -24,7 +24,7 @@ _WITH_DATA_PLANES = frozenset(
 def open_health(
     socket: Path,
     stall_s: float,
-    table: TransferTable,
+    transfers: Transfers,
     missing: Complaint,
     on_change: Callable[[Mapping[str, bool]], None],
 ) -> HealthWatch:
@@ -33,7 +33,11 @@ def open_health(
     ``missing`` says which data planes are not there; it may be called on any thread. A worker without them serves the
     cluster's view all the same, and no restart of control brings them back: it is not ready, but it is alive.
     """
-    loop = asyncio.get_running_loop()
+    loop, table = asyncio.get_running_loop(), transfers.table
+
+    def silent() -> str | None:
+        ranks = sorted(transfers.silent_ranks)
+        return f"the data planes of ranks {ranks} do not confirm the end of reads" if ranks else None
 
     def overdue() -> str | None:
         count = sum(record.seconds_left < -OVERDUE_S for record in table.active()) if table.active_count else 0
@@ -43,6 +47,9 @@ def open_health(
     checks = [
         Check(Pulse("the event loop", loop.call_soon_threadsafe).complaint, own | _OF_THE_CLUSTER | _WITH_DATA_PLANES),
         Check(Pulse("the event loop", loop.call_soon_threadsafe, overdue).complaint, own | {_TRANSFERS}),
+        Check(
+            Pulse("the event loop", loop.call_soon_threadsafe, silent).complaint, frozenset({EVERYTHING, _TRANSFERS})
+        ),
         Check(missing, _WITH_DATA_PLANES | {EVERYTHING}, at_once=True),
     ]
     return HealthWatch(socket, checks, stall_s, on_change)

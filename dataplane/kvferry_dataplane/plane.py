@@ -192,11 +192,14 @@ class Plane:
             except TimeoutError:
                 continue
 
-    def end_leases(self) -> None:
-        """Clear every lease word and unpin every block."""
+    def end_leases(self, *, tell: bool = False) -> None:
+        """Clear every lease word and unpin every block; ``tell``: control has not asked for it and is to know."""
         for lease in self._leases.leases():
             self._leases.release(lease.publication)
             self._lease_ended(lease.publication, "ended_by_owner")
+            if tell:
+                ended = pb.LeaseEnded(publication=lease.publication, end=pb.LEASE_END_RELEASED)
+                self.outbox.emit(pb.SessionResponse(lease_ended=ended))
 
     def _acquire_lease(self, request: pb.SessionRequest) -> pb.SessionResponse:
         command = request.acquire_lease

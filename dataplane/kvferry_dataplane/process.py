@@ -125,7 +125,7 @@ class DataPlaneProcess:
                 self._say_ready(pool, metrics_port)
                 await self._until_end(plane)
                 _log.info("stopping")
-                plane.end_leases()
+                plane.end_leases(tell=True)
                 if self._defect is None:
                     await plane.end_reads()
                 plane.outbox.end()

@@ -57,6 +57,8 @@ class Transfers:
         self.books = Books(metrics, self._conclude)
         self._spawn = spawn
         self._worker_record = worker_record
+        self.silent_ranks: set[int] = set()
+        """Data planes that did not confirm the end of a read within its bound, and have ended none since."""
         self._log = structlog.get_logger("kvferry.control.transfers")
 
     def create(self, request: PullRequest, layout: WorkerLayout, incarnation: int) -> TransferRecord:
@@ -124,6 +126,8 @@ class Transfers:
         before, record.life = record.life, machine.advance(record.life, event)
         if record.life == before:
             return
+        if isinstance(event, machine.SettleTimedOut):
+            self.silent_ranks |= before.pending
         if record.life.state is State.SETTLING and before.state is not State.SETTLING:
             self._cancel_reads(record)
         if record.life.state.terminal:
@@ -136,6 +140,7 @@ class Transfers:
 
     def read_finished(self, rank: int, event: dp.ReadFinished) -> None:
         """A data plane confirmed the end of a read."""
+        self.silent_ranks.discard(rank)
         record = self.table.find(event.transfer)
         if record is None or rank not in record.life.pending:
             return
@@ -154,6 +159,7 @@ class Transfers:
 
     def link_down(self, rank: int) -> None:
         """A data plane is gone: its reads are unsettled until it is back or known to be dead."""
+        self.silent_ranks.discard(rank)
         failure = Failure(Reason.DATA_PLANE_LOST, f"the data plane of rank {rank} was lost", rank)
         for record in self.table.active():
             if rank in record.life.pending:

@@ -46,8 +46,9 @@ async def becomes(socket: Path, serving: bool, service: str = "") -> None:
 
 
 async def test_a_stuck_reads_thread(pair: Pair) -> None:
-    """A data plane whose reads' thread is stuck says NOT_SERVING, by name, and SERVING again once it goes on; the pull
-    that it held up ended typed in time."""
+    """A data plane whose reads' thread is stuck says NOT_SERVING, by name, and so does its control, which is alive; both
+    serve again once it goes on; the pull that it held up ended typed in time."""
+    control, transfers = pair.decode.engine_socket, "kvferry.transfer.v1.TransferService"
     plane, socket = pair.decode.data_planes[0], pair.decode.rank_sockets[0]
     publication = await pair.publish([1], ttl_s=60, readers=0)
     await pair.destination.pull(publication.handle, [1], timeout_s=10)
@@ -59,7 +60,10 @@ async def test_a_stuck_reads_thread(pair: Pair) -> None:
         assert await serves(socket, "serving")
         assert await serves(socket, "kvferry.dataplane.v1.DataPlaneService")
         assert await serves(pair.decode.rank_sockets[1])
+        await becomes(control, serving=False, service=transfers)
+        assert await serves(control, "liveness")
     await becomes(socket, serving=True)
+    await becomes(control, serving=True)
     await pair.destination.pull(publication.handle, [3], timeout_s=10)
 
 
