@@ -43,13 +43,14 @@ def open_health(
         count = sum(record.seconds_left < -OVERDUE_S for record in table.active()) if table.active_count else 0
         return f"{count} transfers have not ended by their deadline" if count else None
 
+    def turn(inside: Complaint = lambda: None) -> Complaint:
+        return Pulse("the event loop", loop.call_soon_threadsafe, inside).complaint
+
     own = frozenset({EVERYTHING, LIVENESS})
     checks = [
-        Check(Pulse("the event loop", loop.call_soon_threadsafe).complaint, own | _OF_THE_CLUSTER | _WITH_DATA_PLANES),
-        Check(Pulse("the event loop", loop.call_soon_threadsafe, overdue).complaint, own | {_TRANSFERS}),
-        Check(
-            Pulse("the event loop", loop.call_soon_threadsafe, silent).complaint, frozenset({EVERYTHING, _TRANSFERS})
-        ),
+        Check(turn(), own | _OF_THE_CLUSTER | _WITH_DATA_PLANES),
+        Check(turn(overdue), own | {_TRANSFERS}),
+        Check(turn(silent), frozenset({EVERYTHING, _TRANSFERS})),
         Check(missing, _WITH_DATA_PLANES | {EVERYTHING}, at_once=True),
     ]
     return HealthWatch(socket, checks, stall_s, on_change)

@@ -46,8 +46,8 @@ async def becomes(socket: Path, serving: bool, service: str = "") -> None:
 
 
 async def test_a_stuck_reads_thread(pair: Pair) -> None:
-    """A data plane whose reads' thread is stuck says NOT_SERVING, by name, and so does its control, which is alive; both
-    serve again once it goes on; the pull that it held up ended typed in time."""
+    """A data plane whose reads' thread is stuck says NOT_SERVING, by name, and so does its control, which is alive;
+    both serve again once it goes on; the pull that it held up ended typed in time."""
     control, transfers = pair.decode.engine_socket, "kvferry.transfer.v1.TransferService"
     plane, socket = pair.decode.data_planes[0], pair.decode.rank_sockets[0]
     publication = await pair.publish([1], ttl_s=60, readers=0)
