@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,6 +12,7 @@ from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
 from kvferry.launch.child import Child
 from tests.process.cluster.pair import RANKS, Pair, eventually, layout_of, ready, running_pair
+from tests.process.demo.commands import finished, kvferry
 
 DRAIN_S = 40.0
 END_S = 10.0
@@ -177,12 +177,12 @@ async def test_the_command_drains_and_undoes(pair: Pair) -> None:
     endpoint = pair.decode.endpoint
     worker = pair.router.of_worker("prefill-0")
     publication = await pair.publish([1], ttl_s=60)
-    assert 0 == (await kvferry("drain", "prefill-0", "--endpoint", endpoint, "--stay"))[0]
+    assert 0 == (await run_command("drain", "prefill-0", "--endpoint", endpoint, "--stay"))[0]
     await shown_as(pair, "prefill-0", "draining")
-    assert 0 == (await kvferry("drain", "prefill-0", "--endpoint", endpoint, "--undo"))[0]
+    assert 0 == (await run_command("drain", "prefill-0", "--endpoint", endpoint, "--undo"))[0]
     await ready(pair.router, ["prefill-0"])
     async with asyncio.TaskGroup() as tasks:
-        waiting = tasks.create_task(kvferry("drain", "prefill-0", "--endpoint", endpoint, "--wait"))
+        waiting = tasks.create_task(run_command("drain", "prefill-0", "--endpoint", endpoint, "--wait"))
         await shown_as(pair, "prefill-0", "draining")
         async for status in worker.watch_drain():
             assert (DrainState.DRAINING, 1) == (status.state, status.live_publication_count)
@@ -197,16 +197,11 @@ async def test_the_command_drains_and_undoes(pair: Pair) -> None:
         child.check_running()
 
 
-async def kvferry(*arguments: str) -> tuple[int, str]:
-    """Status and output of a command."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "kvferry.cli.main", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode()
+async def run_command(*arguments: str) -> tuple[int, str]:
+    """Status and output of ``kvferry ARGUMENTS``."""
+    async with kvferry(*arguments) as process:
+        status, output, complaints = await finished(process)
+    return status, output + complaints
 
 
 async def test_what_outlasts_the_drain_is_ended() -> None:

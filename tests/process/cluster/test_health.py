@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2
 from kvferry.core.errors import KvferryError
 from kvferry.rpc.health import check_health
 from tests.process.cluster.pair import Pair, eventually, running_pair
+from tests.process.demo.commands import finished, kvferry
 from tests.process.frozen_threads import frozen_thread
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -43,6 +44,12 @@ async def becomes(socket: Path, serving: bool, service: str = "") -> None:
         return serving == await serves(socket, service)
 
     await eventually(says_so, f"{socket.name} {service} serves: {serving}")
+
+
+async def probe(*arguments: str) -> int:
+    """Exit status of `kvferry health`, as a container's check runs it."""
+    async with kvferry("health", *arguments) as process:
+        return (await finished(process))[0]
 
 
 async def test_a_stuck_reads_thread(pair: Pair) -> None:
@@ -121,5 +128,7 @@ async def test_a_control_without_a_data_plane_is_alive_but_does_not_serve(pair: 
     await becomes(socket, serving=False, service="kvferry.transfer.v1.TransferService")
     assert await serves(socket, "liveness")
     assert await serves(socket, "kvferry.worker.v1.WorkerService")
+    assert 1 == await probe(f"unix:{socket}.health")
+    assert 0 == await probe(pair.prefill.endpoint, "--service", "liveness")
     await pair.prefill.start_data_plane(1)
     await becomes(socket, serving=True)
