@@ -104,23 +104,22 @@ async def test_a_worker_whose_processes_are_all_terminated_at_once(pair: Pair) -
 
 
 async def test_a_running_pull_finishes(pair: Pair) -> None:
-    """A decode worker that is told to end while it reads refuses new pulls and ends after the read has succeeded."""
+    """Told to end together while a pull is still being negotiated, a decode worker's processes refuse new pulls, stay
+    for this one, which delivers the right bytes, and then end with status 0."""
     await pair.fill([1, 2], seed=4)
     await pair.poison([3, 4], 0)
     publication = await pair.publish([1, 2], ttl_s=60, readers=0)
-    planes = pair.decode.data_planes
-    planes[0].pause()
-    pull = await pair.destination.start_pull(publication.handle, [3, 4], timeout_s=20, request_id="runs")
-    terminate(pair.decode.control, planes[1])
-
-    await shown_as(pair, "decode-0", "draining")
+    children = (pair.decode.control, *pair.decode.data_planes.values())
+    pair.prefill.control.pause()
+    pull = await pair.destination.start_pull(publication.handle, [3, 4], timeout_s=20)
+    terminate(*children)
+    await told_to_drain(pair.destination)
     with pytest.raises(Draining):
         await pair.destination.pull(publication.handle, [7, 8], timeout_s=1)
-    planes[0].resume()
+    pair.prefill.control.resume()
     assert "succeeded" == (await pull.wait()).state
     assert 0 == await pair.differing([1, 2], [3, 4])
-    assert [0, 0] == await ended(pair.decode.control, planes[1])
-    planes[0].check_running()
+    assert [0] * (1 + RANKS) == await ended(*children)
 
 
 async def test_a_second_signal_hurries(pair: Pair) -> None:
