@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         PeerError as PeerError,
         PermissionDenied as PermissionDenied,
         PoolTooLarge as PoolTooLarge,
+        QueueTimeout as QueueTimeout,
         RequestIdReused as RequestIdReused,
         ResourceExhausted as ResourceExhausted,
         RetryableError as RetryableError,
@@ -58,9 +59,11 @@ if TYPE_CHECKING:
         WorkerDraining as WorkerDraining,
     )
     from kvferry.sdk.failures import PullFailed as PullFailed, destination_settled as destination_settled
+    from kvferry.sdk.handles import join_handles as join_handles
     from kvferry.sdk.pools import AttachedPool as AttachedPool, PoolInfo as PoolInfo
     from kvferry.sdk.pulls import Pull as Pull
     from kvferry.sdk.results import (
+        Attempt as Attempt,
         ClusterView as ClusterView,
         Drain as Drain,
         DrainState as DrainState,
@@ -118,6 +121,7 @@ _HOMES = {
         "PeerError",
         "PermissionDenied",
         "PoolTooLarge",
+        "QueueTimeout",
         "RequestIdReused",
         "ResourceExhausted",
         "RetryableError",
@@ -137,9 +141,11 @@ _HOMES = {
     "kvferry.sdk.engine": ("EngineClient",),
     "kvferry.sdk.events": ("PoolLost", "PoolRestored", "PublicationEnded", "WorkerDraining"),
     "kvferry.sdk.failures": ("PullFailed", "destination_settled"),
+    "kvferry.sdk.handles": ("join_handles",),
     "kvferry.sdk.pools": ("AttachedPool", "PoolInfo"),
     "kvferry.sdk.pulls": ("Pull",),
     "kvferry.sdk.results": (
+        "Attempt",
         "ClusterView",
         "Drain",
         "DrainState",

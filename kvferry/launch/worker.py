@@ -8,7 +8,7 @@ from pathlib import Path
 from kvferry.core.errors import NotReady
 from kvferry.launch.child import Child
 from kvferry.launch.concurrently import all_of
-from kvferry.launch.control_config import ControlConfig
+from kvferry.launch.control_config import ControlConfig, Section
 from kvferry.launch.metrics import read_metric
 from kvferry.launch.namespaces import Namespace
 
@@ -44,6 +44,8 @@ class WorkerSpec:
     """After how long without a sign of life a thread makes its process unhealthy."""
     drain_timeout_s: float = 0.0
     """How long control and data planes wait for what is left when they are told to end; 0: not at all."""
+    limits: Section = field(default_factory=dict)
+    """Of its control, where they are not the usual ones."""
 
 
 class LocalWorker:
@@ -196,6 +198,7 @@ class LocalWorker:
             log_level=self.spec.log_level,
             drain_timeout_s=self.spec.drain_timeout_s,
             stall_s=self.spec.stall_s,
+            limits=self.spec.limits,
         )
 
 

@@ -32,6 +32,7 @@ STATUS_CODES: dict[Reason, grpc.StatusCode] = {
     Reason.NOT_READY: grpc.StatusCode.UNAVAILABLE,
     # Not UNAVAILABLE, which is repeated at the same worker.
     Reason.DRAINING: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.QUEUE_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.LAYOUT_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.WORKER_NAME_TAKEN: grpc.StatusCode.ALREADY_EXISTS,
     Reason.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,

@@ -71,6 +71,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """A data plane of this worker is gone or does not answer."""
     REASON_NOT_READY: _Reason.ValueType  # 37
     """The worker takes no new work yet or any more: it has no engine, lacks a data plane, or ends at this moment."""
+    REASON_QUEUE_TIMEOUT: _Reason.ValueType  # 38
+    """The transfer was not served within its queue timeout: too much else is asked of the destination."""
     REASON_DRAINING: _Reason.ValueType  # 45
     """The worker is being drained and takes no new work: go to another one. What it has published can still be pulled."""
     REASON_LAYOUT_MISMATCH: _Reason.ValueType  # 50
@@ -144,6 +146,8 @@ REASON_DATA_PLANE_LOST: Reason.ValueType  # 36
 """A data plane of this worker is gone or does not answer."""
 REASON_NOT_READY: Reason.ValueType  # 37
 """The worker takes no new work yet or any more: it has no engine, lacks a data plane, or ends at this moment."""
+REASON_QUEUE_TIMEOUT: Reason.ValueType  # 38
+"""The transfer was not served within its queue timeout: too much else is asked of the destination."""
 REASON_DRAINING: Reason.ValueType  # 45
 """The worker is being drained and takes no new work: go to another one. What it has published can still be pulled."""
 REASON_LAYOUT_MISMATCH: Reason.ValueType  # 50
