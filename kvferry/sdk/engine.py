@@ -33,6 +33,7 @@ from kvferry.sdk.calls import Caller
 from kvferry.sdk.convert import publication_of
 from kvferry.sdk.engine_state import EngineState
 from kvferry.sdk.events import EngineEvent, EventStream, PublicationStream
+from kvferry.sdk.failures import failed_pull
 from kvferry.sdk.held import held_publications
 from kvferry.sdk.link import EngineLink
 from kvferry.sdk.log import sdk_log
@@ -339,6 +340,20 @@ class EngineClient:
         request.mapped_pools.extend(state.pools.mapped())
         set_timeouts(request, timeout_s, queue_timeout_s)
         return await state.pulls.start(request, total_seconds(request))
+
+    async def wait_settled(self, error: BaseException, timeout_s: float) -> TransferResult | None:
+        """After a pull that raised ``error``: return once no byte can still arrive in its blocks, at once where
+        ``destination_settled(error)``. The blocks may be used again then. None if no transfer was made.
+
+        Raises:
+            DeadlineExceeded: its data planes have not confirmed that within ``timeout_s``.
+            KvferryError: control cannot be reached, or does not know the transfer; the blocks must stay out of use.
+        """
+        checked_seconds("timeout_s", timeout_s)
+        failed = failed_pull(error)
+        if failed is None or failed.destination_settled or failed.transfer is None:
+            return None if failed is None else failed.transfer
+        return await self._open_state().pulls.wait_settled(failed.transfer, timeout_s)
 
     def _open_state(self) -> EngineState:
         if self._state is None or self._state.closed:
