@@ -9,7 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from kvferry.core.errors import ConfigInvalid
+from kvferry.core.checksums.shares import every_of
+from kvferry.core.errors import ConfigInvalid, InvalidArgument
 from kvferry.logs import FORMATS
 from kvferry_dataplane.paths import PackWire, PathPolicy, PathRule, SameHost, WireRule
 
@@ -66,6 +67,8 @@ class Config:
     """Under which address readers find that; None: the one that is listened on."""
     pack_congestion: str = "auto"
     """Congestion control of what is sent there; `auto` is the system's, unless that paces by timers."""
+    checksum_every: int = 0
+    """One in so many of the blocks that are published is summed, for readers that compare: 0 none, 1 all."""
     ready_fd: int | None = None
     """Where the line `ready` is written once the process serves."""
 
@@ -102,6 +105,7 @@ def config_from_flags(flags: Namespace) -> Config:
         pack_listen=pack_listen,
         pack_advertise=pack_advertise,
         pack_congestion=flags.pack_congestion,
+        checksum_every=_every(flags.checksums),
         ready_fd=None if flags.ready_fd is None else _count("ready_fd", flags.ready_fd, 1 << 20),
     )
 
@@ -169,6 +173,13 @@ def _copy_threads(text: str) -> int:
         return _count("copy_threads", text, THREADS_MAX)
     # An engine needs the rest; more than a few threads do not copy faster than memory allows.
     return min(max(len(os.sched_getaffinity(0)) // 2, 2), COPY_THREADS_AUTO_MAX)
+
+
+def _every(text: str) -> int:
+    try:
+        return every_of("checksums", text)
+    except InvalidArgument as error:
+        raise ConfigInvalid(error.message, metadata=error.metadata) from error
 
 
 def _count(field: str, text: str, bound: int) -> int:

@@ -7,7 +7,7 @@ from functools import partial
 
 from kvferry.core.blocks import BlockLists, checked_blocks
 from kvferry.core.errors import DeadlineExceeded, InvalidArgument, NotReady, ResourceExhausted
-from kvferry.core.planning.planner import PlanSize, RequestPlan
+from kvferry.core.planning.planner import PairPlan, PlanSize, RequestPlan
 from kvferry.core.planning.tokens import TokenRange
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.rpc.times import seconds_of
@@ -105,14 +105,27 @@ class ReadDesk:
             self._idle.set()
         return ended
 
+    def destination_blocks(self, transfer: str) -> BlockLists:
+        """Where an outstanding read writes to."""
+        return self._outstanding[transfer].destination_blocks
+
+    def pair_of(self, source: Side) -> PairPlan:
+        """What this rank reads from the worker that a source rank belongs to.
+
+        Raises:
+            NotReady: there is no layout yet.
+            LayoutMismatch: the workers cannot be paired.
+        """
+        if self._pairs is None:
+            raise NotReady("this data plane has no layout yet")
+        return self._pairs.get(source)
+
     async def wait_until_idle(self) -> None:
         """Wait until nothing is outstanding."""
         await self._idle.wait()
 
     def _parts(self, read: pb.Read, peers: PeerBook, wanted: BlockLists) -> tuple[tuple[ReadPart, ...], int, int]:
         """What is to come from each source rank; also its bytes and a bound on the pieces that are planned at once."""
-        if self._pairs is None:
-            raise NotReady("this data plane has no layout yet")
         sources = _sources(read, peers)
         peer, first = next(iter(sources.values()))
         lists = [(listed.group, listed.block_ids) for listed in first.blocks]
@@ -121,7 +134,7 @@ class ReadDesk:
         for index, source in enumerate(read.sources[1:], start=1):
             if source.blocks and source.blocks != first.blocks:
                 raise InvalidArgument.of_field(f"sources[{index}].blocks", "other blocks", "must be those of the first")
-        request = self._pairs.get(peer.side).request_checked(held, wanted, _tokens(read))
+        request = self.pair_of(peer.side).request_checked(held, wanted, tokens_of(read))
         sizes = request.sizes
         for rank in sizes:
             if rank not in sources:
@@ -187,7 +200,8 @@ def _part(request: RequestPlan, rank: int, size: PlanSize, peer: Peer, source: p
     )
 
 
-def _tokens(read: pb.Read) -> TokenRange | None:
+def tokens_of(read: pb.Read) -> TokenRange | None:
+    """The tokens that are read; None for whole blocks."""
     if not read.token_count:
         if read.first_token:
             raise InvalidArgument.of_field("first_token", read.first_token, "token_count is not given")

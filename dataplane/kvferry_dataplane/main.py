@@ -81,5 +81,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="congestion control for packed bytes (default: auto, the system's, or cubic in place of bbr)",
     )
+    add(
+        "--checksums",
+        default="off",
+        metavar="SHARE",
+        help="off, full or sampled:N: sum what is published, for readers that compare (default: off)",
+    )
     add("--ready-fd", metavar="N", help="descriptor that gets the line `ready` once the process serves")
     return parser

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.logs import bind_identity
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry.rpc.times import seconds_of
+from kvferry_dataplane.checksums.desk import Answer, Checksums
 from kvferry_dataplane.desk import ReadDesk, held_block_counts
 from kvferry_dataplane.leases import Lease, LeaseTable
 from kvferry_dataplane.metrics import Metrics
@@ -45,8 +47,10 @@ class Plane:
         reads: ReadThread,
         serving: ServingThread,
         metrics: Metrics,
+        checksums: Checksums,
     ) -> None:
         self._pool_bytes = pool_bytes
+        self._checksums = checksums
         self._leases = LeaseTable(words)
         self._leases_changed = asyncio.Event()
         self._desk = desk
@@ -67,6 +71,7 @@ class Plane:
             "disconnect_peer": self._disconnect_peer,
             "read": self._read,
             "cancel_read": self._cancel_read,
+            "sum_checksums": self._sum_checksums,
         }
 
     @property
@@ -96,7 +101,7 @@ class Plane:
         self._side = None
         self.end_leases()
         for transfer in self._desk.transfers():
-            self._reads.cancel(transfer)
+            self._cancel(transfer)
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await self._desk.wait_until_idle()
@@ -155,18 +160,32 @@ class Plane:
             self._leases.release(lease.publication)
             self._lease_ended(lease.publication, "ended_by_owner")
 
-    def _acquire_lease(self, request: pb.SessionRequest) -> pb.SessionResponse:
+    def _acquire_lease(self, request: pb.SessionRequest) -> pb.SessionResponse | None:
         command = request.acquire_lease
         side = self._require_side()
         lists = [(listed.group, listed.block_ids) for listed in command.blocks]
         blocks = checked_blocks(lists, side.block_counts, "blocks")
         self._desk.destinations.refuse_held(blocks, "blocks", "is the destination of a read")
+        to_sum = self._checksums.to_sum(command, side, blocks)
         lease = self._leases.acquire(
             command.publication, blocks, seconds_of(command.ttl), command.attributes, time.monotonic()
         )
         self._lease_granted(lease)
         granted = pb.LeaseGranted(publication=lease.publication, lease=rank_lease_of(lease, self.rank))
-        return pb.SessionResponse(lease_granted=granted)
+        if to_sum is None:
+            return pb.SessionResponse(lease_granted=granted)
+        answer = self._answer_later(request)
+        self._checksums.sum_lease(lease.publication, to_sum, partial(self._lease_summed, granted, answer))
+        return None
+
+    def _lease_summed(self, granted: pb.LeaseGranted, answer: Answer, error: KvferryError | None) -> None:
+        """The blocks of a lease are summed, or could not be: then there is no lease."""
+        if error is None:
+            answer(pb.SessionResponse(lease_granted=granted))
+            return
+        if self._leases.release(granted.publication):
+            self._lease_ended(granted.publication, "not_summed")
+        answer(pb.SessionResponse(command_refused=refused(error)))
 
     def _renew_lease(self, request: pb.SessionRequest) -> pb.SessionResponse:
         command = request.renew_lease
@@ -192,7 +211,23 @@ class Plane:
         self._show_leases()
         _log.debug("lease granted", publication=lease.publication, slot=lease.slot)
 
+    def _sum_checksums(self, request: pb.SessionRequest) -> None:
+        self._checksums.answer(request.sum_checksums, self.rank, self._answer_later(request))
+
+    def _answer_later(self, request: pb.SessionRequest) -> Answer:
+        """What answers a command once it is done, unless its session is gone by then."""
+        command_id, session = request.command_id, self.outbox.session
+
+        def answer(event: pb.SessionResponse) -> None:
+            event.command_id = command_id
+            # Another session has commands of the same number.
+            if self.outbox.is_current(session):
+                self.outbox.emit(event)
+
+        return answer
+
     def _lease_ended(self, publication: str, cause: str) -> None:
+        self._checksums.lease_ended(publication)
         self._metrics.lease_ended(cause)
         self._show_leases()
         _log.debug("lease ended", publication=publication, cause=cause)
@@ -219,15 +254,29 @@ class Plane:
         accepted = self._desk.accept(
             request.command_id, request.read, self._peers, self._require_side(), self._leases.pins
         )
+        try:
+            self._checksums.expect(request.read, accepted, self._desk, self._peers)
+        except KvferryError:
+            self._desk.settle(accepted.transfer)
+            raise
         self._reads.submit(accepted)
         self._metrics.reads_outstanding.set(len(self._desk))
 
     def _cancel_read(self, request: pb.SessionRequest) -> pb.SessionResponse:
-        self._reads.cancel(request.cancel_read.transfer)
+        self._cancel(request.cancel_read.transfer)
         return pb.SessionResponse(command_done=pb.CommandDone())
 
+    def _cancel(self, transfer: str) -> None:
+        self._reads.cancel(transfer)
+        self._checksums.cancel(transfer)
+
     def read_finished(self, outcome: ReadOutcome) -> None:
-        """A read is over and settled: give its blocks free and tell control."""
+        """A read is over and settled: compare what it has brought, where that is asked for, and tell control."""
+        if not self._checksums.compare(outcome, self._read_ended):
+            self._read_ended(outcome)
+
+    def _read_ended(self, outcome: ReadOutcome) -> None:
+        """Give a read's blocks free and tell control."""
         ended = self._desk.settle(outcome.transfer)
         finished = read_finished_of(outcome, self.rank)
         self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
@@ -289,6 +338,8 @@ def _log_read(outcome: ReadOutcome) -> None:
         "queue_ms": round(outcome.queue_seconds * 1e3, 3),
         "read_ms": round(outcome.read_seconds * 1e3, 3),
         "verify_ms": round(outcome.verify_seconds * 1e3, 3),
+        "compared_bytes": outcome.compared_bytes,
+        "checksum_ms": round(outcome.checksum_seconds * 1e3, 3),
     }
     if outcome.failure is None:
         log.info("read succeeded", **figures)

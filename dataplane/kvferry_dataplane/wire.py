@@ -69,5 +69,7 @@ def read_finished_of(outcome: ReadOutcome, rank: int) -> pb.ReadFinished:
         queue_time=duration(outcome.queue_seconds),
         read_time=duration(outcome.read_seconds),
         verify_time=duration(outcome.verify_seconds),
+        compared_bytes=outcome.compared_bytes,
+        checksum_time=duration(outcome.checksum_seconds),
     )
     return pb.ReadFinished(transfer=outcome.transfer, failure=failure, figures=figures)

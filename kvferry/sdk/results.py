@@ -187,6 +187,8 @@ class RankFigures(Record):
     queue_s: float
     read_s: float
     verify_s: float
+    compared_bytes: int = 0
+    checksum_s: float = 0.0
     paths: tuple[PathFigures, ...] = ()
     """By source rank; ``path`` and ``backend`` are those that carried most."""
 
@@ -230,6 +232,10 @@ class TransferResult(Record):
     end_time: datetime | None = None
     revision: int = 0
     ranks: tuple[RankFigures, ...] = ()
+    compared_bytes: int = 0
+    """Of ``received_bytes``, those whose checksums were compared with the source's."""
+    checksum_s: float = 0.0
+    """How long that took, on the slowest rank."""
 
     @property
     def device_s(self) -> float:

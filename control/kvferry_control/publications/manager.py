@@ -328,6 +328,7 @@ class Publications:
             blocks=publication.blocks.values(),
             ttl=duration(ttl_s),
             attributes=attributes.SerializeToString(),
+            token_count=publication.token_count,
         )
         try:
             answer = await link.command(dp.SessionRequest(acquire_lease=command))

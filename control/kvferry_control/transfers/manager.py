@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -26,6 +26,7 @@ from kvferry_control.records import WorkerRecord
 from kvferry_control.tasks import Spawn
 from kvferry_control.transfers import machine
 from kvferry_control.transfers.books import Books
+from kvferry_control.transfers.checksums import checksum_scope
 from kvferry_control.transfers.machine import Failure, State
 from kvferry_control.transfers.record import TransferRecord
 from kvferry_control.transfers.request import PullRequest
@@ -90,6 +91,7 @@ class Transfers:
             first_token=request.first_token,
             ranks=frozenset(rank.rank for rank in layout.ranks_of(shard)),
             deadline=time.monotonic() + request.timeout_s,
+            compare_every=request.compare_every,
         )
         self.table.add(record)
         loop = asyncio.get_running_loop()
@@ -191,29 +193,48 @@ class Transfers:
             source, answer = await self._sources.negotiate(
                 worker, record.id, record.handle, record.destination_incarnation, record.deadline
             )
-            record.negotiated = True
-            record.negotiate_s = time.monotonic() - record.begun
             self._sources.require_pairable(source, layout)
             check_tokens("destination_blocks", record.blocks, layout, answer.token_count, record.first_token)
             record.token_count = answer.token_count
-            self._send_reads(record, source, answer)
+            sums = await self._checksums(record, source, layout)
+            record.negotiated = True
+            record.negotiate_s = time.monotonic() - record.begun
+            self._send_reads(record, source, answer, sums)
         except KvferryError as error:
             self._refuse(record, Failure(error.reason, error.message))
         except Exception as error:
             self._log.exception("defect while negotiating", transfer=record.name)
             self._refuse(record, Failure(Reason.INTERNAL, f"{type(error).__name__} while negotiating"))
 
+    async def _checksums(
+        self, record: TransferRecord, source: Source, layout: WorkerLayout
+    ) -> dict[int, neg.RankChecksums]:
+        """What the source says of its blocks, by rank; nothing unless it is to be compared."""
+        if not record.compare_every:
+            return {}
+        scope = checksum_scope(layout, record)
+        return await self._sources.checksums(source, record.id, record.handle, scope, record.deadline)
+
     def _refuse(self, record: TransferRecord, failure: Failure) -> None:
         if not record.life.state.terminal:
             self.apply(record, machine.Ended(failure))
 
-    def _send_reads(self, record: TransferRecord, source: Source, answer: neg.NegotiateResponse) -> None:
+    def _send_reads(
+        self,
+        record: TransferRecord,
+        source: Source,
+        answer: neg.NegotiateResponse,
+        sums: Mapping[int, neg.RankChecksums],
+    ) -> None:
         """Give each reading rank its read. Every source rank is named: the data plane knows which it needs."""
         links = [link for link in self._links if link.rank in record.ranks]
         for link in links:
             if not link.up:
                 raise DataPlaneLost(f"rank {link.rank}: no session", metadata={"rank": str(link.rank)})
-        sources = [dp.ReadSource(peer=source.peer(lease.rank), lease=lease) for lease in answer.leases]
+        sources = [
+            dp.ReadSource(peer=source.peer(lease.rank), lease=lease, checksums=sums.get(lease.rank))
+            for lease in answer.leases
+        ]
         if not sources:
             raise InternalError(f"workers/{source.worker} gave no leases")
         self.apply(record, machine.Negotiated(record.ranks))
@@ -277,4 +298,5 @@ def _read_command(
     read.priority = record.priority
     read.token_count = answer.token_count
     read.first_token = record.first_token
+    read.compare_every = record.compare_every
     return command

@@ -33,6 +33,8 @@ class TransferRecord:
     ranks: frozenset[int]
     """Ranks of this worker that read."""
     deadline: float
+    compare_every: int = 0
+    """Checksums of one block in so many are compared; 0: none."""
     begun: float = field(default_factory=time.monotonic)
     created_at: float = field(default_factory=time.time)
     ended_at: float = 0.0
@@ -81,7 +83,7 @@ class TransferRecord:
         )
 
     def slowest(self, stage: str) -> float:
-        """Seconds of the slowest rank in ``queue_time``, ``read_time`` or ``verify_time``."""
+        """Seconds of the slowest rank in ``queue_time``, ``read_time``, ``verify_time`` or ``checksum_time``."""
         times: list[Duration] = [getattr(figures, stage) for figures in self.figures.values()]
         return max(map(seconds_of, times), default=0.0)
 
@@ -113,6 +115,8 @@ class TransferRecord:
             ranks=[self.figures[rank] for rank in sorted(self.figures)],
             destination_settled=life.settled and life.state.terminal,
             first_token=self.first_token,
+            compared_bytes=sum(figures.compared_bytes for figures in self.figures.values()),
+            checksum_time=duration(self.slowest("checksum_time")),
         )
 
 

@@ -17,3 +17,5 @@ class PullRequest:
     priority: int
     first_token: int
     data_parallel_rank: int
+    compare_every: int = 0
+    """Checksums of one block in so many are compared with the source's; 0: none, 1: all."""

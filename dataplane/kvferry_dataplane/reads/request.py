@@ -65,6 +65,10 @@ class ReadOutcome:
     verify_seconds: float
     shares: tuple["SourceShare", ...]
     """What came from each source rank; empty if nothing was asked for."""
+    compared_bytes: int = 0
+    """Of those received, bytes whose checksums are those of the source."""
+    checksum_seconds: float = 0.0
+    """How long comparing them took."""
 
     @property
     def main(self) -> Route | None:

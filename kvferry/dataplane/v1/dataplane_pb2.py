@@ -29,7 +29,7 @@ from kvferry.negotiation.v1 import negotiation_pb2 as kvferry_dot_negotiation_do
 from kvferry.transfer.v1 import transfer_pb2 as kvferry_dot_transfer_dot_v1_dot_transfer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$kvferry/dataplane/v1/dataplane.proto\x12\x14kvferry.dataplane.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ckvferry/error/v1/error.proto\x1a\x1ekvferry/layout/v1/layout.proto\x1a(kvferry/negotiation/v1/negotiation.proto\x1a\"kvferry/transfer/v1/transfer.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xfb\x01\n\x10\x44\x65scribeResponse\x12\x32\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0b\x32\".kvferry.negotiation.v1.RankAccess\x12\x13\n\x0bpool_socket\x18\x02 \x01(\t\x12\x17\n\x0fhuge_page_bytes\x18\x03 \x01(\x04\x12\x30\n\x08\x61\x64option\x18\x04 \x01(\x0b\x32\x1e.kvferry.dataplane.v1.Adoption\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x42\n\x12transport_settings\x18\x06 \x03(\x0b\x32&.kvferry.dataplane.v1.TransportSetting\"I\n\x10TransportSetting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x18\n\x10\x66rom_environment\x18\x03 \x01(\x08\"\x97\x01\n\x08\x41\x64option\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x12\n\nhandle_key\x18\x04 \x01(\x0c\x12\x0c\n\x04rank\x18\x05 \x01(\r\x12/\n\x06layout\x18\x06 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\"@\n\x0c\x41\x64optRequest\x12\x30\n\x08\x61\x64option\x18\x01 \x01(\x0b\x32\x1e.kvferry.dataplane.v1.Adoption\"\x0f\n\rAdoptResponse\"\x82\x04\n\x0eSessionRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12;\n\racquire_lease\x18\x02 \x01(\x0b\x32\".kvferry.dataplane.v1.AcquireLeaseH\x00\x12\x37\n\x0brenew_lease\x18\x03 \x01(\x0b\x32 .kvferry.dataplane.v1.RenewLeaseH\x00\x12;\n\rrelease_lease\x18\x04 \x01(\x0b\x32\".kvferry.dataplane.v1.ReleaseLeaseH\x00\x12=\n\x0e\x65xpect_readers\x18\x05 \x01(\x0b\x32#.kvferry.dataplane.v1.ExpectReadersH\x00\x12\x39\n\x0c\x63onnect_peer\x18\x06 \x01(\x0b\x32!.kvferry.dataplane.v1.ConnectPeerH\x00\x12?\n\x0f\x64isconnect_peer\x18\x07 \x01(\x0b\x32$.kvferry.dataplane.v1.DisconnectPeerH\x00\x12*\n\x04read\x18\x08 \x01(\x0b\x32\x1a.kvferry.dataplane.v1.ReadH\x00\x12\x37\n\x0b\x63\x61ncel_read\x18\t \x01(\x0b\x32 .kvferry.dataplane.v1.CancelReadH\x00\x42\t\n\x07\x63ommand\"\x94\x03\n\x0fSessionResponse\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12\x35\n\x06opened\x18\x02 \x01(\x0b\x32#.kvferry.dataplane.v1.SessionOpenedH\x00\x12;\n\rlease_granted\x18\x03 \x01(\x0b\x32\".kvferry.dataplane.v1.LeaseGrantedH\x00\x12\x37\n\x0blease_ended\x18\x04 \x01(\x0b\x32 .kvferry.dataplane.v1.LeaseEndedH\x00\x12;\n\rread_finished\x18\x05 \x01(\x0b\x32\".kvferry.dataplane.v1.ReadFinishedH\x00\x12\x39\n\x0c\x63ommand_done\x18\x06 \x01(\x0b\x32!.kvferry.dataplane.v1.CommandDoneH\x00\x12?\n\x0f\x63ommand_refused\x18\x07 \x01(\x0b\x32$.kvferry.dataplane.v1.CommandRefusedH\x00\x42\x07\n\x05\x65vent\"\x8d\x01\n\x0c\x41\x63quireLease\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nattributes\x18\x04 \x01(\x0c\"I\n\nRenewLease\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"#\n\x0cReleaseLease\x12\x13\n\x0bpublication\x18\x01 \x01(\t\"<\n\rExpectReaders\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x80\x01\n\x0b\x43onnectPeer\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x32\n\x06\x61\x63\x63\x65ss\x18\x02 \x01(\x0b\x32\".kvferry.negotiation.v1.RankAccess\x12/\n\x06layout\x18\x03 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\"\x1e\n\x0e\x44isconnectPeer\x12\x0c\n\x04peer\x18\x01 \x01(\t\"\xef\x01\n\x04Read\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12\x31\n\x07sources\x18\x02 \x03(\x0b\x32 .kvferry.dataplane.v1.ReadSource\x12\x38\n\x12\x64\x65stination_blocks\x18\x03 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12,\n\ttime_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x13\n\x0btoken_count\x18\x06 \x01(\x04\x12\x13\n\x0b\x66irst_token\x18\x07 \x01(\x04\"z\n\nReadSource\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12\x30\n\x05lease\x18\x03 \x01(\x0b\x32!.kvferry.negotiation.v1.RankLease\"\x1e\n\nCancelRead\x12\x10\n\x08transfer\x18\x01 \x01(\t\"T\n\rSessionOpened\x12\x30\n\x06leases\x18\x01 \x03(\x0b\x32 .kvferry.dataplane.v1.LeaseState\x12\x11\n\ttransfers\x18\x02 \x03(\t\"\xc3\x01\n\nLeaseState\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12\x30\n\x05lease\x18\x02 \x01(\x0b\x32!.kvferry.negotiation.v1.RankLease\x12,\n\x06\x62locks\x18\x03 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12,\n\ttime_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nattributes\x18\x05 \x01(\x0c\"U\n\x0cLeaseGranted\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12\x30\n\x05lease\x18\x02 \x01(\x0b\x32!.kvferry.negotiation.v1.RankLease\"N\n\nLeaseEnded\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12+\n\x03\x65nd\x18\x02 \x01(\x0e\x32\x1e.kvferry.dataplane.v1.LeaseEnd\"\x82\x01\n\x0cReadFinished\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12-\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1c.kvferry.transfer.v1.Failure\x12\x31\n\x07\x66igures\x18\x03 \x01(\x0b\x32 .kvferry.transfer.v1.RankFigures\"\r\n\x0b\x43ommandDone\"\xc2\x01\n\x0e\x43ommandRefused\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.kvferry.error.v1.Reason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x44\n\x08metadata\x18\x03 \x03(\x0b\x32\x32.kvferry.dataplane.v1.CommandRefused.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"s\n\tPoolOffer\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x12\n\npool_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x17\n\x0f\x63uda_ipc_handle\x18\x04 \x01(\x0c\x12\x18\n\x10\x63uda_device_uuid\x18\x05 \x01(\x0c\"\x8e\x01\n\nShareOffer\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x12\n\npool_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x18\n\x10lease_slot_count\x18\x04 \x01(\r\x12\x17\n\x0f\x63uda_ipc_handle\x18\x05 \x01(\x0c\x12\x18\n\x10\x63uda_device_uuid\x18\x06 \x01(\x0c*j\n\x08LeaseEnd\x12\x19\n\x15LEASE_END_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_END_RELEASED\x10\x01\x12\x15\n\x11LEASE_END_EXPIRED\x10\x02\x12\x14\n\x10LEASE_END_ABSENT\x10\x03\x32\x9b\x02\n\x10\x44\x61taPlaneService\x12Y\n\x08\x44\x65scribe\x12%.kvferry.dataplane.v1.DescribeRequest\x1a&.kvferry.dataplane.v1.DescribeResponse\x12P\n\x05\x41\x64opt\x12\".kvferry.dataplane.v1.AdoptRequest\x1a#.kvferry.dataplane.v1.AdoptResponse\x12Z\n\x07Session\x12$.kvferry.dataplane.v1.SessionRequest\x1a%.kvferry.dataplane.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$kvferry/dataplane/v1/dataplane.proto\x12\x14kvferry.dataplane.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ckvferry/error/v1/error.proto\x1a\x1ekvferry/layout/v1/layout.proto\x1a(kvferry/negotiation/v1/negotiation.proto\x1a\"kvferry/transfer/v1/transfer.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xfb\x01\n\x10\x44\x65scribeResponse\x12\x32\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0b\x32\".kvferry.negotiation.v1.RankAccess\x12\x13\n\x0bpool_socket\x18\x02 \x01(\t\x12\x17\n\x0fhuge_page_bytes\x18\x03 \x01(\x04\x12\x30\n\x08\x61\x64option\x18\x04 \x01(\x0b\x32\x1e.kvferry.dataplane.v1.Adoption\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x42\n\x12transport_settings\x18\x06 \x03(\x0b\x32&.kvferry.dataplane.v1.TransportSetting\"I\n\x10TransportSetting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x18\n\x10\x66rom_environment\x18\x03 \x01(\x08\"\x97\x01\n\x08\x41\x64option\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x12\n\nhandle_key\x18\x04 \x01(\x0c\x12\x0c\n\x04rank\x18\x05 \x01(\r\x12/\n\x06layout\x18\x06 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\"@\n\x0c\x41\x64optRequest\x12\x30\n\x08\x61\x64option\x18\x01 \x01(\x0b\x32\x1e.kvferry.dataplane.v1.Adoption\"\x0f\n\rAdoptResponse\"\xbf\x04\n\x0eSessionRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12;\n\racquire_lease\x18\x02 \x01(\x0b\x32\".kvferry.dataplane.v1.AcquireLeaseH\x00\x12\x37\n\x0brenew_lease\x18\x03 \x01(\x0b\x32 .kvferry.dataplane.v1.RenewLeaseH\x00\x12;\n\rrelease_lease\x18\x04 \x01(\x0b\x32\".kvferry.dataplane.v1.ReleaseLeaseH\x00\x12=\n\x0e\x65xpect_readers\x18\x05 \x01(\x0b\x32#.kvferry.dataplane.v1.ExpectReadersH\x00\x12\x39\n\x0c\x63onnect_peer\x18\x06 \x01(\x0b\x32!.kvferry.dataplane.v1.ConnectPeerH\x00\x12?\n\x0f\x64isconnect_peer\x18\x07 \x01(\x0b\x32$.kvferry.dataplane.v1.DisconnectPeerH\x00\x12*\n\x04read\x18\x08 \x01(\x0b\x32\x1a.kvferry.dataplane.v1.ReadH\x00\x12\x37\n\x0b\x63\x61ncel_read\x18\t \x01(\x0b\x32 .kvferry.dataplane.v1.CancelReadH\x00\x12;\n\rsum_checksums\x18( \x01(\x0b\x32\".kvferry.dataplane.v1.SumChecksumsH\x00\x42\t\n\x07\x63ommand\"\xd7\x03\n\x0fSessionResponse\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12\x35\n\x06opened\x18\x02 \x01(\x0b\x32#.kvferry.dataplane.v1.SessionOpenedH\x00\x12;\n\rlease_granted\x18\x03 \x01(\x0b\x32\".kvferry.dataplane.v1.LeaseGrantedH\x00\x12\x37\n\x0blease_ended\x18\x04 \x01(\x0b\x32 .kvferry.dataplane.v1.LeaseEndedH\x00\x12;\n\rread_finished\x18\x05 \x01(\x0b\x32\".kvferry.dataplane.v1.ReadFinishedH\x00\x12\x39\n\x0c\x63ommand_done\x18\x06 \x01(\x0b\x32!.kvferry.dataplane.v1.CommandDoneH\x00\x12?\n\x0f\x63ommand_refused\x18\x07 \x01(\x0b\x32$.kvferry.dataplane.v1.CommandRefusedH\x00\x12\x41\n\x10\x63hecksums_summed\x18( \x01(\x0b\x32%.kvferry.dataplane.v1.ChecksumsSummedH\x00\x42\x07\n\x05\x65vent\"\xa2\x01\n\x0c\x41\x63quireLease\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nattributes\x18\x04 \x01(\x0c\x12\x13\n\x0btoken_count\x18( \x01(\x04\"I\n\nRenewLease\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"#\n\x0cReleaseLease\x12\x13\n\x0bpublication\x18\x01 \x01(\t\"<\n\rExpectReaders\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x80\x01\n\x0b\x43onnectPeer\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x32\n\x06\x61\x63\x63\x65ss\x18\x02 \x01(\x0b\x32\".kvferry.negotiation.v1.RankAccess\x12/\n\x06layout\x18\x03 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\"\x1e\n\x0e\x44isconnectPeer\x12\x0c\n\x04peer\x18\x01 \x01(\t\"\x86\x02\n\x04Read\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12\x31\n\x07sources\x18\x02 \x03(\x0b\x32 .kvferry.dataplane.v1.ReadSource\x12\x38\n\x12\x64\x65stination_blocks\x18\x03 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12,\n\ttime_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x13\n\x0btoken_count\x18\x06 \x01(\x04\x12\x13\n\x0b\x66irst_token\x18\x07 \x01(\x04\x12\x15\n\rcompare_every\x18( \x01(\r\"\xb4\x01\n\nReadSource\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12\x30\n\x05lease\x18\x03 \x01(\x0b\x32!.kvferry.negotiation.v1.RankLease\x12\x38\n\tchecksums\x18( \x01(\x0b\x32%.kvferry.negotiation.v1.RankChecksums\"Y\n\x0cSumChecksums\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12\x34\n\x05scope\x18\x02 \x01(\x0b\x32%.kvferry.negotiation.v1.ChecksumScope\"`\n\x0f\x43hecksumsSummed\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12\x38\n\tchecksums\x18\x02 \x01(\x0b\x32%.kvferry.negotiation.v1.RankChecksums\"\x1e\n\nCancelRead\x12\x10\n\x08transfer\x18\x01 \x01(\t\"T\n\rSessionOpened\x12\x30\n\x06leases\x18\x01 \x03(\x0b\x32 .kvferry.dataplane.v1.LeaseState\x12\x11\n\ttransfers\x18\x02 \x03(\t\"\xc3\x01\n\nLeaseState\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12\x30\n\x05lease\x18\x02 \x01(\x0b\x32!.kvferry.negotiation.v1.RankLease\x12,\n\x06\x62locks\x18\x03 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12,\n\ttime_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nattributes\x18\x05 \x01(\x0c\"U\n\x0cLeaseGranted\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12\x30\n\x05lease\x18\x02 \x01(\x0b\x32!.kvferry.negotiation.v1.RankLease\"N\n\nLeaseEnded\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12+\n\x03\x65nd\x18\x02 \x01(\x0e\x32\x1e.kvferry.dataplane.v1.LeaseEnd\"\x82\x01\n\x0cReadFinished\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12-\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1c.kvferry.transfer.v1.Failure\x12\x31\n\x07\x66igures\x18\x03 \x01(\x0b\x32 .kvferry.transfer.v1.RankFigures\"\r\n\x0b\x43ommandDone\"\xc2\x01\n\x0e\x43ommandRefused\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.kvferry.error.v1.Reason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x44\n\x08metadata\x18\x03 \x03(\x0b\x32\x32.kvferry.dataplane.v1.CommandRefused.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"s\n\tPoolOffer\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x12\n\npool_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x17\n\x0f\x63uda_ipc_handle\x18\x04 \x01(\x0c\x12\x18\n\x10\x63uda_device_uuid\x18\x05 \x01(\x0c\"\x8e\x01\n\nShareOffer\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x12\n\npool_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x18\n\x10lease_slot_count\x18\x04 \x01(\r\x12\x17\n\x0f\x63uda_ipc_handle\x18\x05 \x01(\x0c\x12\x18\n\x10\x63uda_device_uuid\x18\x06 \x01(\x0c*j\n\x08LeaseEnd\x12\x19\n\x15LEASE_END_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_END_RELEASED\x10\x01\x12\x15\n\x11LEASE_END_EXPIRED\x10\x02\x12\x14\n\x10LEASE_END_ABSENT\x10\x03\x32\x9b\x02\n\x10\x44\x61taPlaneService\x12Y\n\x08\x44\x65scribe\x12%.kvferry.dataplane.v1.DescribeRequest\x1a&.kvferry.dataplane.v1.DescribeResponse\x12P\n\x05\x41\x64opt\x12\".kvferry.dataplane.v1.AdoptRequest\x1a#.kvferry.dataplane.v1.AdoptResponse\x12Z\n\x07Session\x12$.kvferry.dataplane.v1.SessionRequest\x1a%.kvferry.dataplane.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_COMMANDREFUSED_METADATAENTRY']._loaded_options = None
   _globals['_COMMANDREFUSED_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_LEASEEND']._serialized_start=3680
-  _globals['_LEASEEND']._serialized_end=3786
+  _globals['_LEASEEND']._serialized_start=4100
+  _globals['_LEASEEND']._serialized_end=4206
   _globals['_DESCRIBEREQUEST']._serialized_start=234
   _globals['_DESCRIBEREQUEST']._serialized_end=251
   _globals['_DESCRIBERESPONSE']._serialized_start=254
@@ -53,47 +53,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADOPTRESPONSE']._serialized_start=802
   _globals['_ADOPTRESPONSE']._serialized_end=817
   _globals['_SESSIONREQUEST']._serialized_start=820
-  _globals['_SESSIONREQUEST']._serialized_end=1334
-  _globals['_SESSIONRESPONSE']._serialized_start=1337
-  _globals['_SESSIONRESPONSE']._serialized_end=1741
-  _globals['_ACQUIRELEASE']._serialized_start=1744
-  _globals['_ACQUIRELEASE']._serialized_end=1885
-  _globals['_RENEWLEASE']._serialized_start=1887
-  _globals['_RENEWLEASE']._serialized_end=1960
-  _globals['_RELEASELEASE']._serialized_start=1962
-  _globals['_RELEASELEASE']._serialized_end=1997
-  _globals['_EXPECTREADERS']._serialized_start=1999
-  _globals['_EXPECTREADERS']._serialized_end=2059
-  _globals['_CONNECTPEER']._serialized_start=2062
-  _globals['_CONNECTPEER']._serialized_end=2190
-  _globals['_DISCONNECTPEER']._serialized_start=2192
-  _globals['_DISCONNECTPEER']._serialized_end=2222
-  _globals['_READ']._serialized_start=2225
-  _globals['_READ']._serialized_end=2464
-  _globals['_READSOURCE']._serialized_start=2466
-  _globals['_READSOURCE']._serialized_end=2588
-  _globals['_CANCELREAD']._serialized_start=2590
-  _globals['_CANCELREAD']._serialized_end=2620
-  _globals['_SESSIONOPENED']._serialized_start=2622
-  _globals['_SESSIONOPENED']._serialized_end=2706
-  _globals['_LEASESTATE']._serialized_start=2709
-  _globals['_LEASESTATE']._serialized_end=2904
-  _globals['_LEASEGRANTED']._serialized_start=2906
-  _globals['_LEASEGRANTED']._serialized_end=2991
-  _globals['_LEASEENDED']._serialized_start=2993
-  _globals['_LEASEENDED']._serialized_end=3071
-  _globals['_READFINISHED']._serialized_start=3074
-  _globals['_READFINISHED']._serialized_end=3204
-  _globals['_COMMANDDONE']._serialized_start=3206
-  _globals['_COMMANDDONE']._serialized_end=3219
-  _globals['_COMMANDREFUSED']._serialized_start=3222
-  _globals['_COMMANDREFUSED']._serialized_end=3416
-  _globals['_COMMANDREFUSED_METADATAENTRY']._serialized_start=3369
-  _globals['_COMMANDREFUSED_METADATAENTRY']._serialized_end=3416
-  _globals['_POOLOFFER']._serialized_start=3418
-  _globals['_POOLOFFER']._serialized_end=3533
-  _globals['_SHAREOFFER']._serialized_start=3536
-  _globals['_SHAREOFFER']._serialized_end=3678
-  _globals['_DATAPLANESERVICE']._serialized_start=3789
-  _globals['_DATAPLANESERVICE']._serialized_end=4072
+  _globals['_SESSIONREQUEST']._serialized_end=1395
+  _globals['_SESSIONRESPONSE']._serialized_start=1398
+  _globals['_SESSIONRESPONSE']._serialized_end=1869
+  _globals['_ACQUIRELEASE']._serialized_start=1872
+  _globals['_ACQUIRELEASE']._serialized_end=2034
+  _globals['_RENEWLEASE']._serialized_start=2036
+  _globals['_RENEWLEASE']._serialized_end=2109
+  _globals['_RELEASELEASE']._serialized_start=2111
+  _globals['_RELEASELEASE']._serialized_end=2146
+  _globals['_EXPECTREADERS']._serialized_start=2148
+  _globals['_EXPECTREADERS']._serialized_end=2208
+  _globals['_CONNECTPEER']._serialized_start=2211
+  _globals['_CONNECTPEER']._serialized_end=2339
+  _globals['_DISCONNECTPEER']._serialized_start=2341
+  _globals['_DISCONNECTPEER']._serialized_end=2371
+  _globals['_READ']._serialized_start=2374
+  _globals['_READ']._serialized_end=2636
+  _globals['_READSOURCE']._serialized_start=2639
+  _globals['_READSOURCE']._serialized_end=2819
+  _globals['_SUMCHECKSUMS']._serialized_start=2821
+  _globals['_SUMCHECKSUMS']._serialized_end=2910
+  _globals['_CHECKSUMSSUMMED']._serialized_start=2912
+  _globals['_CHECKSUMSSUMMED']._serialized_end=3008
+  _globals['_CANCELREAD']._serialized_start=3010
+  _globals['_CANCELREAD']._serialized_end=3040
+  _globals['_SESSIONOPENED']._serialized_start=3042
+  _globals['_SESSIONOPENED']._serialized_end=3126
+  _globals['_LEASESTATE']._serialized_start=3129
+  _globals['_LEASESTATE']._serialized_end=3324
+  _globals['_LEASEGRANTED']._serialized_start=3326
+  _globals['_LEASEGRANTED']._serialized_end=3411
+  _globals['_LEASEENDED']._serialized_start=3413
+  _globals['_LEASEENDED']._serialized_end=3491
+  _globals['_READFINISHED']._serialized_start=3494
+  _globals['_READFINISHED']._serialized_end=3624
+  _globals['_COMMANDDONE']._serialized_start=3626
+  _globals['_COMMANDDONE']._serialized_end=3639
+  _globals['_COMMANDREFUSED']._serialized_start=3642
+  _globals['_COMMANDREFUSED']._serialized_end=3836
+  _globals['_COMMANDREFUSED_METADATAENTRY']._serialized_start=3789
+  _globals['_COMMANDREFUSED_METADATAENTRY']._serialized_end=3836
+  _globals['_POOLOFFER']._serialized_start=3838
+  _globals['_POOLOFFER']._serialized_end=3953
+  _globals['_SHAREOFFER']._serialized_start=3956
+  _globals['_SHAREOFFER']._serialized_end=4098
+  _globals['_DATAPLANESERVICE']._serialized_start=4209
+  _globals['_DATAPLANESERVICE']._serialized_end=4492
 # @@protoc_insertion_point(module_scope)

@@ -142,6 +142,8 @@ class RankFigures(_message.Message):
     READ_TIME_FIELD_NUMBER: _builtins.int
     VERIFY_TIME_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
+    COMPARED_BYTES_FIELD_NUMBER: _builtins.int
+    CHECKSUM_TIME_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Index of the destination rank."""
     path: Global___Path.ValueType
@@ -152,6 +154,8 @@ class RankFigures(_message.Message):
     """Bytes that arrived."""
     descriptor_count: _builtins.int
     """Pieces in the plan, after coalescing: one descriptor each."""
+    compared_bytes: _builtins.int
+    """Bytes of those received whose checksums were compared with the source's."""
     @_builtins.property
     def queue_time(self) -> _duration_pb2.Duration:
         """Waiting in the data plane before the first byte was asked for."""
@@ -170,6 +174,10 @@ class RankFigures(_message.Message):
         most.
         """
 
+    @_builtins.property
+    def checksum_time(self) -> _duration_pb2.Duration:
+        """How long comparing them took."""
+
     def __init__(
         self,
         *,
@@ -182,10 +190,12 @@ class RankFigures(_message.Message):
         read_time: _duration_pb2.Duration | None = ...,
         verify_time: _duration_pb2.Duration | None = ...,
         paths: _abc.Iterable[Global___PathFigures] | None = ...,
+        compared_bytes: _builtins.int = ...,
+        checksum_time: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["queue_time", b"queue_time", "read_time", b"read_time", "verify_time", b"verify_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checksum_time", b"checksum_time", "queue_time", b"queue_time", "read_time", b"read_time", "verify_time", b"verify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "descriptor_count", b"descriptor_count", "path", b"path", "paths", b"paths", "queue_time", b"queue_time", "rank", b"rank", "read_time", b"read_time", "received_bytes", b"received_bytes", "verify_time", b"verify_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "checksum_time", b"checksum_time", "compared_bytes", b"compared_bytes", "descriptor_count", b"descriptor_count", "path", b"path", "paths", b"paths", "queue_time", b"queue_time", "rank", b"rank", "read_time", b"read_time", "received_bytes", b"received_bytes", "verify_time", b"verify_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -269,6 +279,8 @@ class Transfer(_message.Message):
     RANKS_FIELD_NUMBER: _builtins.int
     DESTINATION_SETTLED_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    COMPARED_BYTES_FIELD_NUMBER: _builtins.int
+    CHECKSUM_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`transfers/{transfer}`."""
     request_id: _builtins.str
@@ -301,6 +313,8 @@ class Transfer(_message.Message):
     """
     first_token: _builtins.int
     """The first token that was asked for."""
+    compared_bytes: _builtins.int
+    """Bytes of those received whose checksums were compared with the source's, over all ranks."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -337,6 +351,10 @@ class Transfer(_message.Message):
     def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankFigures]:
         """One per destination rank that reported."""
 
+    @_builtins.property
+    def checksum_time(self) -> _duration_pb2.Duration:
+        """How long comparing them took, on the slowest rank."""
+
     def __init__(
         self,
         *,
@@ -364,10 +382,12 @@ class Transfer(_message.Message):
         ranks: _abc.Iterable[Global___RankFigures] | None = ...,
         destination_settled: _builtins.bool = ...,
         first_token: _builtins.int = ...,
+        compared_bytes: _builtins.int = ...,
+        checksum_time: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "negotiate_time", b"negotiate_time", "queue_time", b"queue_time", "read_time", b"read_time", "total_time", b"total_time", "verify_time", b"verify_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checksum_time", b"checksum_time", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "negotiate_time", b"negotiate_time", "queue_time", b"queue_time", "read_time", b"read_time", "total_time", b"total_time", "verify_time", b"verify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "descriptor_count", b"descriptor_count", "destination_incarnation", b"destination_incarnation", "destination_settled", b"destination_settled", "destination_worker", b"destination_worker", "end_time", b"end_time", "failure", b"failure", "first_token", b"first_token", "name", b"name", "negotiate_time", b"negotiate_time", "priority", b"priority", "publication", b"publication", "queue_time", b"queue_time", "ranks", b"ranks", "read_time", b"read_time", "received_bytes", b"received_bytes", "request_id", b"request_id", "revision", b"revision", "source_incarnation", b"source_incarnation", "source_worker", b"source_worker", "state", b"state", "token_count", b"token_count", "total_time", b"total_time", "verify_time", b"verify_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum_time", b"checksum_time", "compared_bytes", b"compared_bytes", "create_time", b"create_time", "descriptor_count", b"descriptor_count", "destination_incarnation", b"destination_incarnation", "destination_settled", b"destination_settled", "destination_worker", b"destination_worker", "end_time", b"end_time", "failure", b"failure", "first_token", b"first_token", "name", b"name", "negotiate_time", b"negotiate_time", "priority", b"priority", "publication", b"publication", "queue_time", b"queue_time", "ranks", b"ranks", "read_time", b"read_time", "received_bytes", b"received_bytes", "request_id", b"request_id", "revision", b"revision", "source_incarnation", b"source_incarnation", "source_worker", b"source_worker", "state", b"state", "token_count", b"token_count", "total_time", b"total_time", "verify_time", b"verify_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,6 +406,7 @@ class CreateTransferRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     DATA_PARALLEL_RANK_FIELD_NUMBER: _builtins.int
+    COMPARE_EVERY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required, 1 to 128 characters."""
     handle: _builtins.bytes
@@ -396,6 +417,10 @@ class CreateTransferRequest(_message.Message):
     """The first token to read: those before it are at the destination already, in the first of its blocks."""
     data_parallel_rank: _builtins.int
     """Which data-parallel rank of this worker shall hold the request; 0 where there is only one."""
+    compare_every: _builtins.int
+    """Compare the checksums of one block in so many with the source's before the transfer succeeds: 0 for none, 1 for all.
+    Unset: as the worker is configured.
+    """
     @_builtins.property
     def destination_blocks(self) -> _containers.RepeatedCompositeFieldContainer[_layout_pb2.BlockList]:
         """Where the tokens shall go, per layer group: as many blocks as they take there."""
@@ -414,12 +439,15 @@ class CreateTransferRequest(_message.Message):
         priority: _builtins.int = ...,
         first_token: _builtins.int = ...,
         data_parallel_rank: _builtins.int = ...,
+        compare_every: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compare_every", b"_compare_every", "compare_every", b"compare_every", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "priority", b"priority", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compare_every", b"_compare_every", "compare_every", b"compare_every", "data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "priority", b"priority", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__compare_every: _TypeAlias = _typing.Literal["compare_every"]  # noqa: Y015
+    _WhichOneofArgType__compare_every: _TypeAlias = _typing.Literal["_compare_every", b"_compare_every"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compare_every) -> _WhichOneofReturnType__compare_every | None: ...
 
 Global___CreateTransferRequest: _TypeAlias = CreateTransferRequest  # noqa: Y015
 
