@@ -27,7 +27,7 @@ from kvferry.rpc.options import server_options
 from kvferry.rpc.socket_paths import claim_socket_path
 from kvferry_dataplane.allocator import keep_freed_memory
 from kvferry_dataplane.checksums.desk import Checksums
-from kvferry_dataplane.checksums.pools import digest_of
+from kvferry_dataplane.checksums.pools import PoolDigester
 from kvferry_dataplane.checksums.threads import DigestThreads
 from kvferry_dataplane.config import Config, Listen
 from kvferry_dataplane.copiers import Copiers
@@ -164,7 +164,9 @@ class DataPlaneProcess:
         self._metrics.read_slots_held.set_function(lambda: ends[0].held_count)
         self._metrics.pack_slots_held.set_function(lambda: ends[1].held_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
-        threads = DigestThreads(digest_of(pool, self._config.copy_thread_count), pool.make_current, self._on_defect)
+        digester = PoolDigester(pool, self._config.copy_thread_count, self._config.sm_count_max)
+        parts.callback(digester.close)
+        threads = DigestThreads(digester.digest, pool.make_current, self._on_defect)
         parts.push_async_callback(threads.close)
         bytes_max = max(CHECKSUM_BYTES_MIN, pool.region.size_bytes // CHECKSUM_POOL_SHARE)
         checksums = Checksums(threads, self._metrics, every=self._config.checksum_every, bytes_max=bytes_max)

@@ -7,9 +7,10 @@ import numpy as np
 
 from kvferry.core.blocks import BlockIds
 from kvferry.core.checksums.formula import Words, cell_keys
-from kvferry.core.errors import BlockError
-from kvferry.core.layouts import GroupPlacement, LayerGroup
+from kvferry.core.errors import BlockError, InvalidArgument
+from kvferry.core.layouts import BYTES_MAX, EXTENT_MAX, GroupPlacement, LayerGroup
 from kvferry.core.planning.copies import Offsets
+from kvferry.core.planning.tokens import TOKENS_MAX
 from kvferry.core.reasons import Reason
 
 
@@ -60,6 +61,37 @@ class DigestRegion:
     def total_bytes(self) -> int:
         """Bytes that are summed."""
         return int(self.counts.sum()) * int(self.cell_offsets.size) * self.run_elements * self.element_bytes
+
+
+def check_region(region: DigestRegion, window_bytes: int) -> None:
+    """Refuse a region that leaves its window or its rows.
+
+    Raises:
+        InvalidArgument: names the field.
+    """
+    for name in ("token_stride", "dim_stride", "run_elements", "element_bytes"):
+        value = int(getattr(region, name))
+        if not 1 <= value <= BYTES_MAX:
+            raise InvalidArgument.of_field(name, value, f"must be 1 to {BYTES_MAX}")
+    lists = (region.bases, region.tokens, region.counts, region.rows)
+    if len({part.size for part in lists}) > 1 or region.cell_keys.size != region.cell_offsets.size:
+        raise InvalidArgument.of_field("bases", int(region.bases.size), "lists differ in length")
+    if not region.bases.size or not region.cell_offsets.size:
+        return
+    for name, part, least, most in (
+        ("bases", region.bases, 0, window_bytes - 1),
+        ("tokens", region.tokens, 0, TOKENS_MAX),
+        ("counts", region.counts, 1, EXTENT_MAX),
+        ("rows", region.rows, 0, region.row_count - 1),
+        ("cell_offsets", region.cell_offsets, 0, BYTES_MAX),
+    ):
+        if int(part.min()) < least or int(part.max()) > most:
+            raise InvalidArgument.of_field(name, [int(part.min()), int(part.max())], f"must be {least} to {most}")
+    # In Python's own integers, which do not overflow.
+    run_end = int(region.cell_offsets.max()) + (region.run_elements - 1) * region.dim_stride + region.element_bytes
+    for base, count in zip(region.bases.tolist(), region.counts.tolist(), strict=True):
+        if base + (count - 1) * region.token_stride + run_end > window_bytes:
+            raise InvalidArgument.of_field("bases", base, "leaves the window")
 
 
 def listed_tokens(field: str, group: LayerGroup, block_count: int, token_count: int) -> tuple[Offsets, Offsets]:
