@@ -250,6 +250,21 @@ def bench_latency(
     _run(command.latency(device=device, repeats=repeats, json_output=json_output), log_level="error")
 
 
+@bench.command("checksums")
+def bench_checksums(
+    json_output: Json = False,
+    device: Device = "cpu",
+    total: Annotated[str, typer.Option(help="Bytes of a pull.")] = "256MiB",
+    threads: Annotated[int, typer.Option(min=1, max=32, help="Threads that copy and sum host memory.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Timed rounds.")] = 15,
+) -> None:
+    """Checksums: summing against copying the same bytes, and pulls that compare nothing, a sample and everything."""
+    from kvferry.cli import bench_checksums as command
+
+    measured = command.checksums(total, device=device, threads=threads, repeats=repeats, json_output=json_output)
+    _run(measured, log_level="error")
+
+
 @bench.command("control")
 def bench_control(
     json_output: Json = False,
