@@ -130,7 +130,7 @@ class Plane:
                 raise InvalidArgument.of_field("command", "unset", "an unknown command")
             event = self._commands[name](request)
         except KvferryError as error:
-            self._metrics.commands_refused.labels(error.reason.value).inc()
+            self._metrics.command_refused(error)
             _log.info("command refused", command=name, reason=error.reason.value, message=error.message)
             event = pb.SessionResponse(command_refused=refused(error))
         if event is not None:
@@ -257,7 +257,7 @@ class Plane:
         try:
             self._checksums.expect(request.read, accepted, self._desk, self._peers)
         except KvferryError:
-            self._desk.settle(accepted.transfer)
+            self._desk.settle(accepted.transfer, 0)
             raise
         self._reads.submit(accepted)
         self._metrics.reads_outstanding.set(len(self._desk))
@@ -277,7 +277,7 @@ class Plane:
 
     def _read_ended(self, outcome: ReadOutcome) -> None:
         """Give a read's blocks free and tell control."""
-        ended = self._desk.settle(outcome.transfer)
+        ended = self._desk.settle(outcome.transfer, outcome.received_bytes)
         finished = read_finished_of(outcome, self.rank)
         self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
         # Control hears of the end before the books are kept.

@@ -39,6 +39,7 @@ from kvferry.sdk.pull_request import pull_request
 from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.pulls import Pull
 from kvferry.sdk.results import Publication, TransferResult
+from kvferry.sdk.timeouts import total_seconds
 
 if TYPE_CHECKING:
     from kvferry.engine.v1.engine_pb2_grpc import EngineServiceAsyncStub
@@ -253,7 +254,7 @@ class EngineClient:
         """Ended publications, lost and restored pools, from now on."""
         return self._open_state().hub.stream()
 
-    async def pull(
+    async def pull(  # noqa: PLR0913 - all but the first two have defaults
         self,
         handle: bytes,
         blocks: Blocks,
@@ -263,6 +264,7 @@ class EngineClient:
         *,
         first_token: int = 0,
         data_parallel_rank: int = 0,
+        queue_timeout_s: float | None = None,
         verify: str | None = None,
     ) -> TransferResult:
         """Read a publication into ``blocks``, as many as its tokens take here; returns when all is there, verified.
@@ -272,14 +274,15 @@ class EngineClient:
         arrived compared with those that the source made when it published: ``off``, ``full``, ``sampled:N`` for one
         block in N, None as the worker is configured; the result's ``compared_bytes`` says of how much.
 
-        Ends by ``timeout_s`` + 1 seconds whatever dies. If the calling task is cancelled, the transfer is cancelled
-        and acknowledged before the CancelledError goes on. ``destination_settled(error)`` tells of whatever was raised
-        whether the blocks may be used again.
+        With ``queue_timeout_s`` the pull may wait so long to be served, and ``timeout_s`` begins then; without,
+        ``timeout_s`` bounds everything. Ends by their sum + 1 second whatever dies. If the calling task is cancelled,
+        the transfer is cancelled and acknowledged before the CancelledError goes on. ``destination_settled(error)``
+        tells of whatever was raised whether the blocks may be used again.
 
         Raises:
             InvalidArgument, BlockError, HandleMalformed, MessageTooLarge: the call is wrong; nothing was sent.
             PullFailed: it did not succeed; also of the class of its reason, for example Fenced, PeerError,
-                DeadlineExceeded. ``transfer`` and ``destination_settled`` tell what is known.
+                QueueTimeout, DeadlineExceeded. ``transfer`` and ``destination_settled`` tell what is known.
         """
         state = self._open_state()
         request = pull_request(
@@ -290,11 +293,12 @@ class EngineClient:
             priority,
             first_token=first_token,
             data_parallel_rank=data_parallel_rank,
+            queue_timeout_s=queue_timeout_s,
             verify=verify,
         )
-        return await state.pulls.run(request, timeout_s)
+        return await state.pulls.run(request, total_seconds(request))
 
-    async def start_pull(
+    async def start_pull(  # noqa: PLR0913 - as for pull
         self,
         handle: bytes,
         blocks: Blocks,
@@ -304,6 +308,7 @@ class EngineClient:
         *,
         first_token: int = 0,
         data_parallel_rank: int = 0,
+        queue_timeout_s: float | None = None,
         verify: str | None = None,
     ) -> Pull:
         """Like :meth:`pull`, but returns once control has made the transfer.
@@ -320,9 +325,10 @@ class EngineClient:
             priority,
             first_token=first_token,
             data_parallel_rank=data_parallel_rank,
+            queue_timeout_s=queue_timeout_s,
             verify=verify,
         )
-        return await state.pulls.start(request, timeout_s)
+        return await state.pulls.start(request, total_seconds(request))
 
     def _open_state(self) -> EngineState:
         if self._state is None or self._state.closed:

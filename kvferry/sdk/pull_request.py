@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from kvferry.core.checksums.shares import every_of
 from kvferry.core.errors import InvalidArgument
 from kvferry.layout.v1.layout_pb2 import BlockList
-from kvferry.rpc.times import duration
 from kvferry.sdk.arguments import (
     COUNT_MAX,
     PRIORITY_MAX,
@@ -13,13 +12,13 @@ from kvferry.sdk.arguments import (
     checked_handle,
     checked_id,
     checked_int,
-    checked_seconds,
     checked_size,
 )
+from kvferry.sdk.timeouts import set_timeouts
 from kvferry.transfer.v1 import transfer_pb2 as pb
 
 
-def pull_request(
+def pull_request(  # noqa: PLR0913 - one for each argument of a pull
     handle: bytes,
     blocks: Sequence[BlockList],
     timeout_s: float,
@@ -28,6 +27,7 @@ def pull_request(
     *,
     first_token: int,
     data_parallel_rank: int,
+    queue_timeout_s: float | None,
     verify: str | None,
 ) -> pb.CreateTransferRequest:
     """The request for a pull into ``blocks``, which were checked.
@@ -39,12 +39,12 @@ def pull_request(
         request_id=checked_id("request_id", request_id),
         handle=checked_handle(handle),
         destination_blocks=blocks,
-        timeout=duration(checked_seconds("timeout_s", timeout_s)),
         priority=checked_int("priority", priority, -PRIORITY_MAX, PRIORITY_MAX),
         first_token=checked_int("first_token", first_token, 0, TOKENS_MAX),
         data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
         compare_every=None if verify is None else _every("verify", verify),
     )
+    set_timeouts(request, timeout_s, queue_timeout_s)
     checked_size("blocks", request)
     return request
 

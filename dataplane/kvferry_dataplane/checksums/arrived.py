@@ -9,13 +9,13 @@ from kvferry.core.checksums.comparisons import Comparison
 from kvferry.core.errors import Cancelled, ChecksumMismatch, DeadlineExceeded, KvferryError
 from kvferry.device.native import CancelFlag
 from kvferry_dataplane.checksums.threads import Digest, DigestThreads
-from kvferry_dataplane.reads.request import ReadOutcome
+from kvferry_dataplane.reads.request import ReadOutcome, ReadRequest
 
 
 @dataclass(slots=True)
 class _Expected:
     comparisons: list[Comparison]
-    deadline: float
+    request: ReadRequest
     flag: CancelFlag | None = None
     ended_by: KvferryError | None = None
 
@@ -32,9 +32,9 @@ class ArrivedSums:
         self._loop = asyncio.get_running_loop()
         self._expected: dict[str, _Expected] = {}
 
-    def expect(self, transfer: str, comparisons: list[Comparison], deadline: float) -> None:
+    def expect(self, request: ReadRequest, comparisons: list[Comparison]) -> None:
         """A read was accepted that is to be compared."""
-        self._expected[transfer] = _Expected(comparisons, deadline)
+        self._expected[request.transfer] = _Expected(comparisons, request)
 
     def begin(self, outcome: ReadOutcome, done: Callable[[ReadOutcome], None]) -> bool:
         """Whether a read that has ended is to be compared; then ``done`` is called with its final outcome."""
@@ -46,7 +46,7 @@ class ArrivedSums:
             return False
         begun = time.monotonic()
         timer = self._loop.call_later(
-            max(expected.deadline - begun, 0.0),
+            max(_deadline(expected.request, outcome) - begun, 0.0),
             self._end,
             outcome.transfer,
             DeadlineExceeded("the read's deadline passed while its checksums were compared"),
@@ -84,6 +84,12 @@ class ArrivedSums:
         if expected is not None and expected.flag is not None and expected.ended_by is None:
             expected.ended_by = error
             expected.flag.raise_()
+
+
+def _deadline(request: ReadRequest, outcome: ReadOutcome) -> float:
+    if request.queue_deadline is None:
+        return request.deadline
+    return min(request.deadline, request.accepted_at + outcome.queue_seconds + request.service_seconds)
 
 
 def _difference(comparisons: list[Comparison], digest: Digest) -> str:

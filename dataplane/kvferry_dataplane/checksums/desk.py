@@ -81,7 +81,7 @@ class Checksums:
         pair = desk.pair_of(request.parts[0].peer.side)
         wanted = dict(desk.destination_blocks(request.transfer))
         comparisons = comparisons_of_read(read, pair, ranks, wanted, tokens_of(read))
-        self._arrived.expect(request.transfer, comparisons, request.deadline)
+        self._arrived.expect(request, comparisons)
 
     def compare(self, outcome: ReadOutcome, done: Callable[[ReadOutcome], None]) -> bool:
         """Whether a read that is over is now compared; ``done`` is called with its outcome after that."""

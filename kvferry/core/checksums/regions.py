@@ -87,11 +87,14 @@ def check_region(region: DigestRegion, window_bytes: int) -> None:
     ):
         if int(part.min()) < least or int(part.max()) > most:
             raise InvalidArgument.of_field(name, [int(part.min()), int(part.max())], f"must be {least} to {most}")
-    # In Python's own integers, which do not overflow.
     run_end = int(region.cell_offsets.max()) + (region.run_elements - 1) * region.dim_stride + region.element_bytes
-    for base, count in zip(region.bases.tolist(), region.counts.tolist(), strict=True):
-        if base + (count - 1) * region.token_stride + run_end > window_bytes:
-            raise InvalidArgument.of_field("bases", base, "leaves the window")
+    longest = int(region.counts.max())
+    # Python's own integers do not overflow; past this look, those of arrays do not either.
+    if (longest - 1) * region.token_stride + run_end > window_bytes:
+        raise InvalidArgument.of_field("counts", longest, "leaves the window")
+    ends = region.bases + (region.counts - 1) * region.token_stride + run_end
+    if int(ends.max()) > window_bytes:
+        raise InvalidArgument.of_field("bases", int(region.bases[ends.argmax()]), "leaves the window")
 
 
 def listed_tokens(field: str, group: LayerGroup, block_count: int, token_count: int) -> tuple[Offsets, Offsets]:
