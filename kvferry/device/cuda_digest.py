@@ -20,6 +20,8 @@ from kvferry.device.native import CancelFlag
 SOURCE_NAME = "digest.cu"
 BLOCK_THREADS = 256
 BLOCKS_PER_MULTIPROCESSOR = 8
+PLAIN_BLOCKS = 4
+"""Of a multiprocessor, at a time: registers are divided accordingly."""
 _SCRATCH_BYTES_MIN = 1 << 20
 _ALIGNMENT = 256
 
@@ -35,6 +37,7 @@ def digest_macros() -> dict[str, int | str]:
         "BLOCK_THREADS": BLOCK_THREADS,
         "CHUNK_BYTES": CHUNK_BYTES,
         "UNITS": UNITS,
+        "PLAIN_BLOCKS": PLAIN_BLOCKS,
         "ARGUMENT_BYTES": 8 * len(ARGUMENTS),
         "TOKEN_STEP": f"{TOKEN_STEP}ull",
         "CHUNK_STEP": f"{CHUNK_STEP}ull",
@@ -64,7 +67,8 @@ class CudaDigester:
         present = device.multiprocessor_count
         self._blocks_max = min(sm_count_max or present, present) * BLOCKS_PER_MULTIPROCESSOR
         self._module = load_module(image)
-        self._kernel = kernel_of(self._module, "digest", BLOCK_THREADS)
+        self._plain = kernel_of(self._module, "digest_plain", BLOCK_THREADS)
+        self._any = kernel_of(self._module, "digest_any", BLOCK_THREADS)
         self._stream = Stream.create(urgent=False)
         self._lock = Lock()
         self._scratch = 0
@@ -109,7 +113,8 @@ class CudaDigester:
         blocks = min(-(-launch.thread_count // BLOCK_THREADS), self._blocks_max)
         self._stream.upload(self._scratch, table.ctypes.data, table.nbytes)
         self._stream.clear(self._scratch + sums_at, launch.sums_bytes)
-        self._kernel.launch(self._stream, blocks, 0, np.array([arguments.ctypes.data], dtype=np.uint64))
+        kernel = self._plain if launch.is_plain(window.address) else self._any
+        kernel.launch(self._stream, blocks, 0, np.array([arguments.ctypes.data], dtype=np.uint64))
         self._stream.download(found.ctypes.data, self._scratch + sums_at, launch.sums_bytes)
         self._stream.synchronize()
         return found

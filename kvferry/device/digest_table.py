@@ -18,6 +18,7 @@ UNITS: Final = 16
 """Chunks that a group of lanes sums for one cell."""
 VECTOR_BYTES: Final = 16
 LANES_MAX: Final = 32
+PLAIN_NUMBER_MAX: Final = 1 << 31
 ARGUMENTS: Final = (
     "pool",
     "bases",
@@ -82,6 +83,21 @@ class Launch:
             "lanes": self.lanes,
         }
         return np.array([values[name] for name in ARGUMENTS], dtype=np.int64)
+
+    def is_plain(self, pool: int) -> bool:
+        """Whether every run is whole vectors at aligned addresses and one chunk, and numbers of 32 bits do."""
+        region = self.region
+        run_bytes = region.run_elements * region.element_bytes
+        steps = np.concatenate((region.bases + pool, region.cell_offsets))
+        return (
+            run_bytes <= CHUNK_BYTES
+            and run_bytes % VECTOR_BYTES == 0
+            and region.dim_stride == region.element_bytes
+            and region.token_stride % VECTOR_BYTES == 0
+            and region.token_stride < PLAIN_NUMBER_MAX
+            and self.thread_count < PLAIN_NUMBER_MAX
+            and not (steps % VECTOR_BYTES).any()
+        )
 
     @property
     def items_per_cell(self) -> int:

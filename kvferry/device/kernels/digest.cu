@@ -54,12 +54,65 @@ __device__ uint4 gathered(const Digest &d, const unsigned char *run, i64 at, i64
     return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS) digest(const Digest d) {
-    __shared__ uint4 keys[CHUNK_BYTES / VECTOR_BYTES];
+__device__ __forceinline__ void load_keys(uint4 *keys, const Digest &d) {
     for (int i = threadIdx.x; i < CHUNK_BYTES / VECTOR_BYTES; i += BLOCK_THREADS)
         keys[i] = reinterpret_cast<const uint4 *>(d.word_keys)[i];
     __syncthreads();
+}
 
+// Runs of whole vectors at aligned addresses that are one chunk each, few enough for
+// numbers of 32 bits: nearly all KV. Everything that differs between units is one address.
+extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, PLAIN_BLOCKS) digest_plain(const Digest d) {
+    __shared__ uint4 keys[CHUNK_BYTES / VECTOR_BYTES];
+    load_keys(keys, d);
+    const u32 lanes = (u32)d.lanes, lane = threadIdx.x & (lanes - 1);
+    const u32 present = (u32)(d.run_elements * d.element_bytes) / VECTOR_BYTES;
+    const u32 vectors = (present * VECTOR_BYTES + LINE_BYTES - 1) / LINE_BYTES * (LINE_BYTES / VECTOR_BYTES);
+    const u32 cells = (u32)d.cell_count, slices = (u32)d.items_per_cell, step = (u32)d.token_stride;
+    const u32 items = (u32)d.segment_count * cells * slices;
+    const u32 groups = gridDim.x * (BLOCK_THREADS / lanes);
+    const u32 first = (blockIdx.x * BLOCK_THREADS + threadIdx.x) / lanes;
+    for (u32 round = 0; round < (items + groups - 1) / groups; ++round) {
+        const u32 item = first + round * groups;
+        const u32 cell = item < items ? item % cells : 0, rest = item < items ? item / cells : 0;
+        const u32 segment = rest / slices, begin = rest % slices * UNITS;
+        const int units = item < items ? (int)min((i64)d.counts[segment] - begin, (i64)UNITS) : 0;
+        const unsigned char *run = d.pool + d.bases[segment] + d.cell_offsets[cell] + (i64)begin * step;
+        u64 place = d.cell_keys[cell] + (u64)(d.tokens[segment] + begin + 1) * TOKEN_STEP;
+        u64 sum = 0;
+        for (int unit = 0; __any_sync(ALL_LANES, unit < units); unit += UNITS_AT_ONCE) {
+            u64 hashes[UNITS_AT_ONCE] = {0, 0, 0, 0};
+            for (u32 vector = lane; vector < vectors; vector += lanes) {
+                uint4 words[UNITS_AT_ONCE];
+#pragma unroll
+                for (int j = 0; j < UNITS_AT_ONCE; ++j) {
+                    words[j] = make_uint4(0, 0, 0, 0);
+                    if (unit + j < units && vector < present)
+                        words[j] = __ldg(reinterpret_cast<const uint4 *>(run + (u64)j * step) + vector);
+                }
+                const uint4 key = keys[vector];
+#pragma unroll
+                for (int j = 0; j < UNITS_AT_ONCE; ++j)
+                    hashes[j] += nh(words[j], key);
+            }
+#pragma unroll
+            for (int j = 0; j < UNITS_AT_ONCE; ++j) {
+                for (u32 other = lanes / 2; other > 0; other /= 2)
+                    hashes[j] += __shfl_xor_sync(ALL_LANES, hashes[j], other);
+                if (unit + j < units)
+                    sum += mixed(hashes[j] ^ mixed(place));
+                place += TOKEN_STEP;
+            }
+            run += (u64)UNITS_AT_ONCE * step;
+        }
+        if (lane == 0 && units > 0)
+            atomicAdd(d.sums + d.rows[segment] * d.cell_count + cell, sum);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(BLOCK_THREADS) digest_any(const Digest d) {
+    __shared__ uint4 keys[CHUNK_BYTES / VECTOR_BYTES];
+    load_keys(keys, d);
     const int lanes = (int)d.lanes, lane = threadIdx.x & (lanes - 1);
     const i64 run_bytes = d.run_elements * d.element_bytes;
     const i64 chunks = (run_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES;

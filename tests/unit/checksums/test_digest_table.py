@@ -53,6 +53,17 @@ def test_a_launch_finds_its_lists_in_the_table(drawn: tuple[DigestRegion, Bytes]
         assert (5, 7) == (arguments["pool"], arguments["sums"])
 
 
+def test_plain_launches_are_those_of_whole_vectors() -> None:
+    """Runs of whole vectors at aligned addresses are plain; shifted, strided, odd and long ones are not."""
+    region, _ = small_region(head_dim=8)
+    (launch,) = launches_of(region)
+    assert launch.is_plain(1 << 20)
+    assert not launch.is_plain((1 << 20) + 8)
+    for change in ({"dim_stride": 4}, {"run_elements": 9}, {"run_elements": 1024}, {"token_stride": 24}):
+        (other,) = launches_of(replace(region, **change))  # type: ignore[arg-type]
+        assert not other.is_plain(1 << 20)
+
+
 @given(regions())
 @settings(max_examples=30, deadline=None)
 def test_regions_inside_their_pool_pass(drawn: tuple[DigestRegion, Bytes]) -> None:
@@ -94,4 +105,6 @@ def test_the_kernel_compiles(tmp_path: Path, architecture: str) -> None:
         compiler_version()
     except ConfigInvalid as error:
         pytest.skip(error.message)
-    assert b"digest" in compiled("digest.cu", digest_source(), architecture, digest_macros(), tmp_path)
+    image = compiled("digest.cu", digest_source(), architecture, digest_macros(), tmp_path)
+    assert b"digest_any" in image
+    assert b"digest_plain" in image
