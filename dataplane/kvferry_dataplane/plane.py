@@ -17,12 +17,14 @@ from kvferry.logs import bind_identity
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry.rpc.times import seconds_of
 from kvferry_dataplane.checksums.desk import Answer, Checksums
+from kvferry_dataplane.departure import Departure
 from kvferry_dataplane.desk import ReadDesk, held_block_counts
 from kvferry_dataplane.leases import Lease, LeaseTable
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.outbox import Outbox
 from kvferry_dataplane.peers import PeerBook, peer_from_wire
 from kvferry_dataplane.plan import Side
+from kvferry_dataplane.reads.log import log_read
 from kvferry_dataplane.reads.request import ReadOutcome
 from kvferry_dataplane.reads.thread import ReadThread
 from kvferry_dataplane.serving import ServingThread
@@ -47,8 +49,10 @@ class Plane:
         reads: ReadThread,
         serving: ServingThread,
         metrics: Metrics,
+        departure: Departure,
         checksums: Checksums,
     ) -> None:
+        self._departure = departure
         self._pool_bytes = pool_bytes
         self._checksums = checksums
         self._leases = LeaseTable(words)
@@ -72,6 +76,7 @@ class Plane:
             "read": self._read,
             "cancel_read": self._cancel_read,
             "sum_checksums": self._sum_checksums,
+            "depart": self._depart,
         }
 
     @property
@@ -100,6 +105,18 @@ class Plane:
     async def _start_over(self, side: Side | None, worker: str) -> None:
         self._side = None
         self.end_leases()
+        await self.end_reads()
+        if side is not None:
+            self._leases.reset(held_block_counts(side))
+            self._desk.reset(side, worker)
+        self._side = side
+
+    async def end_reads(self) -> None:
+        """Cancel every read and wait until none can write any more.
+
+        Raises:
+            InternalError: one did not end.
+        """
         for transfer in self._desk.transfers():
             self._cancel(transfer)
         try:
@@ -107,10 +124,36 @@ class Plane:
                 await self._desk.wait_until_idle()
         except TimeoutError as error:
             raise InternalError(f"reads did not end within {_DRAIN_SECONDS:g} s of being cancelled") from error
-        if side is not None:
-            self._leases.reset(held_block_counts(side))
-            self._desk.reset(side, worker)
-        self._side = side
+
+    # Leaving
+
+    @property
+    def lease_count(self) -> int:
+        """Leases that hold."""
+        return len(self._leases)
+
+    @property
+    def read_count(self) -> int:
+        """Reads that are queued or running."""
+        return len(self._desk)
+
+    @property
+    def connected(self) -> bool:
+        """Whether control's session is in place."""
+        return self.outbox.connected
+
+    def say_leaving(self) -> None:
+        """Let control know; a session that is made later hears of it first."""
+        self.outbox.emit(pb.SessionResponse(leaving=pb.Leaving()))
+
+    def session_ended(self) -> None:
+        """Control's session is gone."""
+        self._departure.changed()
+
+    def _depart(self, request: pb.SessionRequest) -> pb.SessionResponse:
+        if self._departure.begun:
+            self._departure.let_go()
+        return pb.SessionResponse(command_done=pb.CommandDone())
 
     # Sessions
 
@@ -120,6 +163,7 @@ class Plane:
         return pb.SessionOpened(
             leases=[lease_state_of(lease, self.rank, now) for lease in self._leases.leases()],
             transfers=self._desk.transfers(),
+            leaving=self._departure.begun,
         )
 
     def handle(self, request: pb.SessionRequest) -> None:
@@ -154,11 +198,14 @@ class Plane:
             except TimeoutError:
                 continue
 
-    def end_leases(self) -> None:
-        """Clear every lease word and unpin every block."""
+    def end_leases(self, *, tell: bool = False) -> None:
+        """Clear every lease word and unpin every block; ``tell``: control has not asked for it and is to know."""
         for lease in self._leases.leases():
             self._leases.release(lease.publication)
             self._lease_ended(lease.publication, "ended_by_owner")
+            if tell:
+                ended = pb.LeaseEnded(publication=lease.publication, end=pb.LEASE_END_RELEASED)
+                self.outbox.emit(pb.SessionResponse(lease_ended=ended))
 
     def _acquire_lease(self, request: pb.SessionRequest) -> pb.SessionResponse | None:
         command = request.acquire_lease
@@ -228,6 +275,7 @@ class Plane:
 
     def _lease_ended(self, publication: str, cause: str) -> None:
         self._checksums.lease_ended(publication)
+        self._departure.changed()
         self._metrics.lease_ended(cause)
         self._show_leases()
         _log.debug("lease ended", publication=publication, cause=cause)
@@ -251,15 +299,13 @@ class Plane:
         return pb.SessionResponse(command_done=pb.CommandDone())
 
     def _read(self, request: pb.SessionRequest) -> None:
-        accepted = self._desk.accept(
-            request.command_id, request.read, self._peers, self._require_side(), self._leases.pins
-        )
-        try:
-            self._checksums.expect(request.read, accepted, self._desk, self._peers)
-        except KvferryError:
-            self._desk.settle(accepted.transfer, 0)
-            raise
-        self._reads.submit(accepted)
+        read, side = request.read, self._require_side()
+        comparisons = self._checksums.comparisons(read, self._desk, self._peers, side)
+        accepted = self._desk.accept(request.command_id, read, self._peers, side, self._leases.pins)
+        if comparisons:
+            self._checksums.expect(accepted[0], comparisons)
+        for part in accepted:
+            self._reads.submit(part)
         self._metrics.reads_outstanding.set(len(self._desk))
 
     def _cancel_read(self, request: pb.SessionRequest) -> pb.SessionResponse:
@@ -267,27 +313,36 @@ class Plane:
         return pb.SessionResponse(command_done=pb.CommandDone())
 
     def _cancel(self, transfer: str) -> None:
-        self._reads.cancel(transfer)
+        for part in self._desk.cancel(transfer):
+            self._reads.cancel(part)
         self._checksums.cancel(transfer)
 
     def read_finished(self, outcome: ReadOutcome) -> None:
-        """A read is over and settled: compare what it has brought, where that is asked for, and tell control."""
-        if not self._checksums.compare(outcome, self._read_ended):
-            self._read_ended(outcome)
+        """A read or a span of one is over and settled: compare what it has brought, where that is asked for."""
+        if not self._checksums.compare(outcome, self._step):
+            self._step(outcome)
 
-    def _read_ended(self, outcome: ReadOutcome) -> None:
-        """Give a read's blocks free and tell control."""
-        ended = self._desk.settle(outcome.transfer, outcome.received_bytes)
-        finished = read_finished_of(outcome, self.rank)
+    def _step(self, outcome: ReadOutcome) -> None:
+        """A read or a span of one is over: read the next span, or give the blocks free and tell control."""
+        step = self._desk.step(outcome, self._peers)
+        for request in step.begin:
+            self._reads.submit(request)
+        for span in step.cancel:
+            self._reads.cancel(span)
+        ended = step.end
+        if ended is None:
+            return
+        self._departure.changed()
+        finished = read_finished_of(ended, self.rank)
         self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
         # Control hears of the end before the books are kept.
-        asyncio.get_running_loop().call_later(_BOOKKEEPING_DELAY_SECONDS, self._keep_books, outcome)
+        asyncio.get_running_loop().call_later(_BOOKKEEPING_DELAY_SECONDS, self._keep_books, ended.outcome)
 
     def _keep_books(self, outcome: ReadOutcome) -> None:
         self._metrics.reads_outstanding.set(len(self._desk))
         self._metrics.events_dropped.set(self.outbox.dropped_count)
         self._metrics.read_ended(outcome)
-        _log_read(outcome)
+        log_read(outcome)
 
     def _require_side(self) -> Side:
         if self._side is None:
@@ -324,24 +379,3 @@ def _is_other_life(known: pb.Adoption | None, given: pb.Adoption) -> bool:
         return False
     same = (known.worker, known.instance_id, known.rank) == (given.worker, given.instance_id, given.rank)
     return not same or known.incarnation not in (0, given.incarnation)
-
-
-def _log_read(outcome: ReadOutcome) -> None:
-    log = _log.bind(transfer=outcome.transfer)
-    main = outcome.main
-    figures = {
-        "path": main.path.value if main is not None else "",
-        "backend": main.backend if main is not None else "",
-        "choice": main.choice if main is not None else "",
-        "received_bytes": outcome.received_bytes,
-        "descriptor_count": outcome.descriptor_count,
-        "queue_ms": round(outcome.queue_seconds * 1e3, 3),
-        "read_ms": round(outcome.read_seconds * 1e3, 3),
-        "verify_ms": round(outcome.verify_seconds * 1e3, 3),
-        "compared_bytes": outcome.compared_bytes,
-        "checksum_ms": round(outcome.checksum_seconds * 1e3, 3),
-    }
-    if outcome.failure is None:
-        log.info("read succeeded", **figures)
-    else:
-        log.warning("read failed", reason=outcome.failure.reason.value, message=outcome.failure.message, **figures)

@@ -1,6 +1,4 @@
-"""What is asked of control for a pull, its arguments checked."""
-
-from collections.abc import Sequence
+"""The request of a pull, its arguments checked before anything is sent."""
 
 from kvferry.core.checksums.shares import every_of
 from kvferry.core.errors import InvalidArgument
@@ -14,37 +12,35 @@ from kvferry.sdk.arguments import (
     checked_int,
     checked_size,
 )
-from kvferry.sdk.timeouts import set_timeouts
-from kvferry.transfer.v1 import transfer_pb2 as pb
+from kvferry.transfer.v1.transfer_pb2 import CreateTransferRequest
 
 
-def pull_request(  # noqa: PLR0913 - one for each argument of a pull
+def pull_request(
     handle: bytes,
-    blocks: Sequence[BlockList],
-    timeout_s: float,
+    blocks: list[BlockList],
     request_id: str | None,
     priority: int,
     *,
     first_token: int,
     data_parallel_rank: int,
-    queue_timeout_s: float | None,
+    resumable: bool,
     verify: str | None,
-) -> pb.CreateTransferRequest:
-    """The request for a pull into ``blocks``, which were checked.
+) -> CreateTransferRequest:
+    """The request but for its times; ``blocks`` were checked before.
 
     Raises:
         InvalidArgument, HandleMalformed, MessageTooLarge: an argument is wrong; names it.
     """
-    request = pb.CreateTransferRequest(
+    request = CreateTransferRequest(
         request_id=checked_id("request_id", request_id),
         handle=checked_handle(handle),
         destination_blocks=blocks,
         priority=checked_int("priority", priority, -PRIORITY_MAX, PRIORITY_MAX),
         first_token=checked_int("first_token", first_token, 0, TOKENS_MAX),
         data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
+        resumable=bool(resumable),
         compare_every=None if verify is None else _every("verify", verify),
     )
-    set_timeouts(request, timeout_s, queue_timeout_s)
     checked_size("blocks", request)
     return request
 

@@ -22,6 +22,8 @@ class PullRequest:
     """Checksums of one block in so many are compared with the source's; 0: none, 1: all."""
     queue_timeout_s: float | None = None
     """How long it may wait to be served, before ``timeout_s`` begins; None: ``timeout_s`` bounds everything."""
+    resumable: bool = False
+    """Whether another pull shall be able to go on where it fails."""
 
     @property
     def total_s(self) -> float:

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 
 from kvferry.core.blocks import BlockLists
+from kvferry.core.checksums.comparisons import Comparison
 from kvferry.core.checksums.sums import BlocksToSum, GroupSums
-from kvferry.core.errors import KvferryError
+from kvferry.core.errors import InvalidArgument, KvferryError
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry_dataplane.checksums.arrived import ArrivedSums
 from kvferry_dataplane.checksums.published import PublishedSums
 from kvferry_dataplane.checksums.threads import DigestThreads
 from kvferry_dataplane.checksums.wire import comparisons_of_read, rank_checksums_of
-from kvferry_dataplane.desk import ReadDesk, tokens_of
+from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.peers import PeerBook
 from kvferry_dataplane.plan import Side
@@ -67,20 +68,22 @@ class Checksums:
 
         self._published.answer(publication, command.scope, answered)
 
-    def expect(self, read: pb.Read, request: ReadRequest, desk: ReadDesk, peers: PeerBook) -> None:
-        """A read was accepted: note what it is to be compared with, if that is asked for.
+    def comparisons(self, read: pb.Read, desk: ReadDesk, peers: PeerBook, side: Side) -> list[Comparison]:
+        """What a read is to be compared with; nothing where that is not asked for, or nothing is read.
 
         Raises:
-            InvalidArgument: the sums that it names do not fit.
+            InvalidArgument: the sums that it names do not fit, or it is to be read in spans.
             ChecksumsAbsent: all is to be compared, and the sums are not of all.
+            KvferryError: why it would be refused anyway.
         """
-        if not read.compare_every or not request.total_bytes:
-            return
-        sources = {peers.get(source.peer).side.rank: source for source in read.sources}
-        ranks = {part.peer.side.rank: sources[part.peer.side.rank] for part in request.parts}
-        pair = desk.pair_of(request.parts[0].peer.side)
-        wanted = dict(desk.destination_blocks(request.transfer))
-        comparisons = comparisons_of_read(read, pair, ranks, wanted, tokens_of(read))
+        if not read.compare_every:
+            return []
+        if read.span_bytes:
+            raise InvalidArgument.of_field("span_bytes", read.span_bytes, "what is compared is read at once")
+        return comparisons_of_read(read, desk.plan_of(read, peers, side), peers)
+
+    def expect(self, request: ReadRequest, comparisons: list[Comparison]) -> None:
+        """A read was accepted that is to be compared."""
         self._arrived.expect(request, comparisons)
 
     def compare(self, outcome: ReadOutcome, done: Callable[[ReadOutcome], None]) -> bool:

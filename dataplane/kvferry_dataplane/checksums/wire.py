@@ -2,16 +2,16 @@
 
 import numpy as np
 
-from kvferry.core.blocks import BlockIds
 from kvferry.core.checksums.comparisons import Comparison, comparisons_of
 from kvferry.core.checksums.regions import TokenRanges
 from kvferry.core.checksums.shares import EVERY_MAX
 from kvferry.core.checksums.sums import GroupSums
 from kvferry.core.errors import InvalidArgument
-from kvferry.core.planning.planner import PairPlan
-from kvferry.core.planning.tokens import TOKENS_MAX, TokenRange
+from kvferry.core.planning.tokens import TOKENS_MAX
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
+from kvferry_dataplane.peers import PeerBook
+from kvferry_dataplane.spans import ReadPlan
 
 ROWS_MAX = 1 << 20
 """Rows of sums, and ranges, of one layer group."""
@@ -55,14 +55,8 @@ def group_sums_of(checksums: neg.GroupChecksums) -> GroupSums:
     return GroupSums(TokenRanges(firsts, counts, rows, checksums.row_count), sums.reshape(checksums.row_count, width))
 
 
-def comparisons_of_read(
-    read: pb.Read,
-    pair: PairPlan,
-    ranks: dict[int, pb.ReadSource],
-    wanted: dict[str, BlockIds],
-    tokens: TokenRange | None,
-) -> list[Comparison]:
-    """What a read is to be compared with; ``ranks`` are those that something is read from, ``wanted`` its blocks.
+def comparisons_of_read(read: pb.Read, plan: ReadPlan, peers: PeerBook) -> list[Comparison]:
+    """What a read is to be compared with.
 
     Raises:
         InvalidArgument: a rank's sums are not given, or do not fit the read.
@@ -70,15 +64,19 @@ def comparisons_of_read(
     """
     if read.compare_every > EVERY_MAX:
         raise InvalidArgument.of_field("compare_every", read.compare_every, f"must be 0 to {EVERY_MAX}")
-    held_counts = {listed.group: len(listed.block_ids) for listed in read.sources[0].blocks}
+    given = {
+        peers.get(source.peer).side.rank: {sums.group: sums for sums in source.checksums.groups}
+        for source in read.sources
+    }
     found: list[Comparison] = []
-    for rank, source in ranks.items():
-        given = {checksums.group: checksums for checksums in source.checksums.groups}
-        for name, blocks in wanted.items():
-            if not pair.shares(rank, name) or not held_counts.get(name):
+    for rank in plan.request().sizes:
+        for name, blocks in plan.wanted.items():
+            held_count = int(plan.held[name].size)
+            if not plan.pair.shares(rank, name) or not held_count:
                 continue
-            if name not in given:
+            if name not in given.get(rank, {}):
                 raise InvalidArgument.of_field("sources.checksums", name, f"source rank {rank} has given none")
-            sums = group_sums_of(given[name])
-            found += comparisons_of(pair, rank, name, sums, blocks, held_counts[name], tokens, every=read.compare_every)
+            sums = group_sums_of(given[rank][name])
+            every = read.compare_every
+            found += comparisons_of(plan.pair, rank, name, sums, blocks, held_count, plan.tokens, every=every)
     return found
