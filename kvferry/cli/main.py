@@ -186,7 +186,7 @@ def transfers(
 
 @app.command()
 def pull(
-    handle: Annotated[str, typer.Argument(help="The handle as base64 or hex, @FILE with its bytes, or -.")],
+    handle: Annotated[str, typer.Argument(help="Handle, single or joined: base64, hex, @FILE with its bytes, or -.")],
     engine_socket: Annotated[Path, typer.Option(help="The decode worker's engine socket.")],
     blocks: Annotated[str, typer.Option(help="Where to, such as 0-12,20.")],
     group: Annotated[str, typer.Option(help="The layer group of the blocks.")] = "full",
