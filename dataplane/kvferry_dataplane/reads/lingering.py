@@ -2,10 +2,11 @@
 
 Over tcp, UCX emulates a read: the source answers a request with messages. A source that was stopped, and that finds
 both unread requests and a closed connection when it goes on, fails to answer; UCX then aborts the whole source process.
-So a connection stays open, owned by nobody but this module, until the source closes it: its answers end here, in no
-one's memory.
+So a connection stays open for what the source still has to say, owned by nobody but this module: its answers end here,
+in no one's memory. Our side of it is closed, which the source finds behind the last request and closes its own.
 """
 
+import contextlib
 import os
 import selectors
 import socket
@@ -62,6 +63,9 @@ class LingeringConnections:
 
     def _add(self, connection: socket.socket) -> None:
         connection.setblocking(False)
+        # Its source may have ended it by now.
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
         with self._lock:
             if len(self._order) >= CONNECTIONS_MAX:
                 self._drop(self._order[0])

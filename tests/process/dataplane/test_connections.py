@@ -1,13 +1,15 @@
-"""Connections to sources that have died."""
+"""Connections that nobody needs any more."""
 
 import signal
 from pathlib import Path
 
+from kvferry.error.v1 import error_pb2
 from tests.process.dataplane.conftest import Start
-from tests.process.dataplane.harness import DataPlane, read_command, until
-from tests.process.dataplane.test_stuck_sources import TCP
+from tests.process.dataplane.harness import DataPlane, large_layout, read_command, until
+from tests.process.dataplane.test_stuck_sources import TCP, stop
 
 LIVES = 3
+BLOCKS = list(range(28))
 
 
 def sockets(destination: DataPlane) -> int:
@@ -34,3 +36,25 @@ async def test_connections_of_dead_sources_are_closed(start: Start) -> None:
         source.process.wait()
         await here.ask(disconnect_peer={"peer": peer.peer})
     await until(lambda: sockets(destination) <= before)
+
+
+async def test_connections_of_given_up_agents_are_closed(start: Start) -> None:
+    """After reads from a stopped source were given up, and the source went on, both hold no more sockets than before."""
+    source, destination = await start("source", large_layout(), TCP), await start("destination", large_layout(), TCP)
+    there, here = await source.session(), await destination.session()
+    lease = await there.acquire("p", BLOCKS)
+    await there.ask(expect_readers={"duration": {"seconds": 100}})
+    peer = await source.as_peer()
+    await here.ask(connect_peer=peer)
+    await here.send(read=read_command("warm", peer, lease, [0], [0]))
+    assert not (await here.finished("warm")).HasField("failure")
+    before = sockets(source), sockets(destination)
+    for turn in range(LIVES):
+        await stop(source)
+        await here.send(read=read_command(f"t{turn}", peer, lease, BLOCKS, BLOCKS))
+        await here.ask(cancel_read={"transfer": f"t{turn}"})
+        assert error_pb2.REASON_CANCELLED == (await here.finished(f"t{turn}")).failure.reason
+        source.signal(signal.SIGCONT)
+        await here.send(read=read_command(f"again-{turn}", peer, lease, BLOCKS, BLOCKS))
+        assert not (await here.finished(f"again-{turn}")).HasField("failure")
+    await until(lambda: (sockets(source), sockets(destination)) <= before)
