@@ -234,7 +234,7 @@ class PullTable:
 
     async def _cancel(self, pull: Pull) -> Outcome:
         asking = self._tasks.create_task(self._ask_to_cancel(pull))
-        ending = asyncio.ensure_future(pull.outcome())
+        ending = self._tasks.create_task(pull.outcome())
         try:
             async with asyncio.timeout(CANCEL_S):
                 # The outcome may come without an answer: the pull's own bound passes, also while control is silent.

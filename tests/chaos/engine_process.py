@@ -12,7 +12,7 @@ import random
 import resource
 import signal
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class ChaosEngine:
                 del self._ended[next(iter(self._ended))]
             return
         self._scribble(blocks)
-        self._free += blocks
+        self._give_back(blocks)
 
     async def publish(self, said: dict[str, Any]) -> dict[str, Any]:
         """Carry out a PublishOrder."""
@@ -84,12 +84,12 @@ class ChaosEngine:
         except KvferryError as error:
             if is_outcome_unknown(error):
                 # They may be pinned, but for no longer than this.
-                asyncio.get_running_loop().call_later(order.ttl_s, self._free.extend, blocks)
+                asyncio.get_running_loop().call_later(order.ttl_s, self._give_back, blocks)
             else:
-                self._free += blocks
+                self._give_back(blocks)
             return asdict(Published(reason=error.reason.value))
         if publication.name in self._ended:
-            self._free += blocks
+            self._give_back(blocks)
         else:
             self._published[publication.name] = blocks
         if order.reuse_early:
@@ -136,7 +136,7 @@ class ChaosEngine:
             await self._attach()
             self._fill(blocks, poison)
         except KvferryError as error:
-            self._free += blocks
+            self._give_back(blocks)
             return Pulled(state="refused", reason=error.reason.value, message=error.message)
         began_at = time.monotonic()
         pull = self._tasks.create_task(self._outcome(order, blocks))
@@ -147,24 +147,24 @@ class ChaosEngine:
         ended_at = time.monotonic()
         if timer is not None:
             timer.cancel()
-        times = {"began_at": began_at, "ended_at": ended_at, "timeout_s": order.timeout_s}
+        pulled = Pulled(state="succeeded", began_at=began_at, ended_at=ended_at, timeout_s=order.timeout_s)
         outcome = asyncio.CancelledError() if pull.cancelled() else pull.result()
         if isinstance(outcome, TransferResult):
             wrong = self._compare(blocks, order)
             self.wrong_bytes += wrong
             self._keep_a_while(blocks, order)
-            return Pulled(state="succeeded", transfer=outcome.name, path=outcome.path, wrong_bytes=wrong, **times)
+            return replace(pulled, transfer=outcome.name, path=outcome.path, wrong_bytes=wrong)
         settled = destination_settled(outcome)
         self._watch(blocks, poison, settled)
-        failed = outcome if isinstance(outcome, PullFailed) else outcome.__cause__
+        failed = outcome if isinstance(outcome, KvferryError) else outcome.__cause__
         cancelled = isinstance(outcome, asyncio.CancelledError)
-        return Pulled(
+        return replace(
+            pulled,
             state="cancelled" if cancelled else "failed",
             reason=failed.reason.value if isinstance(failed, KvferryError) else "",
             message=failed.message if isinstance(failed, KvferryError) else "",
             transfer=failed.transfer.name if isinstance(failed, PullFailed) and failed.transfer is not None else "",
             settled=settled,
-            **times,
         )
 
     async def _outcome(self, order: PullOrder, blocks: list[int]) -> TransferResult | BaseException:
@@ -178,7 +178,7 @@ class ChaosEngine:
     def _keep_a_while(self, blocks: list[int], order: PullOrder) -> None:
         """Some of what was right shall still be right later: nothing may write to it."""
         if self._random.random() > KEPT_SHARE:
-            self._free += blocks
+            self._give_back(blocks)
             return
         self._watching += 1
         asyncio.get_running_loop().call_later(KEPT_S, self._kept, blocks, order, self._pools())
@@ -187,7 +187,7 @@ class ChaosEngine:
         self._watching -= 1
         if pools == self._pools():
             self.late_bytes += self._compare(blocks, order)
-        self._free += blocks
+        self._give_back(blocks)
 
     def _watch(self, blocks: list[int], poison: int, settled: bool) -> None:
         """Keep the blocks of a failed pull; if no byte may arrive in them any more, see that none does.
@@ -202,7 +202,7 @@ class ChaosEngine:
 
     def _seen(self, blocks: list[int], poison: int, settled: bool, pools: dict[int, object]) -> None:
         self._watching -= 1
-        self._free += blocks
+        self._give_back(blocks)
         if settled and pools == self._pools():
             self.late_bytes += sum(view.other_bytes(blocks, poison) for _, view in self._views.values())
 
@@ -212,6 +212,9 @@ class ChaosEngine:
         self._random.shuffle(self._free)
         taken, self._free = self._free[:count], self._free[count:]
         return taken
+
+    def _give_back(self, blocks: list[int]) -> None:
+        self._free += blocks
 
     async def _attach(self) -> None:
         layout = self._client.layout
@@ -302,7 +305,10 @@ def main() -> None:
     parser.add_argument("--order", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--ready-fd", type=int, required=True)
-    asyncio.run(_run(parser.parse_args()))
+    options = parser.parse_args()
+    # An earlier life of it was killed.
+    options.socket.unlink(missing_ok=True)
+    asyncio.run(_run(options))
 
 
 if __name__ == "__main__":

@@ -53,5 +53,5 @@ async def served_again(managed: Managed, since: float) -> None:
         TimeoutError: it did not.
     """
     async with asyncio.timeout(RESTART_TIMEOUT_S):
-        while managed.ready_at <= since or managed.child().status is not None:
+        while managed.ready_at <= since or managed.child().status is not None:  # noqa: ASYNC110 - of another process
             await asyncio.sleep(0.02)

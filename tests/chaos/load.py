@@ -134,10 +134,10 @@ class Load:
         tally.started += 1
         engine = self._site.engines.get(destination)
         try:
-            if engine is None:
-                raise EngineGone(destination)
-            pulled = await engine.pull(order)
+            pulled = None if engine is None else await engine.pull(order)
         except EngineGone:
+            pulled = None
+        if pulled is None:
             tally.lost += 1
             return Pulled(state="lost", reason=_NOT_HERE)
         self._count(destination, order, pulled)

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import time
 
-from kvferry.transfer.v1 import transfer_pb2 as pb
-from kvferry.transfer.v1.transfer_pb2_grpc import TransferServiceStub
 from grpc import aio
 
+from kvferry.transfer.v1 import transfer_pb2 as pb
+from kvferry.transfer.v1.transfer_pb2_grpc import TransferServiceStub
 from tests.chaos.faults import Fault, Scene, served_again
 from tests.chaos.site import Managed
 from tests.chaos.wire import EngineGone, PublishOrder, PullOrder

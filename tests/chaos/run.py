@@ -12,16 +12,13 @@ from tests.chaos.census import Holding, census, quiet
 from tests.chaos.contents import BLOCK_COUNT
 from tests.chaos.faults import Fault, Scene
 from tests.chaos.load import Load
+from tests.chaos.probes import recovered
 from tests.chaos.report import Injected, Report
 from tests.chaos.schedule import one_of_each_kind, rounds
 from tests.chaos.site import Site, running_site
-from tests.chaos.wire import EngineGone, PublishOrder, PullOrder
 
 WARM_S = 4.0
 QUIET_TIMEOUT_S = 40.0
-PROBE_TIMEOUT_S = 30.0
-PROBE_PULL_S = 2.0
-PROBE_PAUSE_S = 0.1
 GAP_S = 0.5
 """Of undisturbed load between two faults."""
 SLACK = {"descriptors": 6, "threads": 6, "pool_mappings": 0}
@@ -74,7 +71,7 @@ async def _warm_up(site: Site, seed: int) -> None:
     """Have every pair pull, so that every connection and thread is there that will stay."""
     load = Load(site, seed)
     running = site.tasks.create_task(load.run())
-    await _recovered(site, time.monotonic())
+    await recovered(site, time.monotonic())
     await asyncio.sleep(WARM_S)
     load.stop()
     await running
@@ -94,7 +91,7 @@ async def _break(
         await fault.last(scene)
         await fault.heal(scene)
         healed = time.monotonic()
-        recovery_s, slowest = await _recovered(scene.site, healed)
+        recovery_s, slowest = await recovered(scene.site, healed)
         injected = Injected(
             name=fault.name,
             kind=fault.kind,
@@ -109,42 +106,14 @@ async def _break(
         await asyncio.sleep(GAP_S)
 
 
-async def _recovered(site: Site, healed: float) -> tuple[float, str]:
-    """Pull once over every pair; how long after ``healed`` the last could, and which that was."""
-    pairs = [(source, destination) for source in site.sources for destination in site.destinations]
-    async with asyncio.TaskGroup() as probes:
-        took = [probes.create_task(_probe(site, source, destination, healed)) for source, destination in pairs]
-    return max(
-        (task.result(), f"{source} to {destination}") for task, (source, destination) in zip(took, pairs, strict=True)
-    )
-
-
-async def _probe(site: Site, source: str, destination: str, healed: float) -> float:
-    while time.monotonic() < healed + PROBE_TIMEOUT_S:
-        if await _pulls(site, source, destination):
-            return time.monotonic() - healed
-        await asyncio.sleep(PROBE_PAUSE_S)
-    return float("inf")
-
-
-async def _pulls(site: Site, source: str, destination: str) -> bool:
-    try:
-        order = PublishOrder(seed=1, token_count=16, ttl_s=PROBE_PULL_S, readers=1)
-        published = await site.engines[source].publish(order)
-        if not published.handle:
-            return False
-        pull = PullOrder(handle=published.handle, seed=1, token_count=16, timeout_s=PROBE_PULL_S)
-        return (await site.engines[destination].pull(pull)).state == "succeeded"
-    except (EngineGone, KeyError):
-        return False
-
-
 async def _leaks(site: Site, before: dict[str, Holding]) -> list[str]:
     """What is still held once all is quiet, and what every process holds beyond what it held before."""
     left = await quiet(site, QUIET_TIMEOUT_S)
     deadline = time.monotonic() + QUIET_TIMEOUT_S
-    while (grown := _grown(before, census(site))) and time.monotonic() < deadline:
+    grown = _grown(before, census(site))
+    while grown and time.monotonic() < deadline:
         await asyncio.sleep(0.5)
+        grown = _grown(before, census(site))
     for name in site.stations:
         free = (await site.engines[name].figures())["free_blocks"]
         if free != BLOCK_COUNT:

@@ -7,7 +7,7 @@ from itertools import product
 from tests.chaos.faults import Fault
 from tests.chaos.network_faults import CutWire, FreezeEtcd, KillEtcd, LosePackets, PartitionEtcd
 from tests.chaos.process_faults import KINDS, SIDES, STAGES, Freeze, Kill, RestartDecode
-from tests.chaos.use_faults import Cancellations, FullPool, OldHandles, ShortLeases
+from tests.chaos.use_faults import Cancellations, FullPool, OldHandles, ReuseUnderRead, ShortLeases
 
 LOSS_PERCENTS = (1, 10)
 
@@ -25,6 +25,7 @@ def every_fault(cancellations: int) -> list[Fault]:
         CutWire(),
         *(LosePackets(percent) for percent in LOSS_PERCENTS),
         ShortLeases(),
+        ReuseUnderRead(),
         OldHandles(),
         FullPool(),
         Cancellations(cancellations),

@@ -1,11 +1,13 @@
 """Everything that runs during chaos: etcd, workers and engines on two sides of a wire, and who brings them back."""
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from kvferry.launch.child import Child
@@ -37,6 +39,8 @@ class Station:
     """Whether it lives on the other side of the wire than etcd."""
     flags: tuple[str, ...] = ()
     """Of its data planes."""
+    data_plane: str = "kvferry_dataplane"
+    """Module that is run as its data planes."""
 
 
 STATIONS = (
@@ -134,6 +138,7 @@ class Site:
             pool_bytes=POOL_BYTES // station.ranks,
             listen=side.listen,
             namespace=side,
+            data_plane_module=station.data_plane,
             data_plane_flags=station.flags,
             data_plane_environment={**_TCP, "PYTHONPATH": _python_path()},
             pack_listen=side.listen,
@@ -143,13 +148,8 @@ class Site:
         await worker.start()
         self._manage(station.name, "control", lambda: worker.control, worker.start_control)
         for rank in range(station.ranks):
-            self._manage(
-                station.name,
-                "data plane",
-                lambda rank=rank: worker.data_planes[rank],
-                lambda rank=rank: worker.start_data_plane(rank),
-                f"dp{rank}",
-            )
+            child, restart = partial(worker.data_planes.__getitem__, rank), partial(worker.start_data_plane, rank)
+            self._manage(station.name, "data plane", child, restart, f"dp{rank}")
         engine: list[Child] = [await self._start_engine(station)]
 
         async def again() -> Child:
@@ -208,11 +208,9 @@ class Site:
         child = await Child.start(name, command, log, environment={"PYTHONPATH": _python_path()})
         if (old := self.engines.pop(station.name, None)) is not None:
             old.close()
-        try:
+        # One that was killed at once is started again by the supervisor.
+        with contextlib.suppress(EngineGone):
             self.engines[station.name] = await EngineLink.open(socket, self.tasks)
-        except EngineGone:
-            # It was killed at once; the supervisor sees that as well.
-            pass
         return child
 
 

@@ -34,6 +34,54 @@ class ShortLeases(Fault):
         """Nothing to do."""
 
 
+class ReuseUnderRead(Fault):
+    """A read stands still, its lease ends, the source's engine writes to the blocks, and the read goes on."""
+
+    name = "lease expires under a read that stands still, blocks reused"
+    kind = "expire lease"
+    TTL_S = 0.4
+    FROZEN_S = 0.6
+    """Short enough that its control does not take the reader for lost."""
+
+    async def inject(self, scene: Scene) -> None:
+        """The reader is frozen from before its first byte until after the lease."""
+        await self.on(scene, scene.random.choice(scene.site.destinations))
+
+    async def on(self, scene: Scene, destination: str) -> None:
+        """The same, on one reader."""
+        site, draw = scene.site, scene.random
+        frozen = site.of(destination, "data plane")
+        for managed in frozen:
+            managed.pause()
+        order = PublishOrder(seed=draw.getrandbits(48), token_count=32 * 16, ttl_s=self.TTL_S, readers=0)
+        try:
+            async with asyncio.TaskGroup() as moves:
+                moves.create_task(self._pull(scene, destination, order))
+                await asyncio.sleep(self.FROZEN_S)
+                for managed in frozen:
+                    managed.resume()
+        finally:
+            for managed in frozen:
+                managed.resume()
+
+    async def last(self, scene: Scene) -> None:
+        """It is over with the pull."""
+
+    async def heal(self, scene: Scene) -> None:
+        """Nothing to do."""
+
+    async def _pull(self, scene: Scene, destination: str, order: PublishOrder) -> None:
+        try:
+            published = await scene.site.engines[scene.random.choice(scene.site.sources)].publish(order)
+        except (EngineGone, KeyError):
+            return
+        if published.handle:
+            pull = PullOrder(
+                handle=published.handle, seed=order.seed, token_count=order.token_count, timeout_s=10 * self.TTL_S
+            )
+            await scene.load.pull(destination, pull)
+
+
 class OldHandles(Fault):
     """Handles of publications that have ended, of earlier incarnations, cut short and changed, are pulled again.
 

@@ -78,7 +78,7 @@ class EngineLink:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tasks: asyncio.TaskGroup) -> None:
         self._reader, self._writer = reader, writer
         self._numbers = count(1)
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._gone = False
         self._receiving = tasks.create_task(self._receive())
 
@@ -104,14 +104,15 @@ class EngineLink:
 
     async def figures(self) -> dict[str, int]:
         """What the engine counts. Raises EngineGone."""
-        return await self._ask("figures", {})
+        figures: dict[str, int] = await self._ask("figures", {})
+        return figures
 
     def close(self) -> None:
         """End the connection."""
         self._writer.close()
         self._receiving.cancel()
 
-    async def _ask(self, what: str, order: Mapping[str, Any]) -> dict[str, Any]:
+    async def _ask(self, what: str, order: Mapping[str, Any]) -> Any:
         if self._gone:
             raise EngineGone(what)
         number = next(self._numbers)
@@ -130,7 +131,7 @@ class EngineLink:
                 if answer is not None and not answer.done():
                     answer.set_result(said["answer"])
         except OSError:
-            pass  # noqa: S110 - a killed engine resets the connection, which ends it like a closed one
+            pass
         finally:
             self._gone = True
             for answer in self._waiting.values():
@@ -142,7 +143,7 @@ Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 async def serve(path: Path, handlers: Mapping[str, Handler]) -> asyncio.Server:
-    """Answer orders with ``handlers``, each in a task of its own."""
+    """Answer orders with ``handlers``, each in a task of its own; nothing may lie at ``path`` yet."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async def answer(said: dict[str, Any]) -> None:
@@ -154,5 +155,4 @@ async def serve(path: Path, handlers: Mapping[str, Handler]) -> asyncio.Server:
                 tasks.create_task(answer(json.loads(line)))
         writer.close()
 
-    path.unlink(missing_ok=True)
     return await asyncio.start_unix_server(connected, path, limit=LINE_BYTES_MAX)

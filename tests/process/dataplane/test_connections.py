@@ -39,7 +39,7 @@ async def test_connections_of_dead_sources_are_closed(start: Start) -> None:
 
 
 async def test_connections_of_given_up_agents_are_closed(start: Start) -> None:
-    """After reads from a stopped source were given up, and the source went on, both hold no more sockets than before."""
+    """After reads from a stopped source were given up, and it went on, both hold no more sockets than before."""
     source, destination = await start("source", large_layout(), TCP), await start("destination", large_layout(), TCP)
     there, here = await source.session(), await destination.session()
     lease = await there.acquire("p", BLOCKS)
