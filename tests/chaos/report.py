@@ -41,6 +41,9 @@ class Report:
     leaks: list[str] = field(default_factory=list)
     crashes: list[str] = field(default_factory=list)
     """Processes that ended by themselves."""
+    backend_aborts: list[str] = field(default_factory=list)
+    """Data planes that UCX ended, as it does over tcp when a request is left of a reader that was killed. Their peers
+    see a killed data plane, which is a fault like the others."""
     log_defects: list[str] = field(default_factory=list)
     """Tracebacks in the logs of processes."""
 
@@ -84,6 +87,7 @@ class Report:
             "recovery_max_s": self.recovery_max_s,
             "leaks": self.leaks,
             "crashes": self.crashes,
+            "backend_aborts": self.backend_aborts,
             "log_defects": self.log_defects,
             "failures": self.failures,
         }
@@ -120,6 +124,7 @@ class Report:
         )
         found.add_row("longest recovery, s", f"{self.recovery_max_s:.2f} (bound {RECOVERY_BOUND_S:g})")
         found.add_row("leaks", str(len(self.leaks)))
+        found.add_row("data planes that UCX aborted", str(len(self.backend_aborts)))
         console.print(found)
         for failure in self.failures:
             console.print(f"FAILED: {failure}", markup=False)

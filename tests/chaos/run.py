@@ -17,6 +17,8 @@ from tests.chaos.report import Injected, Report
 from tests.chaos.schedule import one_of_each_kind, rounds
 from tests.chaos.site import Site, running_site
 
+BACKEND_ABORT = "Fatal: unexpected error"
+"""What UCX says last."""
 WARM_S = 4.0
 QUIET_TIMEOUT_S = 40.0
 GAP_S = 0.5
@@ -60,7 +62,8 @@ async def chaos(plan: Plan, tell: Callable[[str], None] = lambda _line: None) ->
         load.stop()
         await running
         report.leaks = await _leaks(site, before)
-        report.crashes = site.crashes
+        report.backend_aborts = [crash for crash in site.crashes if BACKEND_ABORT in crash]
+        report.crashes = [crash for crash in site.crashes if BACKEND_ABORT not in crash]
         report.late_bytes = sum([(await site.engines[name].figures())["late_bytes"] for name in site.stations])
         report.log_defects = _defects(site)
     report.seconds = time.monotonic() - began

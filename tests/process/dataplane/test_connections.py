@@ -4,8 +4,9 @@ import signal
 from pathlib import Path
 
 from kvferry.error.v1 import error_pb2
+from kvferry_dataplane.reads.lingering import SILENT_SECONDS
 from tests.process.dataplane.conftest import Start
-from tests.process.dataplane.harness import DataPlane, large_layout, read_command, until
+from tests.process.dataplane.harness import ANSWER_SECONDS, DataPlane, large_layout, read_command, until
 from tests.process.dataplane.test_stuck_sources import TCP, stop
 
 LIVES = 3
@@ -57,4 +58,6 @@ async def test_connections_of_given_up_agents_are_closed(start: Start) -> None:
         source.signal(signal.SIGCONT)
         await here.send(read=read_command(f"again-{turn}", peer, lease, BLOCKS, BLOCKS))
         assert not (await here.finished(f"again-{turn}")).HasField("failure")
-    await until(lambda: (sockets(source), sockets(destination)) <= before)
+    await until(
+        lambda: sockets(source) <= before[0] and sockets(destination) <= before[1], SILENT_SECONDS + ANSWER_SECONDS
+    )
