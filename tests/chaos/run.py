@@ -23,8 +23,9 @@ WARM_S = 4.0
 QUIET_TIMEOUT_S = 40.0
 GAP_S = 0.5
 """Of undisturbed load between two faults."""
-SLACK = {"descriptors": 6, "threads": 6, "pool_mappings": 0}
-"""Growth that is none: pools of threads and connections grow to their bounds when they are needed first."""
+SLACK = {"descriptors": 16, "threads": 6, "pool_mappings": 0}
+"""Growth that is none: pools of threads grow to their bounds when they are needed first, and a reader agent keeps
+connections of up to four peers that it has forgotten, two of each and as many at the source."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,10 @@ class NixlReadAgent:
 
     def close(self) -> None:
         """Destroy the agent."""
+        if not self._agent.is_reading:
+            # No source has anything left to answer.
+            self._agent.close()
+            return
         held = hold_connections()
         try:
             self._agent.close()

@@ -57,6 +57,8 @@ class Generation:
     free_cells: deque[int] = field(default_factory=deque)
     retire_at: float | None = None
     """When it is destroyed at the latest; None while it takes new work."""
+    forgotten: int = 0
+    """Peers that it was made to forget."""
     refused: bool = False
     """Whether it could not learn a peer: it reaches others over the interfaces that were up when it was made, and over
     no others ever."""
@@ -89,6 +91,7 @@ class Generation:
         """Make the agent forget a peer, if it knows it."""
         self.broken.discard(peer.name)
         if self.connected.pop(peer.name, None) is not None:
+            self.forgotten += 1
             self.agent.disconnect(peer)
 
     def bytes_in_flight(self, peer: str) -> int:

@@ -4,12 +4,14 @@ import signal
 from pathlib import Path
 
 from kvferry.error.v1 import error_pb2
+from kvferry_dataplane.reads.generations import FORGOTTEN_MAX
 from kvferry_dataplane.reads.lingering import SILENT_SECONDS
 from tests.process.dataplane.conftest import Start
 from tests.process.dataplane.harness import ANSWER_SECONDS, DataPlane, large_layout, read_command, until
 from tests.process.dataplane.test_stuck_sources import TCP, stop
 
 LIVES = 3
+CONNECTIONS_EACH = 2
 BLOCKS = list(range(28))
 
 
@@ -61,3 +63,20 @@ async def test_connections_of_given_up_agents_are_closed(start: Start) -> None:
     await until(
         lambda: sockets(source) <= before[0] and sockets(destination) <= before[1], SILENT_SECONDS + ANSWER_SECONDS
     )
+
+
+async def test_connections_of_forgotten_sources_are_closed(start: Start) -> None:
+    """A source that lives and is forgotten and learned again and again costs neither side more than some sockets."""
+    source, destination = await start("source", environment=TCP), await start("destination", environment=TCP)
+    there, here = await source.session(), await destination.session()
+    lease = await there.acquire("p", [1])
+    await there.ask(expect_readers={"duration": {"seconds": 100}})
+    peer = await source.as_peer()
+    before = sockets(source), sockets(destination)
+    for life in range(4 * FORGOTTEN_MAX):
+        await here.ask(connect_peer=peer)
+        await here.send(read=read_command(f"t{life}", peer, lease, [1], [1]))
+        assert not (await here.finished(f"t{life}")).HasField("failure")
+        await here.ask(disconnect_peer={"peer": peer.peer})
+    bound = CONNECTIONS_EACH * FORGOTTEN_MAX
+    await until(lambda: sockets(source) <= before[0] + bound and sockets(destination) <= before[1] + bound)
