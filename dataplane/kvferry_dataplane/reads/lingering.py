@@ -2,9 +2,9 @@
 
 Over tcp, UCX emulates a read: the source answers a request with messages. A source that was stopped, and that finds
 both unread requests and a closed connection when it goes on, fails to answer; UCX then aborts the whole source process.
-So a connection stays open, owned by nobody but this module: its answers end here, in no one's memory. Our side is closed
-when the source has answered and then been silent for ``ANSWERED_SECONDS``, or from the first for ``SILENT_SECONDS``; the
-source then closes its own.
+So a connection stays open, owned by nobody but this module: its answers end here, in no one's memory. Our side is
+closed when the source has answered and then been silent for ``ANSWERED_SECONDS``, or when it has been silent from the
+first for ``SILENT_SECONDS``; the source then closes its own.
 """
 
 import contextlib
