@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         PeerError as PeerError,
         PermissionDenied as PermissionDenied,
         PoolTooLarge as PoolTooLarge,
+        QueueTimeout as QueueTimeout,
         RequestIdReused as RequestIdReused,
         ResourceExhausted as ResourceExhausted,
         RetryableError as RetryableError,
@@ -56,9 +57,11 @@ if TYPE_CHECKING:
         PublicationEnded as PublicationEnded,
     )
     from kvferry.sdk.failures import PullFailed as PullFailed, destination_settled as destination_settled
+    from kvferry.sdk.handles import join_handles as join_handles
     from kvferry.sdk.pools import AttachedPool as AttachedPool, PoolInfo as PoolInfo
     from kvferry.sdk.pulls import Pull as Pull
     from kvferry.sdk.results import (
+        Attempt as Attempt,
         ClusterView as ClusterView,
         Mismatch as Mismatch,
         Pair as Pair,
@@ -112,6 +115,7 @@ _HOMES = {
         "PeerError",
         "PermissionDenied",
         "PoolTooLarge",
+        "QueueTimeout",
         "RequestIdReused",
         "ResourceExhausted",
         "RetryableError",
@@ -131,9 +135,11 @@ _HOMES = {
     "kvferry.sdk.engine": ("EngineClient",),
     "kvferry.sdk.events": ("PoolLost", "PoolRestored", "PublicationEnded"),
     "kvferry.sdk.failures": ("PullFailed", "destination_settled"),
+    "kvferry.sdk.handles": ("join_handles",),
     "kvferry.sdk.pools": ("AttachedPool", "PoolInfo"),
     "kvferry.sdk.pulls": ("Pull",),
     "kvferry.sdk.results": (
+        "Attempt",
         "ClusterView",
         "Mismatch",
         "Pair",
