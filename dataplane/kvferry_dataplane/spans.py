@@ -152,6 +152,7 @@ class SpannedRead:
             read_seconds=max(now - self.read.accepted_at - queue_seconds - verify_seconds, 0.0),
             verify_seconds=verify_seconds,
             shares=_summed([share for outcome in outcomes for share in outcome.shares]),
+            priority=self.read.priority,
         )
 
 

@@ -183,8 +183,10 @@ def test_times_of_a_read_that_may_wait() -> None:
     request = accept("a", 1, queue_time_left=Duration(seconds=3))
     assert request.queue_deadline is not None
     assert 3.0 == pytest.approx(request.queue_deadline - request.accepted_at)
-    assert (8.0, 5.0) == (pytest.approx(request.deadline - request.accepted_at), request.service_seconds)
+    assert 8.0 == pytest.approx(request.deadline - request.accepted_at)
+    assert 5.0 == request.service_seconds
     plain = accept("a", 2)
-    assert (None, 5.0) == (plain.queue_deadline, pytest.approx(plain.deadline - plain.accepted_at))
+    assert plain.queue_deadline is None
+    assert 5.0 == pytest.approx(plain.deadline - plain.accepted_at)
     with pytest.raises(QueueTimeout):
         accept("a", 3, queue_time_left=Duration())
