@@ -64,10 +64,11 @@ class Parts:
 class ControlProcess:
     """One control. ``run`` returns after ``stop`` was called; a typed error from it ends the process."""
 
-    def __init__(self, config: ControlConfig) -> None:
+    def __init__(self, config: ControlConfig, servers: Servers | None = None) -> None:
+        """``servers`` are those that the configuration names, unless they are given."""
         self._config = config
         self._metrics = ControlMetrics()
-        self._servers = Servers(config.worker.listen, config.worker.engine_socket)
+        self._servers = servers or Servers(config.worker.listen, config.worker.engine_socket)
         self._cluster = Cluster()
         self._links = [RankLink(rank, section.socket, self) for rank, section in enumerate(config.ranks)]
         self._worker = LocalWorker(config, config.worker.advertise or self._servers.listen, self._links)
