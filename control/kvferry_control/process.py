@@ -174,7 +174,7 @@ class ControlProcess:
             if all(other.up for other in self._links):
                 await self._establish()
         elif known != boot:
-            await self._new_life(f"the data plane of rank {link.rank} was restarted")
+            await self._new_life(f"the data plane of rank {link.rank} was restarted", link.rank)
         else:
             await link.adopt(self._worker.adoption(link.rank))
             self._parts.publications.link_up(link, opened.leases)
@@ -223,10 +223,10 @@ class ControlProcess:
         self._established = True
         self._parts.membership.begin()
 
-    async def _new_life(self, why: str) -> None:
+    async def _new_life(self, why: str, lost_rank: int | None = None) -> None:
         """Nothing published before can be read any more: take a new incarnation."""
         self._log.warning("the worker begins a new life", why=why, was=self._worker.identity.incarnation)
-        self._parts.publications.lose_all(why)
+        self._parts.publications.end_all(why, lost_rank)
         self._parts.transfers.end_all(Failure(Reason.DATA_PLANE_LOST, why))
         self._worker.identity = new_identity()
         await self._worker.adopt_ranks()

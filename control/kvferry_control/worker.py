@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from kvferry.core.errors import ConfigInvalid, KvferryError, LayoutInvalid, NotReady
+from kvferry.core.errors import ConfigInvalid, DataPlaneLost, KvferryError, LayoutInvalid, NotReady
 from kvferry.core.handles import new_key
 from kvferry.core.layouts import WorkerLayout, validate_layout
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
@@ -98,6 +98,17 @@ class LocalWorker:
         if self.layout is None:
             raise NotReady("no engine has declared a layout yet")
         return self.layout
+
+    def require_pools(self, boot_ids: Sequence[bytes]) -> None:
+        """Refuse what is about the blocks of other pools than there are now; ``boot_ids`` by rank, none: not checked.
+
+        Raises:
+            DataPlaneLost: a pool was replaced since the engine knew it.
+        """
+        described = [link.description for link in self.links]
+        present = [description.access.boot_id for description in described if description is not None]
+        if boot_ids and list(boot_ids) != present:
+            raise DataPlaneLost("a data plane was restarted: the pool that holds the blocks is gone")
 
     def adoption(self, rank: int) -> dp.Adoption:
         """What a data plane is to remember of this worker."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
@@ -179,6 +180,7 @@ class EngineClient:
             InvalidArgument, BlockError, MessageTooLarge, RequestIdReused: the call is wrong.
             NotReady, DataPlaneLost, ResourceExhausted, DeadlineExceeded: not now. With ``metadata["outcome"] ==
                 "unknown"`` the blocks may be pinned for ``ttl_s``: repeat with the same ``request_id`` to find out.
+            DataPlaneLost: also when a pool was replaced meanwhile: what was in the blocks is gone.
         """
         state = self._open_state()
         request = pb.PublishRequest(
@@ -188,6 +190,8 @@ class EngineClient:
             ttl=duration(checked_seconds("ttl_s", ttl_s)),
             expected_reader_count=checked_int("expected_readers", expected_readers, 0, COUNT_MAX),
             data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
+            # However often it is sent: what is in the blocks now is what is published.
+            pool_boot_ids=state.pools.boot_ids,
         )
         checked_size("blocks", request)
         try:
@@ -197,7 +201,9 @@ class EngineClient:
             raise
         publication = publication_of(response.publication, response.handle)
         state.publications.learn(publication)
-        return publication
+        # The news of its end may have overtaken the answer.
+        ended = state.publications.ended(publication.name)
+        return publication if ended is None else replace(ended, handle=publication.handle)
 
     async def renew(self, publication: Publication | str, ttl_s: float) -> Publication:
         """Make the leases last ``ttl_s`` seconds from now.
@@ -329,7 +335,7 @@ class EngineClient:
         first_token: int,
         data_parallel_rank: int,
     ) -> transfer_pb2.CreateTransferRequest:
-        self._open_state()
+        state = self._open_state()
         request = transfer_pb2.CreateTransferRequest(
             request_id=checked_id("request_id", request_id),
             handle=checked_handle(handle),
@@ -338,6 +344,7 @@ class EngineClient:
             priority=checked_int("priority", priority, -PRIORITY_MAX, PRIORITY_MAX),
             first_token=checked_int("first_token", first_token, 0, TOKENS_MAX),
             data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
+            pool_boot_ids=state.pools.boot_ids,
         )
         checked_size("blocks", request)
         return request

@@ -186,6 +186,7 @@ class PoolTable:
         self._layout = layout
         self._tell = tell
         self._known: dict[int, PoolInfo] = {}
+        self._rank_count = 0
         self._attached: dict[int, AttachedPool] = {}
         self._attaching = asyncio.Lock()
 
@@ -193,6 +194,11 @@ class PoolTable:
     def known(self) -> tuple[PoolInfo, ...]:
         """Pools that live, in order of their ranks."""
         return tuple(self._known[rank] for rank in sorted(self._known))
+
+    @property
+    def boot_ids(self) -> list[bytes]:
+        """The lives of all pools, in order of ranks; empty for one that is lost."""
+        return [self._known[rank].boot_id if rank in self._known else b"" for rank in range(self._rank_count)]
 
     async def attach(self, rank: int) -> AttachedPool:
         """The rank's pool, mapped on first use.
@@ -222,6 +228,7 @@ class PoolTable:
     def learn(self, pools: Iterable[engine_pb2.RankPool]) -> None:
         """Take in all pools, after the engine was opened."""
         for pool in pools:
+            self._rank_count = max(self._rank_count, pool.rank + 1)
             known = self._known.get(pool.rank)
             if known is not None and known.boot_id != pool.boot_id:
                 self.lost(pool.rank)

@@ -17,7 +17,7 @@ from kvferry.sdk.failures import PullFailed
 from kvferry.sdk.pulls import Pull
 from kvferry.sdk.results import Publication, TransferResult
 from tests.simulation.dataplane import DataPlaneLife
-from tests.simulation.memory import GROUP, Published, Use, WorkerMemory
+from tests.simulation.memory import GROUP, Bytes, Published, Use, WorkerMemory
 from tests.simulation.router import Handle, Router
 from tests.simulation.trace import Trace
 
@@ -123,7 +123,14 @@ class EngineLife:
 
     # Publications
 
+    def _attached(self) -> list[bytes]:
+        """The lives of the pools that the engine can write to."""
+        return [pool.boot_id for pool in self._up.pools]
+
     async def _publish(self) -> None:
+        attached = self._attached()
+        if len(attached) < len(self._memory.layout.ranks):
+            return
         blocks = self._take(Use.PUBLISHED, "a publication")
         if not blocks:
             return
@@ -140,9 +147,13 @@ class EngineLife:
                 made = await self._up.publish({GROUP: list(blocks)}, tokens, ttl_s, readers, request_id)
             except KvferryError as error:
                 self.trace.say(self._name, "publish failed", blocks=blocks, error=error)
-                if is_outcome_unknown(error) or error.reason in (Reason.DATA_PLANE_LOST, Reason.NOT_READY):
+                unknown = is_outcome_unknown(error)
+                if (unknown or error.reason is Reason.NOT_READY) and self._attached() == attached:
                     await asyncio.sleep(0.2)
                     continue
+                if unknown:
+                    await self._await_unknown(request_id)
+                    return
                 self.router.publications[error.reason.value] += 1
                 self.journal.asking.pop(request_id)
                 self._hand_back(blocks, "")
@@ -246,8 +257,12 @@ class EngineLife:
         deadline = asyncio.get_running_loop().time() + timeout_s
         self.journal.pulling[request_id] = blocks, deadline
         self._memory.use(blocks, Use.DESTINATION, request_id)
+        # The engine sees the pools that it has mapped, also when their data plane has died since.
+        mapped = dict(self._memory.pools)
         result, settled = await self._run_pull(handle, blocks, timeout_s, request_id)
         self.journal.pulling.pop(request_id, None)
+        if isinstance(result, TransferResult) and result.succeeded:
+            self._check(handle, blocks, mapped)
         self._pulled(handle, blocks, deadline, result, settled=settled, again=again)
 
     async def _run_pull(
@@ -292,8 +307,6 @@ class EngineLife:
             name=name,
             message=getattr(result, "message", ""),
         )
-        if succeeded:
-            self._check(handle, blocks)
         if succeeded or (settled and not again):
             self._free(blocks, f"a pull of {handle.publication}")
         elif reason is Reason.DATA_PLANE_LOST and isinstance(result, TransferResult) and not again:
@@ -302,8 +315,8 @@ class EngineLife:
         else:
             self._quarantine(blocks, deadline)
 
-    def _check(self, handle: Handle, blocks: tuple[int, ...]) -> None:
-        wrong = self._memory.wrong_bytes(blocks, self.router.published[handle.worker, handle.publication])
+    def _check(self, handle: Handle, blocks: tuple[int, ...], mapped: dict[int, Bytes]) -> None:
+        wrong = self._memory.wrong_bytes(blocks, self.router.published[handle.worker, handle.publication], mapped)
         if wrong:
             self.violation(f"a pull of {handle.publication} of {handle.worker} succeeded with {wrong} wrong bytes")
 

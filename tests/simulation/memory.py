@@ -90,10 +90,10 @@ class WorkerMemory:
         """The pools as they are."""
         return {rank: pool.copy() for rank, pool in self.pools.items()}
 
-    def wrong_bytes(self, blocks: tuple[int, ...], published: Published, first_token: int = 0) -> int:
-        """How many bytes of a pull's destination are not what was published."""
+    def wrong_bytes(self, blocks: tuple[int, ...], published: Published, pools: Mapping[int, Bytes]) -> int:
+        """How many bytes of a pull's destination, in ``pools`` by rank, are not what was published."""
         wrong = 0
-        tokens = TokenRange(first_token, published.token_count, published.token_count)
+        tokens = TokenRange(0, published.token_count, published.token_count)
         for rank in self.layout.ranks:
             plan = PairPlan(published.layout, self.layout, rank.rank).request(
                 {GROUP: np.array(published.blocks)}, {GROUP: np.array(blocks)}, tokens
@@ -107,7 +107,7 @@ class WorkerMemory:
                         strict=True,
                     ):
                         expected = published.pools[source][start : start + length]
-                        wrong += int(np.count_nonzero(expected != self.pools[rank.rank][to : to + length]))
+                        wrong += int(np.count_nonzero(expected != pools[rank.rank][to : to + length]))
         return wrong
 
 

@@ -137,7 +137,7 @@ class Simulation:
         made = await self._in(source, publisher.publish({GROUP: [PROBE_SOURCE]}, 1, 3.0, 1, request))
         try:
             await self._in(destination, puller.pull(made.handle, {GROUP: [PROBE_DESTINATION]}, 1.5, request))
-            if wrong := destination.memory.wrong_bytes((PROBE_DESTINATION,), content):
+            if wrong := destination.memory.wrong_bytes((PROBE_DESTINATION,), content, destination.memory.pools):
                 self._violated(f"a probe brought {wrong} wrong bytes")
         finally:
             with contextlib.suppress(KvferryError):

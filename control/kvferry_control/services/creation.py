@@ -43,4 +43,6 @@ class TransferMaker:
             first_token=request.first_token,
             data_parallel_rank=request.data_parallel_rank,
         )
+        if not self._transfers.table.has_request(wanted.request_id):
+            self._worker.require_pools(request.pool_boot_ids)
         return self._transfers.create(wanted, layout, self._worker.identity.incarnation)

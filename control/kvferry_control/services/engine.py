@@ -83,6 +83,7 @@ class EngineService(EngineServiceServicer):
             raise InvalidArgument.of_field(
                 "expected_reader_count", request.expected_reader_count, f"at most {READERS_MAX}"
             )
+        self._worker.require_pools(request.pool_boot_ids)
         body = pb.PublishRequest(
             blocks=request.blocks,
             token_count=request.token_count,

@@ -139,6 +139,7 @@ class PublishRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     EXPECTED_READER_COUNT_FIELD_NUMBER: _builtins.int
     DATA_PARALLEL_RANK_FIELD_NUMBER: _builtins.int
+    POOL_BOOT_IDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required, 1 to 128 characters."""
     token_count: _builtins.int
@@ -155,6 +156,12 @@ class PublishRequest(_message.Message):
     def ttl(self) -> _duration_pb2.Duration:
         """How long the leases last."""
 
+    @_builtins.property
+    def pool_boot_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The lives of the pools that hold the blocks (`RankPool.boot_id`), in order of all ranks. If one of them was
+        replaced meanwhile, the blocks' content is gone and the request fails as DATA_PLANE_LOST. Empty: not checked.
+        """
+
     def __init__(
         self,
         *,
@@ -164,10 +171,11 @@ class PublishRequest(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         expected_reader_count: _builtins.int = ...,
         data_parallel_rank: _builtins.int = ...,
+        pool_boot_ids: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "data_parallel_rank", b"data_parallel_rank", "expected_reader_count", b"expected_reader_count", "request_id", b"request_id", "token_count", b"token_count", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "data_parallel_rank", b"data_parallel_rank", "expected_reader_count", b"expected_reader_count", "pool_boot_ids", b"pool_boot_ids", "request_id", b"request_id", "token_count", b"token_count", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

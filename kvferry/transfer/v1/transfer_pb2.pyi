@@ -386,6 +386,7 @@ class CreateTransferRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     DATA_PARALLEL_RANK_FIELD_NUMBER: _builtins.int
+    POOL_BOOT_IDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required, 1 to 128 characters."""
     handle: _builtins.bytes
@@ -404,6 +405,12 @@ class CreateTransferRequest(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """Time from now until the transfer must be terminal, queueing included."""
 
+    @_builtins.property
+    def pool_boot_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The lives of the pools that the blocks are in (`RankPool.boot_id`), in order of all ranks. If one of them was
+        replaced meanwhile, nothing is read and the request fails as DATA_PLANE_LOST. Empty: not checked.
+        """
+
     def __init__(
         self,
         *,
@@ -414,10 +421,11 @@ class CreateTransferRequest(_message.Message):
         priority: _builtins.int = ...,
         first_token: _builtins.int = ...,
         data_parallel_rank: _builtins.int = ...,
+        pool_boot_ids: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "priority", b"priority", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "pool_boot_ids", b"pool_boot_ids", "priority", b"priority", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
