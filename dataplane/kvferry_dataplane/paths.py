@@ -12,6 +12,7 @@ from kvferry.core.errors import TransportFailed
 from kvferry_dataplane.packed.costs import Verdict
 
 STREAM_BACKEND = "stream"
+DEVICE_BACKEND = "cuda"
 
 
 class Path(StrEnum):
@@ -101,6 +102,11 @@ class Route:
     choice: str
     """Why this path and no faster one, for people."""
 
+    @property
+    def is_device_copy(self) -> bool:
+        """Whether a device copies, from and to what is mapped there."""
+        return self.path is Path.LOCAL and self.backend == DEVICE_BACKEND
+
 
 def why_not_to_map(policy: PathPolicy, own_host: bytes, source_host: bytes) -> str:
     """Why a source's memory is not even tried to be mapped; empty if it is worth trying.
@@ -158,7 +164,8 @@ def choose(policy: PathPolicy, mapping: Mapping, backend: str, packing: Packing 
         case PathRule.PACKED | PathRule.NIXL:
             return Route(Path.NIXL, backend, f"path={policy.rule} is configured")
     if packing is None or not has_bytes:
-        return Route(Path.NIXL, backend, f"{mapping.why_not}; the source does not pack")
+        why = "there is nothing to read but the lease word" if not has_bytes else "the source does not pack"
+        return Route(Path.NIXL, backend, f"{mapping.why_not}; {why}")
     if policy.wire.wanted is PackWire.NIXL and not packing.has_slots:
         return Route(Path.NIXL, backend, f"{mapping.why_not}; pack_wire=nixl, and the source has no staging slots")
     verdict = packing.weigh()

@@ -136,9 +136,8 @@ class RankLink:
         try:
             self._outgoing.put_nowait(request)
         except asyncio.QueueFull:
-            raise ResourceExhausted(
-                f"rank {self.rank}: {OUTGOING_COMMANDS_MAX} commands are waiting to be sent"
-            ) from None
+            why = f"so many commands for rank {self.rank} are waiting to be sent"
+            raise ResourceExhausted.of_bound("outgoing_commands", OUTGOING_COMMANDS_MAX, why) from None
         return self._last_id
 
     async def _session(self, spawn: Spawn) -> None:
