@@ -3,10 +3,12 @@
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from kvferry.core.errors import KvferryError
 from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry_dataplane.desk import ReadDesk
@@ -75,7 +77,13 @@ class SimReads:
 
     def connect(self, peer: Peer) -> None:
         """Learn a peer."""
-        self._put(lambda _: self.executor.connect(peer))
+
+        def try_connecting(_: float) -> None:
+            # As the reads' thread does: every read of this peer tries again.
+            with suppress(KvferryError):
+                self.executor.connect(peer)
+
+        self._put(try_connecting)
 
     def disconnect(self, peer: Peer) -> None:
         """Forget a peer."""

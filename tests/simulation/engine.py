@@ -6,22 +6,26 @@ What it knows of its blocks outlives it, as a journal would: a restarted engine 
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from kvferry.core.errors import KvferryError, NotFound
 from kvferry.core.reasons import Reason
 from kvferry.sdk.calls import is_outcome_unknown
 from kvferry.sdk.engine import EngineClient
-from kvferry.sdk.events import EngineEvent, PoolRestored, PublicationEnded
+from kvferry.sdk.events import EngineEvent, PublicationEnded
 from kvferry.sdk.failures import PullFailed
 from kvferry.sdk.pulls import Pull
 from kvferry.sdk.results import Publication, TransferResult
 from tests.simulation.dataplane import DataPlaneLife
+from tests.simulation.fabric import Host
 from tests.simulation.memory import GROUP, Bytes, Published, Use, WorkerMemory
 from tests.simulation.router import Handle, Router
 from tests.simulation.trace import Trace
 
 CALL_S = 4.0
+SETTLE_S = 10.0
+"""How long an engine asks whether nothing can still arrive of a pull that ended without saying so."""
 REUSE_MARGIN_S = 2.0
 """After its deadline a transfer of unknown fate is left alone for so long; then its blocks may be read into again."""
 
@@ -49,10 +53,10 @@ class EngineJournal:
     """Blocks of the publications that have not ended, by name."""
     asking: dict[str, tuple[tuple[int, ...], float]] = field(default_factory=dict)
     """Blocks of publications that control was asked for, by request id, and until when they may be pinned."""
+    words: dict[str, list[tuple[Host, int, int]]] = field(default_factory=dict)
+    """Where each publication's lease words were written, and what they were."""
     lost: list[tuple[tuple[int, ...], float]] = field(default_factory=list)
     """Blocks of pulls of unknown fate, and when they may be read into again."""
-    waiting_for_pool: list[tuple[int, ...]] = field(default_factory=list)
-    """Blocks of pulls whose data plane was lost: in quarantine until it is back."""
     pulling: dict[str, tuple[tuple[int, ...], float]] = field(default_factory=dict)
     request_count: int = 0
 
@@ -173,6 +177,12 @@ class EngineLife:
             return
         self._memory.use(content.blocks, Use.PUBLISHED, made.name)
         self.journal.pinned[made.name] = content.blocks
+        self.journal.words[made.name] = [
+            (life.host, lease.slot, lease.word)
+            for life in self.planes.values()
+            for lease in life.plane._leases.leases()
+            if made.name == f"publications/{lease.publication}"
+        ]
         self.router.offer(
             Handle(made.handle, made.name, self._memory.worker, content.token_count, made.expected_reader_count),
             content,
@@ -209,14 +219,8 @@ class EngineLife:
         self._free(blocks, request_id)
 
     def _on_event(self, event: EngineEvent) -> None:
-        match event:
-            case PublicationEnded(publication):
-                self._ended(publication.name)
-            case PoolRestored(rank):
-                self.trace.say(self._name, "pool restored", rank=rank)
-                waiting, self.journal.waiting_for_pool = self.journal.waiting_for_pool, []
-                for blocks in waiting:
-                    self._free(blocks, "a pull before its data plane was lost")
+        if isinstance(event, PublicationEnded):
+            self._ended(event.publication.name)
 
     def _ended(self, name: str) -> None:
         blocks = self.journal.pinned.pop(name, None)
@@ -225,12 +229,9 @@ class EngineLife:
 
     def _hand_back(self, blocks: tuple[int, ...], name: str) -> None:
         """A publication is told ended: its blocks are computed into at once."""
-        publication = name.removeprefix("publications/")
-        for rank, life in self.planes.items():
-            held = [lease for lease in life.plane._leases.leases() if lease.publication == publication]
-            if held and life.host.process.alive:
-                word = int(life.host.words[held[0].slot])
-                self.violation(f"{name} was handed back, and rank {rank} holds its lease (word set: {bool(word)})")
+        for host, slot, word in self.journal.words.pop(name, ()):
+            if host.process.alive and int(host.words[slot]) == word:
+                self.violation(f"{name} was handed back, and the lease word of rank {host.rank} stands")
         self._free(blocks, name or "a publication that was refused")
 
     def _free(self, blocks: tuple[int, ...], holder: str) -> None:
@@ -280,7 +281,12 @@ class EngineLife:
                 result = await _outcome(pull)
         except PullFailed as error:
             return error, error.destination_settled
-        return result, result.destination_settled
+        settled = result.destination_settled
+        if not settled:
+            self._memory.use(blocks, Use.QUARANTINED, request_id)
+            with suppress(KvferryError):
+                settled = (await pull.wait_settled(SETTLE_S)).destination_settled
+        return result, settled
 
     def _pulled(
         self,
@@ -309,9 +315,6 @@ class EngineLife:
         )
         if succeeded or (settled and not again):
             self._free(blocks, f"a pull of {handle.publication}")
-        elif reason is Reason.DATA_PLANE_LOST and isinstance(result, TransferResult) and not again:
-            self._memory.use(blocks, Use.QUARANTINED, f"a pull of {handle.publication}")
-            self.journal.waiting_for_pool.append(blocks)
         else:
             self._quarantine(blocks, deadline)
 
