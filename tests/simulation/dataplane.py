@@ -28,7 +28,7 @@ from tests.simulation.rpc_server import SimServer
 LEASE_SLOTS = 32
 READS_MAX = 16
 OUTSTANDING_BYTES_MAX = 1 << 16
-POLL_SECONDS_MIN = 50e-6
+POLL_SECONDS_MIN = 150e-6
 POLL_SECONDS_MAX = 5e-3
 DESTROY_SECONDS_MAX = 0.2
 _NIXL = Route(Path.NIXL, BACKEND, "simulated")

@@ -28,7 +28,7 @@ CALM_SECONDS = 1.5
 """Before the first fault: the cluster forms."""
 RECOVER_SECONDS = 10.0
 """After the last fault every pair must work again within this."""
-REST_SECONDS = 8.0
+REST_SECONDS = 6.0
 """Longer than every lease and deadline of the load."""
 
 
@@ -70,7 +70,7 @@ class Simulation:
         self._secrets = chance()
         fabric = Fabric(self.network, chance(), self._violated)
         self.cluster = Cluster(self.loop, self.network, fabric, chance(), trace, self._violated)
-        seconds = self._seeded.choice((4.0, 6.0, 10.0))
+        seconds = self._seeded.choice((3.0, 5.0, 8.0))
         pause = self._seeded.choice((0.15, 0.5, 1.5))
         self._faults = Faults(self.cluster, chance(), CALM_SECONDS + seconds, pause)
         self._faults_until = CALM_SECONDS + seconds

@@ -6,6 +6,7 @@ takes for a callback, is drawn from the seed. A process that is stopped runs not
 
 import asyncio
 import heapq
+import math
 import random
 import traceback
 from collections import deque
@@ -18,6 +19,7 @@ from weakref import WeakSet
 
 STEP_SECONDS_MAX = 20e-6
 """What a callback takes at most, unless its process is slow."""
+STEPS_AT_A_TIME = 64
 STEPS_MAX = 1_000_000
 """A run that takes more does not come to an end."""
 
@@ -180,15 +182,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._agens.append(agen)
 
     def _run_once(self) -> None:
-        self._fire()
-        runnable = [p for p in self._processes if p.ready and max(p.busy_until, p.stopped_until) <= self.now]
-        if not runnable:
-            self._move_on()
-            return
+        for _ in range(STEPS_AT_A_TIME):
+            if self._stopping:  # type: ignore[attr-defined]
+                return
+            self._step()
+
+    def _step(self) -> None:
+        """Run a callback of a process that can go on."""
+        runnable = self._runnable()
         process = runnable[0] if len(runnable) == 1 else self._random.choice(runnable)
         handle = process.ready.popleft()
         process.busy_until = self.now + self._random.random() * STEP_SECONDS_MAX * process.slowness
-        if handle._cancelled:
+        if handle.cancelled():
             return
         self.steps += 1
         handle._run()
@@ -196,20 +201,32 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if self.steps > STEPS_MAX:
             raise AssertionError(f"the run goes on after {STEPS_MAX} steps, at {self.now:.3f} s")
 
+    def _runnable(self) -> list[Process]:
+        """The processes that can go on; lets time pass until there is one."""
+        while True:
+            self._fire()
+            runnable, soonest = [], math.inf
+            for process in self._processes:
+                if process.ready:
+                    at = max(process.busy_until, process.stopped_until)
+                    if at <= self.now:
+                        runnable.append(process)
+                    elif at < soonest:
+                        soonest = at
+            if runnable:
+                return runnable
+            if self._timers and self._timers[0][0] < soonest:
+                soonest = self._timers[0][0]
+            if soonest == math.inf:
+                raise AssertionError(f"nothing is left to do at {self.now:.3f} s, and somebody waits")
+            self.now = soonest
+
     def _fire(self) -> None:
+        """Hand out the timers that are due."""
         while self._timers and self._timers[0][0] <= self.now:
             timer = heapq.heappop(self._timers)[2]
-            if not timer._cancelled:
+            if not timer.cancelled():
                 self._enqueue(timer)
-
-    def _move_on(self) -> None:
-        """Let time pass until something can happen."""
-        times = [max(p.busy_until, p.stopped_until) for p in self._processes if p.ready]
-        if self._timers:
-            times.append(self._timers[0][0])
-        if not times:
-            raise AssertionError(f"nothing is left to do at {self.now:.3f} s, and somebody waits")
-        self.now = max(self.now, min(times))
 
     def _enqueue(self, handle: asyncio.Handle) -> None:
         process = handle._context.get(CURRENT) or self._outside  # type: ignore[attr-defined]

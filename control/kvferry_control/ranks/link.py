@@ -54,6 +54,8 @@ class RankLink:
         self.rank = rank
         self.socket = socket
         self.up = False
+        self.session_count = 0
+        """Sessions so far: what was posted in an earlier one may be lost."""
         self.description: pb.DescribeResponse | None = None
         self._listener = listener
         self._channel = aio.insecure_channel(f"unix:{socket}", options=channel_options())
@@ -150,6 +152,7 @@ class RankLink:
             async for response in call:
                 if response.WhichOneof("event") == "opened":
                     self.description = description
+                    self.session_count += 1
                     self.up = True
                     await self._listener.link_up(self, description, response.opened)
                 else:
