@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, action="append", help="run this seed; one alone is run with its trace")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--seconds", type=float, help="begin no more seeds after so long")
     args = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
         # Sets of strings are walked through in the order of their hashes: a seed has to mean the same run everywhere.
@@ -25,7 +26,7 @@ def main() -> int:
         os.execve(sys.executable, again, os.environ | {"PYTHONHASHSEED": "0"})  # noqa: S606 - this program
     if args.seed is not None and len(args.seed) == 1:
         return show(args.seed[0])
-    return run_all(args.seed or range(args.first, args.first + args.seeds), args.jobs)
+    return run_all(args.seed or range(args.first, args.first + args.seeds), args.jobs, args.seconds)
 
 
 def show(seed: int) -> int:
@@ -41,7 +42,7 @@ def show(seed: int) -> int:
     return 1 if outcome.failure else 0
 
 
-def run_all(seeds: Iterable[int], jobs: int) -> int:
+def run_all(seeds: Iterable[int], jobs: int, seconds: float | None) -> int:
     """Run many seeds, and say what came of them."""
     report, began = Report(), time.monotonic()
     for outcome in outcomes(list(seeds), jobs):
@@ -49,6 +50,8 @@ def run_all(seeds: Iterable[int], jobs: int) -> int:
         if outcome.failure:
             sys.stdout.write(f"seed {outcome.seed} failed: {outcome.failure}\n  make simulate SEED={outcome.seed}\n")
             sys.stdout.flush()
+        if seconds is not None and time.monotonic() - began > seconds:
+            break
     sys.stdout.write(report.text(time.monotonic() - began))
     return 1 if report.failed else 0
 

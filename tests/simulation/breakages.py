@@ -50,8 +50,13 @@ def word_left_set() -> Any:
     return patch.object(LeaseTable, "release", release)
 
 
-def commands_repeated() -> Any:
-    """A command that is sent again after a break makes another transfer."""
+def publications_repeated() -> Any:
+    """A request that is sent again, since its answer was lost, makes another publication."""
+    return patch.object(Publications, "_known", lambda *_: None)
+
+
+def transfers_repeated() -> Any:
+    """A command that is sent again, since its stream broke, makes another transfer."""
     return patch.object(TransferTable, "known", lambda *_: None)
 
 
@@ -75,7 +80,8 @@ BREAKAGES: tuple[Breakage, ...] = (
     fence_off,
     rollover_off,
     word_left_set,
-    commands_repeated,
+    publications_repeated,
+    transfers_repeated,
     no_deadline,
     early_hand_back,
 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from kvferry.core.errors import KvferryError, NotFound
 from kvferry.core.reasons import Reason
+from kvferry.publication.v1.publication_pb2 import LeaseAttributes
 from kvferry.sdk.calls import is_outcome_unknown
 from kvferry.sdk.engine import EngineClient
 from kvferry.sdk.events import EngineEvent, PublicationEnded
@@ -55,6 +56,8 @@ class EngineJournal:
     """Blocks of publications that control was asked for, by request id, and until when they may be pinned."""
     words: dict[str, list[tuple[Host, int, int]]] = field(default_factory=dict)
     """Where each publication's lease words were written, and what they were."""
+    requests: dict[str, str] = field(default_factory=dict)
+    """By name of a publication, the request that made it."""
     lost: list[tuple[tuple[int, ...], float]] = field(default_factory=list)
     """Blocks of pulls of unknown fate, and when they may be read into again."""
     pulling: dict[str, tuple[tuple[int, ...], float]] = field(default_factory=dict)
@@ -164,6 +167,7 @@ class EngineLife:
                 return
             break
         self.journal.asking.pop(request_id)
+        self.journal.requests[made.name] = request_id
         self._published(made, content)
         if made.name in self.journal.pinned and self.seeded.random() < self.load.release_chance:
             await asyncio.sleep(self.seeded.random() * ttl_s)
@@ -229,6 +233,11 @@ class EngineLife:
 
     def _hand_back(self, blocks: tuple[int, ...], name: str) -> None:
         """A publication is told ended: its blocks are computed into at once."""
+        request_id = self.journal.requests.pop(name, "")
+        for life in self.planes.values():
+            for lease in life.plane._leases.leases():
+                if request_id and request_id == LeaseAttributes.FromString(lease.attributes).request_id:
+                    self.violation(f"{name} was handed back, and its request {request_id} made another lease")
         for host, slot, word in self.journal.words.pop(name, ()):
             if host.process.alive and int(host.words[slot]) == word:
                 self.violation(f"{name} was handed back, and the lease word of rank {host.rank} stands")

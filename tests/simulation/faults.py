@@ -36,6 +36,7 @@ class Faults:
             "partition": self._cut,
             "reads stuck": self._stick,
             "break connection": self._break,
+            "frayed network": self._fray,
             "slow network": self._slow,
             "slow process": self._slow_process,
             "wall clock jumps": self._jump,
@@ -135,6 +136,11 @@ class Faults:
         connection = self.seeded.choice(connections)
         self.cluster.network.break_connection(connection, "broken")
         return f"{connection.client.name} to {connection.server.name}"
+
+    def _fray(self) -> str:
+        network = self.cluster.network
+        network.fray_chance = self.seeded.choice((0.0, 0.01, 0.1))
+        return f"{network.fray_chance} of messages"
 
     def _slow(self) -> str:
         network, fabric = self.cluster.network, self.cluster.fabric

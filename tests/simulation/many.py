@@ -7,7 +7,7 @@ from multiprocessing import get_context
 
 from tests.simulation.run import Outcome, simulate
 
-CHUNK_SEEDS = 8
+CHUNK_SEEDS = 4
 
 
 def outcomes(seeds: list[int], jobs: int) -> Iterator[Outcome]:
@@ -16,8 +16,12 @@ def outcomes(seeds: list[int], jobs: int) -> Iterator[Outcome]:
         prepare()
         yield from map(simulate, seeds)
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), prepare) as pool:
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), prepare)
+    try:
         yield from pool.map(simulate, seeds, chunksize=CHUNK_SEEDS)
+    finally:
+        # Who wants no more need not wait for what was not begun.
+        pool.shutdown(cancel_futures=True)
 
 
 def prepare() -> None:

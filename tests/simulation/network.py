@@ -23,6 +23,7 @@ KEEPALIVE_SECONDS = 2.0
 """gRPC's ping interval and the bound on its answer, together."""
 CONNECT_SECONDS = 1.0
 RETRANSMIT_SECONDS = 0.05
+FRAY_SECONDS_MAX = 0.002
 NOTICE_SECONDS_MAX = 0.5
 """How much later than one end the other may notice a break."""
 
@@ -63,6 +64,8 @@ class Network:
         self.message_count = 0
         self.spike_chance = 0.0
         self.spike_seconds = 0.0
+        self.fray_chance = 0.0
+        """Of a message to break its connection around the time when it arrives."""
         self._random = seeded
         self._connections: dict[Connection, None] = {}
         self._servers: dict[str, SimServer] = {}
@@ -120,6 +123,11 @@ class Network:
         for end in connection.ends:
             self.later(self._random.random() ** 3 * NOTICE_SECONDS_MAX, lambda end=end: end.broke(why))  # type: ignore[misc]
 
+    def fray(self, connection: Connection) -> None:
+        """Break a connection soon after a message was sent, if the weather is so."""
+        if self.fray_chance and self._random.random() < self.fray_chance:
+            self.later(self._random.random() * FRAY_SECONDS_MAX, lambda: self.break_connection(connection, "broken"))
+
     def break_now(self, connection: Connection, why: str) -> None:
         """Have both ends notice at once."""
         if not connection.closed:
@@ -152,7 +160,7 @@ class Network:
     def heal(self) -> None:
         """End every partition and delay."""
         self._cut.clear()
-        self.spike_chance = 0.0
+        self.spike_chance = self.fray_chance = 0.0
 
     def _heal(self, pair: frozenset[str]) -> None:
         left = self._cut.get(pair, 0) - 1
@@ -210,6 +218,7 @@ class Pipe:
         if not self._sender.alive or self._connection.closed:
             return
         network.message_count += 1
+        network.fray(self._connection)
         self._under_way.append(at_arrival)
         self._arrives_at = max(self._arrives_at, network.loop.now + network.delay(self._sender, self._receiver))
         network.loop.world(self._arrives_at, self._deliver)

@@ -111,11 +111,11 @@ class FakeAgent:
 
     def connect(self, peer: Peer) -> None:
         """Learn a peer."""
-        self.connected.add(peer.name)
+        self.connected.add(peer.agent_name)
 
     def disconnect(self, peer: Peer) -> None:
         """Forget a peer."""
-        self.connected.remove(peer.name)
+        self.connected.remove(peer.agent_name)
 
     def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
         """Start a batch."""

@@ -1,12 +1,14 @@
 """The read executor, in virtual time over agents without a transport."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from kvferry.core.errors import KvferryError, PeerError, TransportFailed
 from kvferry.core.reasons import Reason
 from kvferry_dataplane.paths import Path, Route
+from kvferry_dataplane.reads.generation import Generation
 from tests.unit.dataplane.fakes import WORD, Bench, FakeAgent, FakeRouting, Network, bounds, peer
 
 
@@ -306,3 +308,16 @@ def test_waiting_reads_without_a_route_all_fail_at_once() -> None:
     while bench.executor.step(bench.now) == 0.0:
         pass
     assert {"t", "u", "v"} == set(bench.outcomes)
+
+
+def test_two_names_of_one_agent_share_its_connection() -> None:
+    """An agent that is known under two names, of two incarnations of its worker, is forgotten with the second only."""
+    agent = FakeAgent(Network(), 1)
+    generation = Generation(1, agent)
+    first, second = peer("a"), replace(peer("a"), name="b")
+    assert generation.connect(first)
+    assert generation.connect(second)
+    generation.forget(first)
+    assert {"a"} == agent.connected
+    generation.forget(second)
+    assert set() == agent.connected
