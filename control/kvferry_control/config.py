@@ -17,6 +17,8 @@ from kvferry.core.errors import ConfigInvalid
 from kvferry.rpc.addresses import check_address
 
 WorkerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+DRAIN_S_MAX = 86_400.0
+"""Longest time that a drain may take."""
 Address = Annotated[str, Field(min_length=3, max_length=260)]
 
 
@@ -92,10 +94,30 @@ class LimitsSection(_Section):
     """Longest lease an engine may ask for."""
     timeout_s: float = Field(default=3600.0, gt=0, le=86_400)
     """Longest time a transfer may take."""
+    source_time_share: float = Field(default=0.5, gt=0, lt=1)
+    """While a transfer has further sources, one of them gets at most this part of the time that is left."""
+    span_bytes: int = Field(default=32 << 20, ge=1 << 16, le=1 << 30)
+    """A transfer with several sources is read and verified in spans of about so many bytes on each rank."""
     watchers: int = Field(default=256, ge=1, le=10_000)
     """Streams of each kind that are served at once."""
     engine_timeout_s: float = Field(default=10.0, ge=1, le=600)
     """An engine that is silent this long counts as lost."""
+
+
+class DrainSection(_Section):
+    """``[drain]``: how the worker is taken out of service."""
+
+    timeout_s: float = Field(default=60.0, ge=0, le=DRAIN_S_MAX)
+    """What is left then is ended. 0: SIGTERM does not drain; leases and reads are left to the next control."""
+    remote: bool = True
+    """Whether who reaches ``worker.listen`` may begin and undo a drain."""
+
+
+class HealthSection(_Section):
+    """``[health]``: when the gRPC health service says NOT_SERVING."""
+
+    stall_s: float = Field(default=10.0, ge=0.5, le=600)
+    """After an event loop that does not turn for so long."""
 
 
 class ControlConfig(_Section):
@@ -106,6 +128,8 @@ class ControlConfig(_Section):
     etcd: EtcdSection
     metrics: MetricsSection | None = None
     log: LogSection = LogSection()
+    drain: DrainSection = DrainSection()
+    health: HealthSection = HealthSection()
     limits: LimitsSection = LimitsSection()
 
 

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--log-format", default="auto", metavar="FORMAT", help=f"{', '.join(FORMATS)} (default: auto)")
     add("--log-level", default="info", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (default: info)")
     add("--max-leases", default="16384", metavar="N", help="leases that can hold at a time (default: 16384)")
-    add("--max-reads", default="4096", metavar="N", help="reads queued or running at a time (default: 4096)")
+    add("--max-reads", default="4096", metavar="N", help="reads queued or running, of one source 4/5 (default: 4096)")
     add(
         "--max-outstanding-bytes",
         default="1024TiB",
@@ -80,6 +80,18 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         metavar="NAME",
         help="congestion control for packed bytes (default: auto, the system's, or cubic in place of bbr)",
+    )
+    add(
+        "--drain-timeout",
+        default="90",
+        metavar="SECONDS",
+        help="after SIGTERM, stay so long for control, leases and reads; more than control's (default: 90; 0: end now)",
+    )
+    add(
+        "--stall-timeout",
+        default="10",
+        metavar="SECONDS",
+        help="a thread that does not answer for so long is stuck: the health service says NOT_SERVING (default: 10)",
     )
     add("--ready-fd", metavar="N", help="descriptor that gets the line `ready` once the process serves")
     return parser

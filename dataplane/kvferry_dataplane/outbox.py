@@ -18,6 +18,7 @@ class SessionQueue:
         self._events: deque[pb.SessionResponse] = deque()
         self._changed = asyncio.Event()
         self._closed = False
+        self._ending = False
         self._overflowed = False
 
     @property
@@ -37,18 +38,23 @@ class SessionQueue:
         self._closed = True
         self._changed.set()
 
+    def end(self) -> None:
+        """End the session once what is in the queue has been sent."""
+        self._ending = True
+        self._changed.set()
+
     async def first(self) -> pb.SessionResponse | None:
-        """The oldest event, still in the queue; None once closed.
+        """The oldest event, still in the queue; None once closed, or ended and empty.
 
         Raises:
             ResourceExhausted: control did not fetch its events.
         """
-        while not self._events and not self._closed:
+        while not (self._events or self._closed or self._ending):
             self._changed.clear()
             await self._changed.wait()
         if self._overflowed:
             raise ResourceExhausted.of_field("session_events", len(self._events), "control does not fetch its events")
-        return None if self._closed else self._events[0]
+        return None if self._closed or not self._events else self._events[0]
 
     def drop_first(self) -> None:
         """Take the oldest event out: it is on its way."""
@@ -93,6 +99,11 @@ class Outbox:
             self._session = None
             for event in session.durable_events():
                 self._keep(event)
+
+    def end(self) -> None:
+        """End the session in place once everything has been sent."""
+        if self._session is not None:
+            self._session.end()
 
     def emit(self, event: pb.SessionResponse) -> None:
         """Send an event, or keep it if it must not be lost."""

@@ -60,6 +60,7 @@ class DataPlaneServicer(dataplane_pb2_grpc.DataPlaneServiceServicer):
             await abort(context, _first(errors))
         finally:
             self._plane.outbox.close(session)
+            self._plane.session_ended()
             self._metrics.session_connected.set(self._plane.outbox.connected)
             _log.info("session closed")
 

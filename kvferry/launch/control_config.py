@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 Scalar = str | int | float | bool
@@ -24,6 +24,9 @@ class ControlConfig:
     metrics_listen: str | None
     log_level: str
     log_format: str = "json"
+    drain_timeout_s: float = 0.0
+    stall_s: float = 10.0
+    limits: Section = field(default_factory=dict)
 
     def to_toml(self) -> str:
         """The file's text."""
@@ -43,7 +46,11 @@ class ControlConfig:
         parts.append(_table("[etcd]", etcd))
         if self.metrics_listen is not None:
             parts.append(_table("[metrics]", {"listen": self.metrics_listen}))
+        if self.limits:
+            parts.append(_table("[limits]", self.limits))
         parts.append(_table("[log]", {"level": self.log_level, "format": self.log_format}))
+        parts.append(_table("[health]", {"stall_s": self.stall_s}))
+        parts.append(_table("[drain]", {"timeout_s": self.drain_timeout_s}))
         return "\n".join(parts)
 
 

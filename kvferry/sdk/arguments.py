@@ -2,6 +2,7 @@
 
 import math
 import operator
+import os
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,14 +10,15 @@ from typing import SupportsIndex
 
 from google.protobuf.message import Message
 
-from kvferry.core.errors import BlockError, InvalidArgument, MessageTooLarge
-from kvferry.core.handles import payload_of
+from kvferry.core.errors import BlockError, ConfigInvalid, InvalidArgument, MessageTooLarge
+from kvferry.core.handles import split
 from kvferry.core.layouts import BLOCKS_MAX, WorkerLayout
 from kvferry.core.reasons import Reason
 from kvferry.layout.v1 import layout_pb2
 from kvferry.rpc.options import MESSAGE_BYTES_MAX
 
 ID_CHARS_MAX = 128
+SOCKET_PATH_BYTES_MAX = 107
 TIMEOUT_S_MAX = 86_400.0
 """Longest deadline or lease: a day."""
 COUNT_MAX = (1 << 32) - 1
@@ -77,11 +79,11 @@ def checked_handle(handle: bytes) -> bytes:
 
     Raises:
         InvalidArgument: not bytes. The value is not shown: it may be a secret.
-        HandleMalformed: truncated, too long, or of an unknown version.
+        HandleMalformed: truncated, too long, of an unknown version, or joined wrongly.
     """
     if not isinstance(handle, bytes):
         raise InvalidArgument.of_field("handle", type(handle).__name__, "must be bytes")
-    payload_of(handle)
+    split(handle)
     return handle
 
 
@@ -179,3 +181,16 @@ def _integers(field: str, given: BlockIds) -> list[int]:
         if isinstance(block, bool) or not isinstance(block, SupportsIndex):
             raise InvalidArgument.of_field(f"{field}[{position}]", block, "must be an integer")
     return [operator.index(block) for block in ids]
+
+
+def checked_path(socket_path: str | os.PathLike[str]) -> str:
+    """The path of a Unix socket.
+
+    Raises:
+        ConfigInvalid: it is longer than the kernel takes.
+    """
+    path = os.fspath(socket_path)
+    length = len(os.fsencode(path))
+    if not 1 <= length <= SOCKET_PATH_BYTES_MAX:
+        raise ConfigInvalid.of_field("socket_path", path, f"must have 1 to {SOCKET_PATH_BYTES_MAX} bytes")
+    return path

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from grpc import aio
 
-from kvferry.core.errors import ConfigInvalid, KvferryError, NotFound, NotReady
+from kvferry.core.errors import KvferryError, NotFound, NotReady
 from kvferry.core.layouts import WorkerLayout, validate_layout
 from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.engine.v1.engine_pb2_grpc import EngineServiceStub
@@ -20,14 +20,13 @@ from kvferry.rpc.options import channel_options
 from kvferry.rpc.times import duration
 from kvferry.sdk.arguments import (
     COUNT_MAX,
-    PRIORITY_MAX,
     TOKENS_MAX,
     Blocks,
     checked_blocks,
-    checked_handle,
     checked_id,
     checked_int,
     checked_name,
+    checked_path,
     checked_seconds,
     checked_size,
 )
@@ -35,19 +34,19 @@ from kvferry.sdk.calls import Caller
 from kvferry.sdk.convert import publication_of
 from kvferry.sdk.engine_state import EngineState
 from kvferry.sdk.events import EngineEvent, EventStream, PublicationStream
+from kvferry.sdk.held import held_publications
 from kvferry.sdk.link import EngineLink
 from kvferry.sdk.log import sdk_log
 from kvferry.sdk.pools import AttachedPool, PoolInfo
+from kvferry.sdk.pull_request import pull_request
 from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.pulls import Pull
-from kvferry.sdk.results import Publication, TransferResult
+from kvferry.sdk.results import HeldPublication, Publication, TransferResult
 from kvferry.sdk.timeouts import set_timeouts, total_seconds
-from kvferry.transfer.v1 import transfer_pb2
 
 if TYPE_CHECKING:
     from kvferry.engine.v1.engine_pb2_grpc import EngineServiceAsyncStub
 
-SOCKET_PATH_BYTES_MAX = 107
 CONNECT_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 10.0
 
@@ -67,7 +66,7 @@ class EngineClient:
         call_timeout_s: float,
         on_event: Callable[[EngineEvent], None] | None,
     ) -> None:
-        self._path = _checked_path(socket_path)
+        self._path = checked_path(socket_path)
         self._request = pb.OpenEngineRequest(engine_id=checked_id("engine_id", engine_id))
         if layout is not None:
             validate_layout(layout)
@@ -179,9 +178,9 @@ class EngineClient:
 
         Raises:
             InvalidArgument, BlockError, MessageTooLarge, RequestIdReused: the call is wrong.
+            Draining: the worker goes out of service.
             NotReady, DataPlaneLost, ResourceExhausted, DeadlineExceeded: not now. With ``metadata["outcome"] ==
                 "unknown"`` the blocks may be pinned for ``ttl_s``: repeat with the same ``request_id`` to find out.
-            DataPlaneLost: also when a pool was replaced meanwhile: what was in the blocks is gone.
         """
         state = self._open_state()
         request = pb.PublishRequest(
@@ -191,8 +190,7 @@ class EngineClient:
             ttl=duration(checked_seconds("ttl_s", ttl_s)),
             expected_reader_count=checked_int("expected_readers", expected_readers, 0, COUNT_MAX),
             data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
-            # However often it is sent: what is in the blocks now is what is published.
-            pool_boot_ids=state.pools.boot_ids,
+            mapped_pools=state.pools.mapped(),
         )
         checked_size("blocks", request)
         try:
@@ -254,6 +252,11 @@ class EngineClient:
         table = self._open_state().publications
         return await table.wait(_name_of(publication), timeout_s, self._call_timeout_s)
 
+    async def held_publications(self) -> list[HeldPublication]:
+        """Live publications of this worker, newest first: after a restart, what an earlier life of the engine made."""
+        self._open_state()
+        return await held_publications(self._engines, self._call, self._call_timeout_s)
+
     def publication_ended(self) -> PublicationStream:
         """Every publication that ends from now on, once each, also those ended by :meth:`release`."""
         return PublicationStream(self.events())
@@ -262,7 +265,7 @@ class EngineClient:
         """Ended publications, lost and restored pools, from now on."""
         return self._open_state().hub.stream()
 
-    async def pull(
+    async def pull(  # noqa: PLR0913 - what a pull can be told, by name
         self,
         handle: bytes,
         blocks: Blocks,
@@ -272,12 +275,17 @@ class EngineClient:
         *,
         first_token: int = 0,
         data_parallel_rank: int = 0,
+        resumable: bool = False,
         queue_timeout_s: float | None = None,
     ) -> TransferResult:
         """Read a publication into ``blocks``, as many as its tokens take here; returns when all is there, verified.
 
         Tokens before ``first_token`` are at the destination already, in the first of its blocks, and are not read.
         ``data_parallel_rank`` is the one of this worker that shall hold the request.
+
+        ``handle`` may be several joined to one (``join_handles``): if a source fails, the next goes on where the
+        verified tokens end. ``resumable`` has the tokens verified in spans also where there is one source, so that
+        after a failure ``transfer.verified_tokens`` says where a pull from elsewhere into the same blocks may begin.
 
         With ``queue_timeout_s`` the pull may wait so long to be served, and ``timeout_s`` begins then; without,
         ``timeout_s`` bounds everything. Ends by their sum + 1 second whatever dies. If the calling task is cancelled,
@@ -289,19 +297,21 @@ class EngineClient:
             PullFailed: it did not succeed; also of the class of its reason, for example Fenced, PeerError,
                 QueueTimeout, DeadlineExceeded. ``transfer`` and ``destination_settled`` tell what is known.
         """
-        request = self._pull_request(
+        state = self._open_state()
+        request = pull_request(
             handle,
-            blocks,
-            timeout_s,
+            checked_blocks("blocks", blocks, self.layout),
             request_id,
             priority,
             first_token=first_token,
             data_parallel_rank=data_parallel_rank,
-            queue_timeout_s=queue_timeout_s,
+            resumable=resumable,
         )
-        return await self._open_state().pulls.run(request, total_seconds(request))
+        request.mapped_pools.extend(state.pools.mapped())
+        set_timeouts(request, timeout_s, queue_timeout_s)
+        return await state.pulls.run(request, total_seconds(request))
 
-    async def start_pull(
+    async def start_pull(  # noqa: PLR0913 - as pull
         self,
         handle: bytes,
         blocks: Blocks,
@@ -311,6 +321,7 @@ class EngineClient:
         *,
         first_token: int = 0,
         data_parallel_rank: int = 0,
+        resumable: bool = False,
         queue_timeout_s: float | None = None,
     ) -> Pull:
         """Like :meth:`pull`, but returns once control has made the transfer.
@@ -318,43 +329,19 @@ class EngineClient:
         Raises:
             As :meth:`pull`, where control refuses the transfer.
         """
-        request = self._pull_request(
+        state = self._open_state()
+        request = pull_request(
             handle,
-            blocks,
-            timeout_s,
+            checked_blocks("blocks", blocks, self.layout),
             request_id,
             priority,
             first_token=first_token,
             data_parallel_rank=data_parallel_rank,
-            queue_timeout_s=queue_timeout_s,
+            resumable=resumable,
         )
-        return await self._open_state().pulls.start(request, total_seconds(request))
-
-    def _pull_request(
-        self,
-        handle: bytes,
-        blocks: Blocks,
-        timeout_s: float,
-        request_id: str | None,
-        priority: int,
-        *,
-        first_token: int,
-        data_parallel_rank: int,
-        queue_timeout_s: float | None,
-    ) -> transfer_pb2.CreateTransferRequest:
-        state = self._open_state()
-        request = transfer_pb2.CreateTransferRequest(
-            request_id=checked_id("request_id", request_id),
-            handle=checked_handle(handle),
-            destination_blocks=checked_blocks("blocks", blocks, self.layout),
-            priority=checked_int("priority", priority, -PRIORITY_MAX, PRIORITY_MAX),
-            first_token=checked_int("first_token", first_token, 0, TOKENS_MAX),
-            data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
-            pool_boot_ids=state.pools.boot_ids,
-        )
+        request.mapped_pools.extend(state.pools.mapped())
         set_timeouts(request, timeout_s, queue_timeout_s)
-        checked_size("blocks", request)
-        return request
+        return await state.pulls.start(request, total_seconds(request))
 
     def _open_state(self) -> EngineState:
         if self._state is None or self._state.closed:
@@ -386,14 +373,6 @@ class EngineClient:
             # The body's own error goes on by itself; the group only reports defects of the client.
             await self._tasks.__aexit__(None, None, None)
             await self._channel.close()
-
-
-def _checked_path(socket_path: str | os.PathLike[str]) -> str:
-    path = os.fspath(socket_path)
-    length = len(os.fsencode(path))
-    if not 1 <= length <= SOCKET_PATH_BYTES_MAX:
-        raise ConfigInvalid.of_field("socket_path", path, f"must have 1 to {SOCKET_PATH_BYTES_MAX} bytes")
-    return path
 
 
 def _name_of(publication: Publication | str) -> str:

@@ -1,5 +1,6 @@
 """What the clients give back: frozen values with units in their names (seconds as float, bytes as int)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -55,6 +56,7 @@ class TransferState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    SWITCHING = "switching"
 
     @property
     def is_terminal(self) -> bool:
@@ -161,6 +163,44 @@ class Publication(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class HeldPublication(Record):
+    """A live publication with all that its engine needs to go on with it after a restart."""
+
+    publication: Publication
+    """With its handle."""
+    request_id: str
+    blocks: Mapping[str, tuple[int, ...]]
+    """By layer group: leave them alone until the publication has ended."""
+
+
+class DrainState(StrEnum):
+    """Where a worker's drain stands."""
+
+    UNKNOWN = "unknown"
+    NONE = "none"
+    DRAINING = "draining"
+    ENDING = "ending"
+    DRAINED = "drained"
+
+
+@dataclass(frozen=True, slots=True)
+class Drain(Record):
+    """A worker on its way out of service."""
+
+    worker: str
+    """``workers/{worker}``."""
+    state: DrainState
+    live_publication_count: int
+    active_transfer_count: int
+    time_left_s: float | None
+    """After this, what is left is ended; None where there is no such bound."""
+    exits: bool
+    """Whether the control ends once nothing is left."""
+    leaving_ranks: tuple[int, ...]
+    """Ranks whose data planes were told to end."""
+
+
+@dataclass(frozen=True, slots=True)
 class PathFigures(Record):
     """What one destination rank read from one source rank."""
 
@@ -173,6 +213,8 @@ class PathFigures(Record):
     """Why this path was taken and no faster one, for people."""
     device_s: float = 0.0
     """How long a device copied, on its own clock; 0 if none did."""
+    attempt: int = 0
+    """Which of the transfer's sources it was, counted from 0 in the order in which they were tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +231,26 @@ class RankFigures(Record):
     verify_s: float
     paths: tuple[PathFigures, ...] = ()
     """By source rank; ``path`` and ``backend`` are those that carried most."""
+    verified_tokens: int = 0
+    """Tokens in place: those that were there before, and those that were read and verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt(Record):
+    """A source that was given up, and what it had brought by then."""
+
+    source_worker: str
+    source_incarnation: int
+    publication: str
+    reason: Reason
+    """Why it was given up."""
+    message: str
+    received_bytes: int
+    """From it, over all ranks, also what was not verified."""
+    verified_tokens: int
+    """Tokens in place on every rank when it was given up."""
+    total_s: float
+    """From asking it until no byte of it could arrive any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +294,11 @@ class TransferResult(Record):
     end_time: datetime | None = None
     revision: int = 0
     ranks: tuple[RankFigures, ...] = ()
+    verified_tokens: int = 0
+    """Tokens in place on every rank, also after a failure: a pull of the same tokens from elsewhere into the same
+    blocks may begin there (``first_token=``)."""
+    attempts: tuple[Attempt, ...] = ()
+    """The sources that were given up, in order; ``source_worker`` and its neighbours name the one after them."""
 
     @property
     def device_s(self) -> float:

@@ -1,6 +1,6 @@
 """A simulated control process: the real one, with servers on the simulated network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kvferry.core.errors import KvferryError
@@ -24,13 +24,14 @@ class SimServers(Servers):
         self.tcp, self.uds = self.simulated  # type: ignore[assignment]
         self.listen = listen
         self.engine_socket = Path(engine_socket)
+        self.health_socket = Path(f"{engine_socket}.health")
 
     async def start(self, tcp_services: Sequence[str], uds_services: Sequence[str]) -> None:
         """Serve."""
         for server in self.simulated:
             await server.start()
 
-    async def set_serving(self, serving: bool) -> None:
+    async def show_health(self, states: Mapping[str, bool]) -> None:
         """Nobody asks."""
 
     async def stop(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from kvferry.core.errors import KvferryError
 from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
+from kvferry_dataplane.departure import Departure
 from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.nixl_agent import BACKEND
@@ -172,7 +173,15 @@ class DataPlaneLife:
         self.reads = SimReads(self.executor, seeded)
         self.desk = ReadDesk(READS_MAX, OUTSTANDING_BYTES_MAX)
         # The plane asks no more of the two threads than what these do.
-        self.plane = Plane(words, pool.nbytes, self.desk, self.reads, _Serving(self.host), self.metrics)  # type: ignore[arg-type]
+        self.plane = Plane(
+            words,
+            pool.nbytes,
+            self.desk,
+            self.reads,  # type: ignore[arg-type]
+            _Serving(self.host),  # type: ignore[arg-type]
+            self.metrics,
+            Departure(0.0),
+        )
 
     async def run(self) -> None:
         """Serve until killed."""

@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 from grpc import aio
 
+from kvferry_control import process
 from tests.simulation.network import Network
 from tests.simulation.rpc_client import SimChannel
 from tests.simulation.rpc_server import SimServer
@@ -27,8 +28,8 @@ def closed(loop: VirtualLoop, network: Network, seeded: random.Random) -> Iterat
     """Give code the loop's time, the seed's chance and the simulated network."""
 
     def wall() -> float:
-        process = CURRENT.get()
-        return EPOCH + loop.now + (process.clock.wall_offset if process is not None else 0.0)
+        current = CURRENT.get()
+        return EPOCH + loop.now + (current.clock.wall_offset if current is not None else 0.0)
 
     def channel(target: str, *_: Any, **__: Any) -> SimChannel:
         return SimChannel(network, target.removeprefix("ipv4:"))
@@ -44,6 +45,8 @@ def closed(loop: VirtualLoop, network: Network, seeded: random.Random) -> Iterat
             (random, "_urandom", seeded.randbytes),
             (aio, "insecure_channel", channel),
             (aio, "server", server),
+            # A thread with a socket of its own; what it would tell nobody asks.
+            (process, "open_health", Mock()),
         ):
             doors.enter_context(patch.object(where, name, instead))
         yield

@@ -18,6 +18,7 @@ from kvferry.sdk.events import EngineEvent, PublicationEnded
 from kvferry.sdk.failures import PullFailed
 from kvferry.sdk.pulls import Pull
 from kvferry.sdk.results import Publication, TransferResult
+from tests.simulation.attaching import attach
 from tests.simulation.dataplane import DataPlaneLife
 from tests.simulation.fabric import Host
 from tests.simulation.memory import GROUP, Bytes, Published, Use, WorkerMemory
@@ -131,8 +132,8 @@ class EngineLife:
     # Publications
 
     def _attached(self) -> list[bytes]:
-        """The lives of the pools that the engine can write to."""
-        return [pool.boot_id for pool in self._up.pools]
+        """The lives of the pools that the engine has mapped; maps anew what it can."""
+        return attach(self._up, self._memory.layout, self.planes)
 
     async def _publish(self) -> None:
         attached = self._attached()
@@ -250,6 +251,8 @@ class EngineLife:
     # Pulls
 
     async def _pull(self) -> None:
+        if len(self._attached()) < len(self._memory.layout.ranks):
+            return
         handle = self.router.take(self._memory.worker, self.seeded)
         if handle is None:
             return

@@ -15,6 +15,7 @@ import structlog
 
 from kvferry.core.errors import KvferryError, NotReady
 from tests.simulation import doors
+from tests.simulation.attaching import attach
 from tests.simulation.checks import Checks
 from tests.simulation.cluster import Cluster, Worker
 from tests.simulation.fabric import Fabric
@@ -132,6 +133,9 @@ class Simulation:
         if not (source.engine and source.engine.client and destination.engine and destination.engine.client):
             raise NotReady("an engine has no session with its control")
         publisher, puller = source.engine.client, destination.engine.client
+        for worker, client in ((source, publisher), (destination, puller)):
+            if len(attach(client, worker.memory.layout, worker.planes)) < len(worker.memory.layout.ranks):
+                raise NotReady(f"a pool of {worker.name} cannot be mapped")
         memory = source.memory
         content = Published(source.name, memory.layout, (PROBE_SOURCE,), 1, memory.snapshot())
         made = await self._in(source, publisher.publish({GROUP: [PROBE_SOURCE]}, 1, 3.0, 1, request))

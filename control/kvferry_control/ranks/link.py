@@ -43,6 +43,9 @@ class LinkListener(Protocol):
     def read_refused(self, link: "RankLink", transfer: str, error: KvferryError) -> None:
         """A read was not accepted."""
 
+    def link_leaving(self, link: "RankLink") -> None:
+        """``link.leaving`` changed."""
+
 
 class RankLink:
     """Commands to and events from the data plane of one rank.
@@ -56,6 +59,8 @@ class RankLink:
         self.up = False
         self.session_count = 0
         """Sessions so far: what was posted in an earlier one may be lost."""
+        self.leaving = False
+        """Whether the data plane was told to end, and waits to be let go."""
         self.description: pb.DescribeResponse | None = None
         self._listener = listener
         self._channel = aio.insecure_channel(f"unix:{socket}", options=channel_options())
@@ -155,6 +160,7 @@ class RankLink:
                     self.session_count += 1
                     self.up = True
                     await self._listener.link_up(self, description, response.opened)
+                    self._set_leaving(response.opened.leaving)
                 else:
                     self._dispatch(response)
         finally:
@@ -171,6 +177,12 @@ class RankLink:
         if was_up:
             self._log.warning("session with data plane broke")
             self._listener.link_down(self)
+        self._set_leaving(False)
+
+    def _set_leaving(self, leaving: bool) -> None:
+        if leaving != self.leaving:
+            self.leaving = leaving
+            self._listener.link_leaving(self)
 
     def _dispatch(self, response: pb.SessionResponse) -> None:
         kind = response.WhichOneof("event")
@@ -185,6 +197,8 @@ class RankLink:
                 answer.set_result(response)
         elif kind == "lease_ended":
             self._listener.lease_ended(self, response.lease_ended)
+        elif kind == "leaving":
+            self._set_leaving(True)
         elif kind == "command_refused":
             self._log.warning("command refused", error=str(_refusal(response.command_refused)))
 

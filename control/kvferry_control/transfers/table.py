@@ -61,10 +61,6 @@ class TransferTable:
             raise NotFound.of_field("name", f"transfers/{transfer_id}", "no such transfer")
         return record
 
-    def has_request(self, request_id: str) -> bool:
-        """Whether a transfer that is kept was made by this request."""
-        return request_id in self._by_request
-
     def known(self, request_id: str, body: bytes) -> TransferRecord | None:
         """The transfer that this request made before.
 
