@@ -52,7 +52,7 @@ def word_left_set() -> Any:
 
 def publications_repeated() -> Any:
     """A request that is sent again, since its answer was lost, makes another publication."""
-    return patch.object(Publications, "_known", lambda *_: None)
+    return patch.object(Publications, "known", lambda *_: None)
 
 
 def transfers_repeated() -> Any:

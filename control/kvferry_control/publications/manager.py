@@ -260,8 +260,7 @@ class Publications:
         """The worker begins a new life: ``lost_rank`` holds nothing any more, the others still have to clear theirs."""
         for publication in list(self._all.values()):
             lost = lost_rank if lost_rank in publication.ranks else None
-            ended = machine.Release() if lost is None else machine.RankLost(lost, DataPlaneLost(why))
-            self._apply(publication, ended)
+            self._apply(publication, machine.Release() if lost is None else machine.RankLost(lost, DataPlaneLost(why)))
 
     def _of(self, publication: Publication) -> list[RankLink]:
         """The links to the ranks that hold it."""
