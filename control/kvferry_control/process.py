@@ -139,6 +139,7 @@ class ControlProcess:
             limits,
             self._busy,
             lambda: self._layout_replaced(spawn),
+            self._servers.lanes,
         )
         publications.on_ended = engine.publication_ended
         membership = Membership(self._config, self._worker, self._cluster, self._metrics, self._registered, spawn)
@@ -156,7 +157,8 @@ class ControlProcess:
         for server, for_engine in ((tcp, False), (uds, True)):
             service = TransferService(parts.maker, parts.transfers, limits, for_engine)
             add_TransferServiceServicer_to_server(service, server)
-        negotiation = NegotiationService(self._worker, parts.publications, self._links, self._metrics)
+        lanes = self._servers.lanes
+        negotiation = NegotiationService(self._worker, parts.publications, self._links, self._metrics, lanes)
         add_NegotiationServiceServicer_to_server(negotiation, tcp)
         add_EngineServiceServicer_to_server(parts.engine, uds)
 
