@@ -158,7 +158,8 @@ def choose(policy: PathPolicy, mapping: Mapping, backend: str, packing: Packing 
         case PathRule.PACKED | PathRule.NIXL:
             return Route(Path.NIXL, backend, f"path={policy.rule} is configured")
     if packing is None or not has_bytes:
-        return Route(Path.NIXL, backend, f"{mapping.why_not}; the source does not pack")
+        why = "there is nothing to read but the lease word" if not has_bytes else "the source does not pack"
+        return Route(Path.NIXL, backend, f"{mapping.why_not}; {why}")
     if policy.wire.wanted is PackWire.NIXL and not packing.has_slots:
         return Route(Path.NIXL, backend, f"{mapping.why_not}; pack_wire=nixl, and the source has no staging slots")
     verdict = packing.weigh()

@@ -20,6 +20,8 @@ CEILING_MEMCPY = "ceiling_memcpy"
 """The same with `memcpy`."""
 CEILING_DEVICE = "ceiling_device_copy"
 """One device-to-device copy of as many bytes in a row."""
+CEILING_DEVICE_BUSY = "ceiling_device_copy_busy"
+"""The same right behind another such copy, which is some percent faster than on a device that was idle."""
 
 
 class Yardstick(Protocol):
@@ -82,38 +84,56 @@ class HostCeiling:
         _require_right(self._memory.destination, workload, seed)
 
 
-class DeviceCeiling:
-    """One copy on a GPU, timed on the GPU."""
+class DeviceMemory:
+    """Two pools on a GPU."""
 
     def __init__(self, device: str, pool_bytes: int, seed: int) -> None:
-        self._source, self._destination = (torch.zeros(pool_bytes, dtype=torch.uint8, device=device) for _ in range(2))
-        fill(self._source, seed)
+        self.source, self.destination = (torch.zeros(pool_bytes, dtype=torch.uint8, device=device) for _ in range(2))
+        fill(self.source, seed)
 
-    async def read(self, workload: Workload) -> float:
-        """Copy as many bytes as the workload has, in one run; seconds on the GPU."""
-        return await asyncio.to_thread(self._copy, workload.total_bytes)
-
-    async def read_verified(self, workload: Workload, seed: int) -> None:
-        """Copy the whole pool into poisoned memory and compare. Raises TransportFailed."""
-        poison(self._destination)
-        self._copy(workload.pool_bytes)
-        if not torch.equal(self._source, self._destination):
-            raise TransportFailed("the device's own copy is wrong")
-
-    def _copy(self, count: int) -> float:
-        with torch.cuda.device(self._source.device):
+    def copy(self, count: int, *, busy: bool) -> float:
+        """Copy ``count`` bytes in one run, ``busy``: behind another such copy; seconds on the GPU."""
+        with torch.cuda.device(self.source.device):
             started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            if busy:
+                self._enqueue(count)
             started.record()
-            self._destination[:count].copy_(self._source[:count])
+            self._enqueue(count)
             ended.record()
             ended.synchronize()
         return float(started.elapsed_time(ended)) / 1e3
+
+    def _enqueue(self, count: int) -> None:
+        self.destination[:count].copy_(self.source[:count])
+
+
+class DeviceCeiling:
+    """One copy on a GPU, timed on the GPU."""
+
+    def __init__(self, memory: DeviceMemory, *, busy: bool) -> None:
+        self._memory = memory
+        self._busy = busy
+
+    async def read(self, workload: Workload) -> float:
+        """Copy as many bytes as the workload has, in one run; seconds on the GPU."""
+        return await asyncio.to_thread(self._memory.copy, workload.total_bytes, busy=self._busy)
+
+    async def read_verified(self, workload: Workload, seed: int) -> None:
+        """Copy the whole pool into poisoned memory and compare. Raises TransportFailed."""
+        poison(self._memory.destination)
+        self._memory.copy(workload.pool_bytes, busy=self._busy)
+        if not torch.equal(self._memory.source, self._memory.destination):
+            raise TransportFailed("the device's own copy is wrong")
 
 
 def make_ceilings(device: str, pool_bytes: int, seed: int, threads: int) -> dict[str, Yardstick]:
     """The ceilings of a device, by name. They hold two pools."""
     if device != "cpu":
-        return {CEILING_DEVICE: DeviceCeiling(device, pool_bytes, seed)}
+        on_device = DeviceMemory(device, pool_bytes, seed)
+        return {
+            CEILING_DEVICE: DeviceCeiling(on_device, busy=False),
+            CEILING_DEVICE_BUSY: DeviceCeiling(on_device, busy=True),
+        }
     memory = HostMemory(pool_bytes, seed)
     return {
         CEILING_COPY: HostCeiling(memory, threads, non_temporal=True),

@@ -20,7 +20,7 @@ from kvferry.device.copy_slots import CAPACITY_BYTES_MAX, Slot
 from kvferry.device.copy_table import REGIONS_MAX, Table, blocks_for, bulk_run_bytes_min, tables_of
 from kvferry.device.copying import Copier, Copies, CopyJob, Window
 from kvferry.device.cuda import CudaDevice
-from kvferry.device.cuda_streams import Event, Stream
+from kvferry.device.cuda_streams import Stream
 from kvferry.device.kernel_cache import default_directory
 
 JOBS_MAX = 4096
@@ -287,27 +287,3 @@ class CudaCopier(Copier):
         job.launched += 1
         self._free.pop()
         self._running.append(_Running(job, slot, number))
-
-
-def device_copy_seconds(
-    device: CudaDevice, source: int, destination: int, size_bytes: int, *, warmed: bool = True
-) -> float:
-    """How long the driver's own copy of ``size_bytes`` within the device takes: the ceiling of any other.
-
-    ``warmed``: right behind another such copy, which is some percent faster than on a device that was idle.
-    """
-    device.make_current()
-    stream = Stream.create(urgent=True)
-    begun, ended = Event.create(timed=True), Event.create(timed=True)
-    try:
-        if warmed:
-            stream.copy_on_device(destination, source, size_bytes)
-        stream.record(begun)
-        stream.copy_on_device(destination, source, size_bytes)
-        stream.record(ended)
-        stream.synchronize()
-        return ended.seconds_since(begun)
-    finally:
-        begun.destroy()
-        ended.destroy()
-        stream.destroy()

@@ -66,10 +66,6 @@ class Stream:
         """Copy from pinned host memory."""
         call("cuMemcpyHtoDAsync", device_address, host_address, size_bytes, self.handle)
 
-    def copy_on_device(self, destination: int, source: int, size_bytes: int) -> None:
-        """Copy within the device."""
-        call("cuMemcpyDtoDAsync", destination, source, size_bytes, self.handle)
-
     def write_word(self, address: int, value: int) -> None:
         """Write 32 bits of device memory, without a kernel."""
         call("cuStreamWriteValue32", self.handle, address, value, 0)

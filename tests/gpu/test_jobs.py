@@ -13,7 +13,7 @@ from kvferry.core.planning.copies import StridedCopy
 from kvferry.device import cuda_copy
 from kvferry.device.copying import Window
 from kvferry.device.cuda import CudaDevice
-from kvferry.device.cuda_copy import CudaCopier, device_copy_seconds
+from kvferry.device.cuda_copy import CudaCopier
 from tests.gpu.memory import memory, run, wait
 
 SIZE = 1 << 30
@@ -180,14 +180,3 @@ def test_a_broken_mapping_is_an_error(device: CudaDevice, kernels: Path, run_byt
     assert first == second
     assert "refused" == third
     assert device.memory_bytes()[0] > 0
-
-
-@pytest.mark.parametrize("warmed", [True, False])
-def test_the_ceiling(device: CudaDevice, warmed: bool) -> None:
-    """The driver's own copy takes time and copies."""
-    data = np.random.default_rng(2).integers(0, 256, 1 << 20, np.uint8)
-    with memory(device, data.size) as there, memory(device, data.size) as here:
-        there.put(data)
-        seconds = device_copy_seconds(device, there.window.address, here.window.address, data.size, warmed=warmed)
-        assert 0 < seconds < 1
-        assert np.array_equal(data, here.get(data.size))

@@ -53,3 +53,10 @@ def test_costs_decide_unless_a_path_is_forced() -> None:
     source = packing(has_slots=False, packed=False)
     assert Route(Path.NIXL, "UCX", "the source is on another host; because") == route(PathPolicy(), source)
     assert Path.PACKED is route(PathPolicy(PathRule.PACKED), source).path
+
+
+def test_a_read_without_bytes_says_so() -> None:
+    """Where there is nothing to read, the choice does not speak of a source that packs as if it did not."""
+    taken = choose(PathPolicy(), FAR, "UCX", packing(has_slots=False), has_bytes=False)
+    assert Path.NIXL is taken.path
+    assert "nothing to read" in taken.choice
