@@ -19,7 +19,7 @@ _FEW = 64
 
 
 def checked_blocks(
-    lists: Iterable[tuple[str, Sequence[int]]], block_counts: Mapping[str, int], field: str
+    lists: Iterable[tuple[str, Sequence[int] | npt.NDArray[np.uint32]]], block_counts: Mapping[str, int], field: str
 ) -> BlockLists:
     """Check block lists as they came over the wire; nothing is allocated for lists that are too long.
 
@@ -27,7 +27,7 @@ def checked_blocks(
         InvalidArgument: no blocks at all or too many, an unknown group, or a group that is listed twice.
         BlockError: an id out of range or listed twice; the message names group, position and id.
     """
-    listed: dict[str, Sequence[int]] = {}
+    listed: dict[str, Sequence[int] | npt.NDArray[np.uint32]] = {}
     for group, ids in lists:
         if group not in block_counts:
             raise InvalidArgument.of_field(f"{field}.group", group, "this rank holds no such layer group")
@@ -35,10 +35,19 @@ def checked_blocks(
             raise InvalidArgument.of_field(f"{field}.group", group, "listed twice")
         listed[group] = ids
     require_few_blocks(field, [len(ids) for ids in listed.values()])
-    checked = {group: np.fromiter(ids, dtype=np.int64, count=len(ids)) for group, ids in listed.items()}
+    checked = {group: ids_of(ids) for group, ids in listed.items()}
     for group, block_ids in checked.items():
         check_ids(group, block_ids, block_counts[group], field)
     return checked
+
+
+def ids_of(listed: Sequence[int] | npt.NDArray[np.uint32]) -> BlockIds:
+    """Listed ids as an array of their own."""
+    return (
+        listed.astype(np.int64)
+        if isinstance(listed, np.ndarray)
+        else np.fromiter(listed, dtype=np.int64, count=len(listed))
+    )
 
 
 def require_few_blocks(field: str, counts: Sequence[int]) -> None:

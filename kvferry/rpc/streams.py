@@ -24,6 +24,8 @@ BATCH_ITEMS_MAX = 256
 Ended = Callable[[], None]
 """Called once."""
 
+_ITEM_TAG = b"\x0a"
+"""Of protobuf: field 1, with a length."""
 _Item = TypeVar("_Item", bound=Message)
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response")
@@ -40,7 +42,7 @@ class Outgoing(Generic[_Item]):
         self._overflowed = False
         self._waiting: asyncio.Future[None] | None = None
         self._lane: Lane | None = None
-        self._frames_of: Callable[[list[_Item]], Iterable[bytes]]
+        self._frames_of: Callable[[list[bytes]], Iterable[bytes]]
         self._flushing = False
 
     def __len__(self) -> int:
@@ -70,8 +72,8 @@ class Outgoing(Generic[_Item]):
         self._closed = True
         self._wake()
 
-    def go_by(self, lane: Lane, frames_of: Callable[[list[_Item]], Iterable[bytes]]) -> None:
-        """Send everything by a lane from now on; :meth:`take` then waits for the end alone.
+    def go_by(self, lane: Lane, frames_of: Callable[[list[bytes]], Iterable[bytes]]) -> None:
+        """Send everything by a lane from now on, in frames made of written items; :meth:`take` then waits for the end.
 
         Who begins the lane has :meth:`flush` called when it can be written to again.
         """
@@ -82,7 +84,7 @@ class Outgoing(Generic[_Item]):
         """Send by the lane what waits, as far as the other side keeps up."""
         self._flushing = False
         while self._items and self._lane is not None and self._lane.is_writable and not self._closed:
-            self._lane.send(self._frames_of(self._next_batch()))
+            self._lane.send(self._frames_of(self._next_written()))
 
     async def take(self) -> list[_Item]:
         """All that waits, as much as fits into a message; waits for the first. Empty once closed.
@@ -105,6 +107,15 @@ class Outgoing(Generic[_Item]):
             if size > BATCH_BYTES:
                 break
             batch.append(self._items.popleft())
+        return batch
+
+    def _next_written(self) -> list[bytes]:
+        """As :meth:`_next_batch`, each item written out; to look at their sizes first would be to write them twice."""
+        batch: list[bytes] = []
+        size = 0
+        while self._items and len(batch) < BATCH_ITEMS_MAX and size < BATCH_BYTES:
+            batch.append(self._items.popleft().SerializeToString())
+            size += len(batch[-1])
         return batch
 
     def _wake(self) -> None:
@@ -135,12 +146,23 @@ async def write_batches(
             return
 
 
-def carry_by(
-    lane: Lane, outgoing: Outgoing[_Item], message_of: Callable[[list[_Item]], Message], take: Take, on_end: Ended
-) -> None:
+def carry_by(lane: Lane, outgoing: Outgoing[_Item], take: Take, on_end: Ended) -> None:
     """Begin a lane: ``outgoing`` goes by it, ``take`` gets the messages that come, ``on_end`` hears its end."""
-    outgoing.go_by(lane, lambda batch: (message_of(batch).SerializeToString(),))
+    outgoing.go_by(lane, lambda items: (_message_of(items),))
     lane.begin(take, on_end, outgoing.flush)
+
+
+def _message_of(items: list[bytes]) -> bytes:
+    """A message of items that are written out already: every such message has them in its one field, number 1."""
+    parts: list[bytes] = []
+    for item in items:
+        parts.append(_ITEM_TAG)
+        length = len(item)
+        while length > 0x7F:
+            parts.append(bytes((length & 0x7F | 0x80,)))
+            length >>= 7
+        parts += bytes((length,)), item
+    return b"".join(parts)
 
 
 class StreamServer(Generic[_Request, _Item]):
@@ -197,7 +219,7 @@ class StreamServer(Generic[_Request, _Item]):
             self._outgoing.close()
 
     def _go_by(self, lane: Lane) -> None:
-        carry_by(lane, self._outgoing, self._message_of, self._take, self._outgoing.close)
+        carry_by(lane, self._outgoing, self._take, self._outgoing.close)
 
     def _take(self, frame: bytes) -> None:
         if self._refusal is not None:

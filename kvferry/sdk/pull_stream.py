@@ -110,7 +110,7 @@ class PullStream:
                     tasks.create_task(write_batches(call, outgoing, _message_of))
                 else:
                     # Control sees the end of the lane as well, and ends the stream.
-                    carry_by(lane, outgoing, _message_of, partial(self._take_frame, on_transfer), outgoing.close)
+                    carry_by(lane, outgoing, partial(self._take_frame, on_transfer), outgoing.close)
                 while isinstance(message := await call.read(), pb.PullResponse):
                     self._take_all(message, on_transfer)
                 raise NotReady("control ended the stream of pulls")

@@ -158,7 +158,7 @@ class NegotiationSession:
                 writing = self._spawn(write_batches(call, self._outgoing, _message_of))
             else:
                 # The source sees the end of the lane as well, and ends the stream.
-                carry_by(lane, self._outgoing, _message_of, self._take_frame, self._outgoing.close)
+                carry_by(lane, self._outgoing, self._take_frame, self._outgoing.close)
             while isinstance(message := await call.read(), pb.SessionResponse):
                 self._take_all(message)
         except aio.AioRpcError as error:

@@ -148,7 +148,8 @@ class RankLink:
         if lane is None:
             writing = spawn(_write(call, outgoing))
         else:
-            outgoing.go_by(lane, _frames_of)
+            # A command is a message of its own here.
+            outgoing.go_by(lane, list)
         try:
             async for response in call:
                 if response.WhichOneof("event") == "opened":
@@ -211,10 +212,6 @@ async def _write(
                 await call.write(command)
             except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError):
                 return
-
-
-def _frames_of(commands: list[pb.SessionRequest]) -> list[bytes]:
-    return [command.SerializeToString() for command in commands]
 
 
 def _refusal(refused: pb.CommandRefused) -> KvferryError:

@@ -87,7 +87,7 @@ class Caller:
         self.outgoing: Outgoing[pb.SessionCall] = Outgoing(1_000)
         self.answers: asyncio.Queue[int] = asyncio.Queue()
         self.ended = asyncio.Event()
-        carry_by(lane, self.outgoing, lambda calls: pb.SessionRequest(calls=calls), self._take, self.ended.set)
+        carry_by(lane, self.outgoing, self._take, self.ended.set)
 
     def _take(self, frame: bytes) -> None:
         for answer in pb.SessionResponse.FromString(frame).answers:
