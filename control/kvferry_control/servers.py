@@ -50,7 +50,7 @@ class Servers:
         await self.health.enter_graceful_shutdown()
         await self.tcp.stop(STOP_GRACE_S)
         await self.uds.stop(STOP_GRACE_S)
-        self.lanes.close()
+        await self.lanes.close()
         self.engine_socket.unlink(missing_ok=True)
 
 

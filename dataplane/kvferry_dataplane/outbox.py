@@ -40,7 +40,8 @@ class SessionQueue:
         if self._lane is None or self._overflowed:
             self._changed.set()
         elif not self._flushing:
-            # A turn later, so that what one turn of the loop has to say goes together.
+            # The first event goes at once; what else one turn of the loop has to say goes together, a turn later.
+            self.flush()
             self._flushing = True
             asyncio.get_running_loop().call_soon(self.flush)
 

@@ -115,7 +115,7 @@ class DataPlaneProcess:
             description.access.share_socket = str(share_path.absolute())
             description.access.host_id = self._host_id
             await lanes.start()
-            parts.callback(lanes.close)
+            parts.push_async_callback(lanes.close)
             await self._start_server(parts, control_path, DataPlaneServicer(plane, description, self._metrics, lanes))
             metrics_port = self._start_metrics(parts)
             async with asyncio.TaskGroup() as tasks:

@@ -14,7 +14,7 @@ BlockLists = Mapping[str, BlockIds]
 
 BLOCKS_LISTED_MAX = 1 << 20
 """Bound on the ids of one request, all groups together."""
-_FEW = 64
+_FEW = 512
 """So few ids are checked sooner one by one."""
 
 

@@ -43,8 +43,11 @@ _log = structlog.get_logger("kvferry.rpc.lanes")
 class Lane(asyncio.Protocol):
     """One end. Nothing is read before :meth:`begin`."""
 
-    def __init__(self, on_first: "Callable[[Lane, bytes], None]") -> None:
-        """``on_first`` is called with the first frame, once."""
+    def __init__(
+        self, on_first: "Callable[[Lane, bytes], None]", on_lost: "Callable[[Lane], None]" = lambda _: None
+    ) -> None:
+        """``on_first`` is called with the first frame, once; ``on_lost`` when the connection has ended."""
+        self._on_lost = on_lost
         self._on_first: Callable[[Lane, bytes], None] | None = on_first
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
@@ -77,9 +80,14 @@ class Lane(asyncio.Protocol):
             )
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection, once what was sent is on its way."""
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's."""
@@ -89,6 +97,7 @@ class Lane(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's."""
         self.is_open = False
+        self._on_lost(self)
         self._on_end()
 
     def pause_writing(self) -> None:
@@ -178,6 +187,8 @@ class LaneServer:
         self._offers: dict[bytes, LaneOffer] = {}
         self._strangers: dict[Lane, asyncio.TimerHandle] = {}
         self._listening: asyncio.Server | None = None
+        self._open: set[Lane] = set()
+        self._all_lost = asyncio.Event()
 
     async def start(self) -> None:
         """Listen; only processes of the same user reach it.
@@ -193,14 +204,17 @@ class LaneServer:
         finally:
             os.umask(previous)
 
-    def close(self) -> None:
-        """Listen no more and remove the socket. Lanes end with their streams. May be called twice."""
+    async def close(self) -> None:
+        """Listen no more, remove the socket and end what is open. May be called twice."""
         if self._listening is not None:
             self._listening.close()
             self.path.unlink(missing_ok=True)
             self._listening = None
-        for lane in list(self._strangers):
-            self._turn_away(lane)
+        for lane in list(self._open):
+            lane.abort()
+        while self._open:
+            self._all_lost.clear()
+            await self._all_lost.wait()
 
     def offer(self) -> LaneOffer:
         """A lane for one stream."""
@@ -215,7 +229,8 @@ class LaneServer:
     def _admit(self) -> Lane:
         if len(self._strangers) >= STRANGERS_MAX:
             self._turn_away(next(iter(self._strangers)))
-        lane = Lane(self._meet)
+        lane = Lane(self._meet, self._lost)
+        self._open.add(lane)
         self._strangers[lane] = asyncio.get_running_loop().call_later(TOKEN_S, self._turn_away, lane)
         return lane
 
@@ -228,6 +243,12 @@ class LaneServer:
         if timer is not None:
             timer.cancel()
         offer.taken_by(lane)
+
+    def _lost(self, lane: Lane) -> None:
+        self._open.discard(lane)
+        self._turn_away(lane)
+        if not self._open:
+            self._all_lost.set()
 
     def _turn_away(self, lane: Lane) -> None:
         timer = self._strangers.pop(lane, None)

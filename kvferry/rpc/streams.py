@@ -120,8 +120,9 @@ class Outgoing(Generic[_Item]):
 
     def _wake(self) -> None:
         if self._lane is not None and not self._closed and not self._overflowed:
-            # A turn later, so that what one turn of the loop has to say goes together.
+            # The first item goes at once; what else one turn of the loop has to say goes together, a turn later.
             if not self._flushing:
+                self.flush()
                 self._flushing = True
                 asyncio.get_running_loop().call_soon(self.flush)
         elif self._waiting is not None and not self._waiting.done():

@@ -51,7 +51,7 @@ async def echo() -> AsyncIterator[tuple[LaneServer, Any]]:
         async with aio.insecure_channel(address) as channel:
             yield lanes, negotiation_pb2_grpc.NegotiationServiceStub(channel)
         await server.stop(0)
-        lanes.close()
+        await lanes.close()
 
 
 async def test_a_stream_ends_with_the_error_that_ended_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -118,7 +118,7 @@ async def test_a_refusal_over_a_lane_ends_the_stream_with_its_status() -> None:
         lane = await connect_lane(call)
         assert lane is not None
         caller = Caller(lane)
-        lane.send([request_of(0, 1, 2).SerializeToString()])
+        lane.send([request_of(*range(9)).SerializeToString()])
         with pytest.raises(grpc.RpcError) as caught:
             await read_to_the_end(call)
         assert isinstance(from_rpc(caught.value), ResourceExhausted)
@@ -154,7 +154,7 @@ async def test_the_end_of_a_lane_ends_its_stream() -> None:
 async def test_without_a_lane_the_stream_carries_the_messages() -> None:
     """A client that cannot reach the lane's socket goes on by the stream."""
     async with asyncio.timeout(10), echo() as (lanes, stub):
-        lanes.close()
+        await lanes.close()
         call = stub.Session()
         assert await connect_lane(call) is None
         await call.write(request_of(5))
