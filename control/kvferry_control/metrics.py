@@ -2,6 +2,9 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from kvferry.core.errors import KvferryError
+from kvferry.core.reasons import Reason
+
 STAGES = ("negotiate", "queue", "read", "verify", "total")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -43,3 +46,11 @@ class ControlMetrics:
         self.negotiations = Counter(
             "kvferry_negotiations", "Negotiations answered as a source.", ["reason"], registry=registry
         )
+        self.bounds_reached = Counter(
+            "kvferry_bounds_reached", "Transfers and publications refused for a bound.", ["bound"], registry=registry
+        )
+
+    def count_refusal(self, error: KvferryError) -> None:
+        """Count what was refused for a bound of this worker: control's own, or one of its data planes'."""
+        if error.reason is Reason.RESOURCE_EXHAUSTED:
+            self.bounds_reached.labels(error.metadata.get("field", "")).inc()

@@ -176,6 +176,7 @@ class ControlProcess:
                 await self._establish()
         elif known != boot:
             await self._new_life(f"the data plane of rank {link.rank} was restarted")
+            self._parts.transfers.link_up(link, opened.transfers)
         else:
             await link.adopt(self._worker.adoption(link.rank))
             self._parts.publications.link_up(link, opened.leases)

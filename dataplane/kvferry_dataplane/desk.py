@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from kvferry.core.blocks import BlockLists, checked_blocks
-from kvferry.core.errors import DeadlineExceeded, InvalidArgument, NotReady, ResourceExhausted
+from kvferry.core.drain import DrainMeter
+from kvferry.core.errors import DeadlineExceeded, InvalidArgument, NotReady, QueueTimeout, ResourceExhausted
 from kvferry.core.planning.planner import PlanSize, RequestPlan
 from kvferry.core.planning.tokens import TokenRange
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
@@ -17,14 +18,17 @@ from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.peers import Peer, PeerBook
 from kvferry_dataplane.plan import PairPlans, Side
 from kvferry_dataplane.reads.request import ReadPart, ReadRequest
+from kvferry_dataplane.shared_bound import SharedBound
 
 TRANSFER_CHARS_MAX = 256
 PRIORITY_MAX = 1_000_000
 CHUNK_PIECES_MAX = 1 << 18
-"""Pieces of a part that are planned at a time."""
+"""Pieces of a read that are planned at a time."""
 SAMPLE_PIECES_MAX = 1 << 12
 """Pieces of a part that are planned to see how long they are."""
 READ_SECONDS_MAX = 24 * 3600.0
+SHARE_OF_FREE = 4.0
+"""A source may have four times as many reads or bytes outstanding as are free: alone four fifths of the bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +44,10 @@ class ReadDesk:
     """The reads that are outstanding, within bounds."""
 
     def __init__(self, max_reads: int, max_bytes: int) -> None:
-        self._max_reads = max_reads
-        self._max_bytes = max_bytes
+        self._reads = SharedBound(max_reads, SHARE_OF_FREE)
+        self._bytes = SharedBound(max_bytes, SHARE_OF_FREE)
+        self._drain = DrainMeter()
         self._outstanding: dict[str, Outstanding] = {}
-        self._bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._pairs: PairPlans | None = None
@@ -70,38 +74,44 @@ class ReadDesk:
             KvferryError: why it is refused; nothing has changed then.
         """
         accepted_at = time.monotonic()
+        source = read.source_worker or " ".join(sorted(source.peer for source in read.sources))
         time_left_s = self._check_bounds(read)
+        queue_left_s = _queue_seconds(read)
+        self._check_room("max_reads", self._reads, source, 1)
         lists = [(listed.group, listed_ids("destination_blocks", listed)) for listed in read.destination_blocks]
         blocks = checked_blocks(lists, destination.block_counts, "destination_blocks")
         pins.refuse_held(blocks, "destination_blocks", "is published")
         self.destinations.refuse_held(blocks, "destination_blocks", "is the destination of another read")
         parts, total_bytes, pieces_max = self._parts(read, peers, blocks)
-        if self._bytes + total_bytes > self._max_bytes:
-            raise ResourceExhausted.of_field(
-                "max_outstanding_bytes",
-                self._max_bytes,
-                f"{self._bytes} bytes are outstanding, {total_bytes} more are asked",
-            )
+        self._check_room("max_outstanding_bytes", self._bytes, source, total_bytes)
         request = ReadRequest(
             transfer=read.transfer,
             parts=parts,
             total_bytes=total_bytes,
             pieces_max=pieces_max,
             accepted_at=accepted_at,
-            deadline=accepted_at + time_left_s,
+            deadline=accepted_at + (queue_left_s or 0.0) + time_left_s,
             priority=read.priority,
+            source=source,
+            queue_deadline=None if queue_left_s is None else accepted_at + queue_left_s,
+            service_seconds=time_left_s,
         )
         self.destinations.hold(blocks)
+        self._drain.advance(accepted_at, busy=bool(self._outstanding))
         self._outstanding[read.transfer] = Outstanding(request, command_id, blocks)
-        self._bytes += total_bytes
+        self._reads.take(source, 1)
+        self._bytes.take(source, total_bytes)
         self._idle.clear()
         return request
 
-    def settle(self, transfer: str) -> Outstanding:
+    def settle(self, transfer: str, received_bytes: int) -> Outstanding:
         """Take a read out that is over, and give its destination blocks free."""
+        self._drain.advance(time.monotonic(), busy=True)
+        self._drain.done(received_bytes)
         ended = self._outstanding.pop(transfer)
         self.destinations.drop(ended.destination_blocks)
-        self._bytes -= ended.request.total_bytes
+        self._reads.give_back(ended.request.source, 1)
+        self._bytes.give_back(ended.request.source, ended.request.total_bytes)
         if not self._outstanding:
             self._idle.set()
         return ended
@@ -129,8 +139,9 @@ class ReadDesk:
                 raise InvalidArgument.of_field("sources", sorted(sources), f"source rank {rank} is needed")
         # Where nothing is to be read, one lease says that the publication still held.
         wanted_ranks = sizes or {peer.side.rank: PlanSize(0, 0)}
-        parts = tuple(_part(request, rank, size, *sources[rank]) for rank, size in wanted_ranks.items())
-        pieces = sum(min(part.pieces_max, CHUNK_PIECES_MAX) for part in parts)
+        chunk_pieces = max(CHUNK_PIECES_MAX // len(wanted_ranks), SAMPLE_PIECES_MAX)
+        parts = tuple(_part(request, rank, size, chunk_pieces, *sources[rank]) for rank, size in wanted_ranks.items())
+        pieces = sum(min(part.pieces_max, chunk_pieces) for part in parts)
         return parts, sum(size.total_bytes for size in sizes.values()), pieces
 
     def _check_bounds(self, read: pb.Read) -> float:
@@ -146,9 +157,31 @@ class ReadDesk:
             raise InvalidArgument.of_field("time_left", seconds, f"at most {READ_SECONDS_MAX:g} seconds")
         if seconds <= 0:
             raise DeadlineExceeded.of_field("time_left", seconds, "no time is left")
-        if len(self._outstanding) >= self._max_reads:
-            raise ResourceExhausted.of_field("max_reads", self._max_reads, "so many reads are outstanding")
         return seconds
+
+    def _check_room(self, name: str, bound: SharedBound, source: str, amount: int) -> None:
+        """Refuse what goes beyond a bound, or beyond the source's share of it, and say when there may be room."""
+        if not amount or bound.has_room(source, amount):
+            return
+        self._drain.advance(time.monotonic(), busy=bool(self._outstanding))
+        why, waits_for = f"{bound.total} are outstanding", self._bytes.total
+        if bound.total + amount <= bound.limit:
+            why = f"{bound.held(source)} of {source} are outstanding, its share at the moment is {bound.share(source)}"
+            waits_for = self._bytes.held(source)
+        why += f", {amount} more are asked for"
+        raise ResourceExhausted.of_bound(name, bound.limit, why, self._drain.retry_after_s(waits_for))
+
+
+def _queue_seconds(read: pb.Read) -> float | None:
+    """How long the read may wait to be served; None if that has no bound of its own."""
+    if not read.HasField("queue_time_left"):
+        return None
+    seconds = seconds_of(read.queue_time_left)
+    if seconds > READ_SECONDS_MAX:
+        raise InvalidArgument.of_field("queue_time_left", seconds, f"at most {READ_SECONDS_MAX:g} seconds")
+    if seconds <= 0:
+        raise QueueTimeout.of_field("queue_time_left", seconds, "no time is left")
+    return seconds
 
 
 def held_block_counts(side: Side) -> dict[str, int]:
@@ -175,10 +208,12 @@ def _sources(read: pb.Read, peers: PeerBook) -> dict[int, tuple[Peer, pb.ReadSou
     return sources
 
 
-def _part(request: RequestPlan, rank: int, size: PlanSize, peer: Peer, source: pb.ReadSource) -> ReadPart:
+def _part(
+    request: RequestPlan, rank: int, size: PlanSize, chunk_pieces: int, peer: Peer, source: pb.ReadSource
+) -> ReadPart:
     return ReadPart(
         peer=peer,
-        chunks=partial(request.chunks, rank, CHUNK_PIECES_MAX),
+        chunks=partial(request.chunks, rank, chunk_pieces),
         regions=partial(request.strided, rank),
         sample=partial(request.chunks, rank, SAMPLE_PIECES_MAX),
         slot=source.lease.slot,

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvferry.core.blocks import BlockLists
+from kvferry.core.drain import RETRY_S_MAX, RETRY_S_MIN
 from kvferry.core.errors import InvalidArgument, MessageTooLarge, NotFound, ResourceExhausted
 from kvferry_dataplane.blocks import BlockCounters
 
@@ -105,7 +106,9 @@ class LeaseTable:
                 "attributes", f"{len(attributes)} bytes", f"at most {ATTRIBUTES_BYTES_MAX} bytes are kept"
             )
         if not self._free:
-            raise ResourceExhausted.of_field("lease_slot_count", self._words.size, "every lease slot is in use")
+            raise ResourceExhausted.of_bound(
+                "lease_slot_count", self.slot_count, "every lease slot is in use", self._until_next_end(now)
+            )
         self._pins.hold(blocks)
         lease = Lease(publication, self._free.popleft(), self._word_source(), blocks, now + ttl, attributes)
         self._leases[publication] = lease
@@ -153,6 +156,11 @@ class LeaseTable:
     def next_expiry(self) -> float | None:
         """When a lease may end next; None while there is none. Never later than the true time."""
         return self._expiries[0][0] if self._expiries else None
+
+    def _until_next_end(self, now: float) -> float:
+        """Seconds until a slot is free at the latest; one that is released is free before."""
+        expiry = self.next_expiry()
+        return RETRY_S_MAX if expiry is None else min(max(expiry - now, RETRY_S_MIN), RETRY_S_MAX)
 
     def _push_expiry(self, lease: Lease) -> None:
         heapq.heappush(self._expiries, (lease.expires_at, lease.publication))

@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from kvferry.core.errors import KvferryError
+from kvferry.core.reasons import Reason
 from kvferry_dataplane.reads.request import ReadOutcome
 
 _SECONDS = (1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -27,6 +29,14 @@ class Metrics:
         )
         self.reads_outstanding = self._gauge("reads_outstanding", "Reads queued or running.")
         self.reads_queued = self._gauge("reads_queued", "Reads that wait for their turn.")
+        self.queued_bytes = self._gauge("queued_bytes", "Bytes of the reads that wait for their turn.")
+        self._queue_seconds = Histogram(
+            "kvferry_dataplane_queue_seconds",
+            "Seconds that reads waited for their first byte to be asked for, by priority: below, at or above 0.",
+            ("priority",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self.rollovers = self._gauge("rollovers", "Reader agents given up since the start.")
         self.leases_live = self._gauge("leases_live", "Leases that hold.")
         self.leases_granted = self._counter("leases_granted", "Leases granted.")
@@ -39,7 +49,8 @@ class Metrics:
         self.pack_connections = self._gauge("pack_connections", "Readers connected for the packed path.")
         self.pack_slots_held = self._gauge("pack_slots_held", "Staging slots in use for readers.")
         self.read_slots_held = self._gauge("read_slots_held", "Staging slots in use for what is read.")
-        self.commands_refused = self._counter("commands_refused", "Commands refused, by reason.", ("reason",))
+        self._commands_refused = self._counter("commands_refused", "Commands refused, by reason.", ("reason",))
+        self._bounds_reached = self._counter("bounds_reached", "Commands refused for a bound, by its name.", ("bound",))
 
     def read_ended(self, outcome: ReadOutcome) -> None:
         """Count a read."""
@@ -50,8 +61,15 @@ class Metrics:
             self._bytes.labels(share.route.path.value).inc(share.received_bytes)
             self._descriptors.labels(share.route.path.value).inc(share.descriptor_count)
         self._seconds.labels("queue").observe(outcome.queue_seconds)
+        self._queue_seconds.labels(_rank_of(outcome.priority)).observe(outcome.queue_seconds)
         self._seconds.labels("read").observe(outcome.read_seconds)
         self._seconds.labels("verify").observe(outcome.verify_seconds)
+
+    def command_refused(self, error: KvferryError) -> None:
+        """Count a refusal."""
+        self._commands_refused.labels(error.reason.value).inc()
+        if error.reason is Reason.RESOURCE_EXHAUSTED:
+            self._bounds_reached.labels(error.metadata.get("field", "")).inc()
 
     def lease_ended(self, cause: str) -> None:
         """Count the end of a lease."""
@@ -62,3 +80,8 @@ class Metrics:
 
     def _gauge(self, name: str, help_text: str) -> Gauge:
         return Gauge(f"kvferry_dataplane_{name}", help_text, registry=self.registry)
+
+
+def _rank_of(priority: int) -> str:
+    """One of three: a label with a value for every priority would have no bound."""
+    return "normal" if not priority else "high" if priority > 0 else "low"

@@ -12,6 +12,7 @@ from kvferry.core.errors import TransportFailed
 from kvferry_dataplane.packed.costs import Verdict
 
 STREAM_BACKEND = "stream"
+DEVICE_BACKEND = "cuda"
 
 
 class Path(StrEnum):
@@ -100,6 +101,11 @@ class Route:
     """What lies below the path, for example `UCX`, `memory` or `cuda`."""
     choice: str
     """Why this path and no faster one, for people."""
+
+    @property
+    def is_device_copy(self) -> bool:
+        """Whether a device copies, from and to what is mapped there."""
+        return self.path is Path.LOCAL and self.backend == DEVICE_BACKEND
 
 
 def why_not_to_map(policy: PathPolicy, own_host: bytes, source_host: bytes) -> str:

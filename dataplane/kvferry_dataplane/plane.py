@@ -126,7 +126,7 @@ class Plane:
                 raise InvalidArgument.of_field("command", "unset", "an unknown command")
             event = self._commands[name](request)
         except KvferryError as error:
-            self._metrics.commands_refused.labels(error.reason.value).inc()
+            self._metrics.command_refused(error)
             _log.info("command refused", command=name, reason=error.reason.value, message=error.message)
             event = pb.SessionResponse(command_refused=refused(error))
         if event is not None:
@@ -229,7 +229,7 @@ class Plane:
 
     def read_finished(self, outcome: ReadOutcome) -> None:
         """A read is over and settled: give its blocks free and tell control."""
-        ended = self._desk.settle(outcome.transfer)
+        ended = self._desk.settle(outcome.transfer, outcome.received_bytes)
         finished = read_finished_of(outcome, self.rank)
         self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
         # Control hears of the end before the books are kept.

@@ -52,6 +52,7 @@ from kvferry_dataplane.reads.lingering import LingeringConnections
 from kvferry_dataplane.reads.mailbox import Mailbox
 from kvferry_dataplane.reads.request import ReadOutcome
 from kvferry_dataplane.reads.thread import ReadThread
+from kvferry_dataplane.reads.unsafe import skips_rollover
 from kvferry_dataplane.routes import Routes
 from kvferry_dataplane.service import DataPlaneServicer
 from kvferry_dataplane.serving import ServingThread
@@ -159,6 +160,7 @@ class DataPlaneProcess:
         self._metrics.pool_bytes.set(pool.region.size_bytes)
         self._metrics.rollovers.set_function(lambda: executor.rollovers)
         self._metrics.reads_queued.set_function(lambda: executor.queued_count)
+        self._metrics.queued_bytes.set_function(lambda: executor.queued_bytes)
         self._metrics.read_slots_held.set_function(lambda: ends[0].held_count)
         self._metrics.pack_slots_held.set_function(lambda: ends[1].held_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
@@ -201,6 +203,7 @@ class DataPlaneProcess:
             self._on_read_finished,
             Routes(self._config.paths, sources, open_cost_book()),
             lasting,
+            unsafe_skip_rollover=skips_rollover(os.environ),
         )
 
     def _share(self, parts: AsyncExitStack, path: FilePath, pool: Pool, table: SharedMemory) -> OfferSocket:

@@ -8,7 +8,8 @@ The tree is split by who must act::
     ├── KvGoneError         the KV is gone; prefill the prompt again
     │   └── LeaseEnded, Fenced, StaleIncarnation
     ├── RetryableError      the same call may succeed later, or on another worker
-    │   └── ResourceExhausted, PeerError, DeadlineExceeded, Cancelled, DataPlaneLost, NotReady
+    │   └── ResourceExhausted, PeerError, DeadlineExceeded, Cancelled, DataPlaneLost, NotReady;
+    │       QueueTimeout is a DeadlineExceeded
     ├── OperatorError       configuration or infrastructure must change
     │   └── LayoutMismatch, WorkerNameTaken, PermissionDenied, ConfigInvalid, PoolTooLarge, AddressInUse,
     │       TransportFailed
@@ -22,6 +23,8 @@ from typing import ClassVar, Self
 
 from kvferry.core.reasons import Reason
 
+RETRY_AFTER_KEY = "retry_after_ms"
+RETRY_AFTER_DIGITS_MAX = 7
 VALUE_CHARS_MAX = 200
 """A value quoted in an error is cut to this length, so that no error is larger than a message may be."""
 
@@ -42,6 +45,13 @@ class KvferryError(Exception):
         self.message = message
         self.reason = self.default_reason if reason is None else reason
         self.metadata: dict[str, str] = dict(metadata or {})
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """After how long the same call may succeed, as far as whoever refused it could tell; None if it did not."""
+        text = self.metadata.get(RETRY_AFTER_KEY, "")
+        sane = len(text) <= RETRY_AFTER_DIGITS_MAX and text.isascii() and text.isdigit()
+        return int(text) / 1e3 if sane else None
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.message, self.reason, self.metadata))
@@ -147,7 +157,15 @@ class RetryableError(KvferryError):
 
 
 class ResourceExhausted(RetryableError):
-    """A bound was reached."""
+    """A bound was reached. ``metadata`` names it (``field``) with its ``value``, where it can be configured."""
+
+    @classmethod
+    def of_bound(cls, bound: str, limit: int, why: str, retry_after_s: float | None = None) -> Self:
+        """An error about one bound; ``retry_after_s`` estimates when there is room again."""
+        error = cls.of_field(bound, limit, why)
+        if retry_after_s is not None:
+            error.metadata[RETRY_AFTER_KEY] = str(round(retry_after_s * 1e3))
+        return error
 
 
 class PeerError(RetryableError):
@@ -160,6 +178,12 @@ class DeadlineExceeded(RetryableError):
     """The deadline passed."""
 
     default_reason = Reason.DEADLINE_EXCEEDED
+
+
+class QueueTimeout(DeadlineExceeded):
+    """The transfer was not served within its queue timeout; nothing was asked of the source's memory."""
+
+    default_reason = Reason.QUEUE_TIMEOUT
 
 
 class Cancelled(RetryableError):
@@ -253,6 +277,7 @@ _CLASSES: dict[Reason, type[KvferryError]] = {
     Reason.CANCELLED: Cancelled,
     Reason.DATA_PLANE_LOST: DataPlaneLost,
     Reason.NOT_READY: NotReady,
+    Reason.QUEUE_TIMEOUT: QueueTimeout,
     Reason.LAYOUT_MISMATCH: LayoutMismatch,
     Reason.WORKER_NAME_TAKEN: WorkerNameTaken,
     Reason.PERMISSION_DENIED: PermissionDenied,

@@ -22,6 +22,7 @@ from kvferry.rpc.reasons import STATUS_CODES
 DOMAIN = "kvferry"
 DETAILS_KEY = "grpc-status-details-bin"
 RETRY_DELAY_MS = 100
+"""For errors whose maker could not tell how long they will last."""
 MESSAGE_CHARS_MAX = 1_000
 
 _Request = TypeVar("_Request")
@@ -55,7 +56,8 @@ def to_status(error: KvferryError) -> status_pb2.Status:
         details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
     if error.reason in (Reason.RESOURCE_EXHAUSTED, Reason.NOT_READY, Reason.PEER_UNREACHABLE):
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(RETRY_DELAY_MS)
+        delay_s = error.retry_after_s
+        retry.retry_delay.FromMilliseconds(RETRY_DELAY_MS if delay_s is None else round(delay_s * 1e3))
         details.append(_packed(retry))
     code = int(STATUS_CODES[error.reason].value[0])
     return status_pb2.Status(code=code, message=message, details=details)

@@ -30,6 +30,7 @@ STATUS_CODES: dict[Reason, grpc.StatusCode] = {
     Reason.CANCELLED: grpc.StatusCode.CANCELLED,
     Reason.DATA_PLANE_LOST: grpc.StatusCode.UNAVAILABLE,
     Reason.NOT_READY: grpc.StatusCode.UNAVAILABLE,
+    Reason.QUEUE_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.LAYOUT_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.WORKER_NAME_TAKEN: grpc.StatusCode.ALREADY_EXISTS,
     Reason.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,

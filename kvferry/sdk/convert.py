@@ -105,6 +105,7 @@ def transfer_of(wire: transfer_pb2.Transfer) -> TransferResult:
         destination_settled=wire.destination_settled,
         reason=reason_from_wire(failure.reason) if failure is not None else None,
         message=failure.message if failure is not None else "",
+        retry_after_s=_retry_after_s(failure),
         failed_rank=failure.rank if failure is not None and failure.HasField("rank") else None,
         path=_joined(rank.path.value for rank in ranks if rank.path is not Path.NONE) or Path.NONE.value,
         backend=_joined(rank.backend for rank in ranks),
@@ -127,6 +128,12 @@ def transfer_of(wire: transfer_pb2.Transfer) -> TransferResult:
         revision=wire.revision,
         ranks=ranks,
     )
+
+
+def _retry_after_s(failure: transfer_pb2.Failure | None) -> float | None:
+    if failure is None or not failure.HasField("retry_delay"):
+        return None
+    return seconds_of(failure.retry_delay)
 
 
 def _figures_of(wire: transfer_pb2.RankFigures) -> RankFigures:

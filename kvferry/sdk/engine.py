@@ -40,6 +40,7 @@ from kvferry.sdk.pools import AttachedPool, PoolInfo
 from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.pulls import Pull
 from kvferry.sdk.results import Publication, TransferResult
+from kvferry.sdk.timeouts import set_timeouts, total_seconds
 from kvferry.transfer.v1 import transfer_pb2
 
 if TYPE_CHECKING:
@@ -265,20 +266,22 @@ class EngineClient:
         *,
         first_token: int = 0,
         data_parallel_rank: int = 0,
+        queue_timeout_s: float | None = None,
     ) -> TransferResult:
         """Read a publication into ``blocks``, as many as its tokens take here; returns when all is there, verified.
 
         Tokens before ``first_token`` are at the destination already, in the first of its blocks, and are not read.
         ``data_parallel_rank`` is the one of this worker that shall hold the request.
 
-        Ends by ``timeout_s`` + 1 seconds whatever dies. If the calling task is cancelled, the transfer is cancelled
-        and acknowledged before the CancelledError goes on. ``destination_settled(error)`` tells of whatever was raised
-        whether the blocks may be used again.
+        With ``queue_timeout_s`` the pull may wait so long to be served, and ``timeout_s`` begins then; without,
+        ``timeout_s`` bounds everything. Ends by their sum + 1 second whatever dies. If the calling task is cancelled,
+        the transfer is cancelled and acknowledged before the CancelledError goes on. ``destination_settled(error)``
+        tells of whatever was raised whether the blocks may be used again.
 
         Raises:
             InvalidArgument, BlockError, HandleMalformed, MessageTooLarge: the call is wrong; nothing was sent.
             PullFailed: it did not succeed; also of the class of its reason, for example Fenced, PeerError,
-                DeadlineExceeded. ``transfer`` and ``destination_settled`` tell what is known.
+                QueueTimeout, DeadlineExceeded. ``transfer`` and ``destination_settled`` tell what is known.
         """
         request = self._pull_request(
             handle,
@@ -288,8 +291,9 @@ class EngineClient:
             priority,
             first_token=first_token,
             data_parallel_rank=data_parallel_rank,
+            queue_timeout_s=queue_timeout_s,
         )
-        return await self._open_state().pulls.run(request, timeout_s)
+        return await self._open_state().pulls.run(request, total_seconds(request))
 
     async def start_pull(
         self,
@@ -301,6 +305,7 @@ class EngineClient:
         *,
         first_token: int = 0,
         data_parallel_rank: int = 0,
+        queue_timeout_s: float | None = None,
     ) -> Pull:
         """Like :meth:`pull`, but returns once control has made the transfer.
 
@@ -315,8 +320,9 @@ class EngineClient:
             priority,
             first_token=first_token,
             data_parallel_rank=data_parallel_rank,
+            queue_timeout_s=queue_timeout_s,
         )
-        return await self._open_state().pulls.start(request, timeout_s)
+        return await self._open_state().pulls.start(request, total_seconds(request))
 
     def _pull_request(
         self,
@@ -328,17 +334,18 @@ class EngineClient:
         *,
         first_token: int,
         data_parallel_rank: int,
+        queue_timeout_s: float | None,
     ) -> transfer_pb2.CreateTransferRequest:
         self._open_state()
         request = transfer_pb2.CreateTransferRequest(
             request_id=checked_id("request_id", request_id),
             handle=checked_handle(handle),
             destination_blocks=checked_blocks("blocks", blocks, self.layout),
-            timeout=duration(checked_seconds("timeout_s", timeout_s)),
             priority=checked_int("priority", priority, -PRIORITY_MAX, PRIORITY_MAX),
             first_token=checked_int("first_token", first_token, 0, TOKENS_MAX),
             data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
         )
+        set_timeouts(request, timeout_s, queue_timeout_s)
         checked_size("blocks", request)
         return request
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import cast
 
-from kvferry.core.errors import KvferryError, error_of
+from kvferry.core.errors import RETRY_AFTER_KEY, KvferryError, error_of
 from kvferry.core.reasons import Reason
 from kvferry.sdk.results import TransferResult, TransferState
 
@@ -40,6 +40,8 @@ def failure_of(transfer: TransferResult) -> PullFailed:
     metadata = {"transfer": transfer.name}
     if transfer.failed_rank is not None:
         metadata["rank"] = str(transfer.failed_rank)
+    if transfer.retry_after_s is not None:
+        metadata[RETRY_AFTER_KEY] = str(round(transfer.retry_after_s * 1e3))
     unsaid = Reason.CANCELLED if transfer.state is TransferState.CANCELLED else Reason.INTERNAL
     reason = transfer.reason or unsaid
     return pull_failed(error_of(reason, transfer.message or f"{transfer.name} {transfer.state}", metadata), transfer)

@@ -15,13 +15,12 @@ from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.rpc.lanes import connect_lane
 from kvferry.rpc.refusals import refusal_from_wire
 from kvferry.rpc.streams import Outgoing, carry_by, write_batches
-from kvferry.rpc.times import duration, seconds_of
 from kvferry.sdk.calls import RETRY_PAUSE_S, mark_outcome_unknown
+from kvferry.sdk.timeouts import shorten
 from kvferry.transfer.v1.transfer_pb2 import Transfer
 
 COMMANDS_MAX = 16_384
 """Commands that have no answer yet."""
-TIME_LEFT_MIN_S = 0.001
 
 
 @dataclass(slots=True)
@@ -37,8 +36,7 @@ class _Asked:
     def renew(self, now: float) -> None:
         """Leave a transfer that is asked for again the time that is left of what it was given at first."""
         if self.command.HasField("create"):
-            left = seconds_of(self.command.create.timeout) - (now - self.since)
-            self.command.create.timeout.CopyFrom(duration(max(left, TIME_LEFT_MIN_S)))
+            shorten(self.command.create, now - self.since)
         self.since = now
 
 

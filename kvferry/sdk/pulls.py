@@ -23,17 +23,21 @@ GRACE_S = 1.0
 CANCEL_S = 5.0
 """How long a cancellation waits for its acknowledgement."""
 REPAIR_CALL_S = 2.0
+LOOK_S = 0.1
+"""How often a transfer is asked about that ended unsettled."""
 
 Outcome = TransferResult | PullFailed
 Withdraw = Callable[["Pull"], Awaitable[Outcome]]
+Look = Callable[["Pull"], Awaitable[TransferResult]]
 
 
 class Pull:
     """A transfer under way. Made by ``EngineClient.start_pull``."""
 
-    def __init__(self, request: pb.CreateTransferRequest, withdraw: Withdraw) -> None:
+    def __init__(self, request: pb.CreateTransferRequest, withdraw: Withdraw, look: Look) -> None:
         self.request = request
         self._withdraw = withdraw
+        self._look = look
         self._wire = pb.Transfer(request_id=request.request_id)
         self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
@@ -87,6 +91,22 @@ class Pull:
         if isinstance(outcome, PullFailed):
             raise outcome
         return outcome
+
+    async def wait_settled(self, timeout_s: float) -> TransferResult:
+        """After an end that left the destination unsettled: wait until its data planes have confirmed that no byte can
+        still arrive. The blocks may be used again then.
+
+        Raises:
+            DeadlineExceeded: they have not within ``timeout_s``.
+            KvferryError: control cannot be reached, or has forgotten the transfer; the blocks must stay out of use.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not (transfer := await self._look(self)).destination_settled:  # noqa: ASYNC110 - of others
+                    await asyncio.sleep(LOOK_S)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{self.name} has not settled within {timeout_s:g} s") from error
+        return transfer
 
     async def outcome(self) -> Outcome:
         """The outcome, however it came about; a cancelled waiter leaves it to the others."""
@@ -200,11 +220,18 @@ class PullTable:
         else:
             pull.settle(pull.lost(_forgotten(pull)))
 
+    async def _look(self, pull: Pull) -> TransferResult:
+        watch = PullCommand(watch=pb.GetTransferRequest(name=pull.name))
+        transfer = await self._stream.ask(watch, REPAIR_CALL_S)
+        if transfer.request_id != pull.request_id:
+            raise _forgotten(pull)
+        return transfer_of(transfer)
+
     def _under_way(self) -> list[Pull]:
         return [pull for pulls in self._pulls.values() for pull in pulls if not pull.done()]
 
     def _enter(self, request: pb.CreateTransferRequest, timeout_s: float) -> Pull:
-        pull = Pull(request, self._withdraw)
+        pull = Pull(request, self._withdraw, self._look)
         timer = asyncio.get_running_loop().call_later(timeout_s + GRACE_S, self._expire, pull)
         self._pulls.setdefault(pull.request_id, []).append(pull)
 

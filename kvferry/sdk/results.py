@@ -203,6 +203,8 @@ class TransferResult(Record):
     """Whether no byte can still arrive in the destination blocks. Until then they must stay out of use."""
     reason: Reason | None = None
     """Why it did not succeed."""
+    retry_after_s: float | None = None
+    """With RESOURCE_EXHAUSTED: when the same pull may find room, as the worker estimates it."""
     message: str = ""
     failed_rank: int | None = None
     path: str = Path.NONE.value

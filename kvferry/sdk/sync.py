@@ -111,6 +111,7 @@ class SyncPull(_Face[Pull]):
 
     wait = _waiting(Pull.wait)
     cancel = _waiting(Pull.cancel)
+    wait_settled = _waiting(Pull.wait_settled)
 
     @property
     def name(self) -> str:

@@ -93,7 +93,9 @@ class NegotiationSession:
 
     async def _negotiate_on_stream(self, request: pb.NegotiateRequest, timeout_s: float) -> pb.NegotiateResponse:
         if len(self._waiting) >= CALLS_MAX:
-            raise ResourceExhausted(f"{CALLS_MAX} negotiations with workers/{self._worker} are under way, the bound")
+            raise ResourceExhausted.of_bound(
+                "negotiations", CALLS_MAX, f"so many with workers/{self._worker} are under way"
+            )
         self._last_id += 1
         call_id = self._last_id
         self._outgoing.put(pb.SessionCall(call_id=call_id, negotiate=request, time_left=duration(timeout_s)))

@@ -16,7 +16,6 @@ from kvferry.core.errors import (
     LeaseEnded,
     NotFound,
     RequestIdReused,
-    ResourceExhausted,
 )
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
@@ -28,6 +27,7 @@ from kvferry_control.config import LimitsSection
 from kvferry_control.metrics import ControlMetrics
 from kvferry_control.publications import machine
 from kvferry_control.publications.machine import Life, State
+from kvferry_control.publications.overload import too_many_live
 from kvferry_control.ranks.link import COMMAND_TIMEOUT_S, RankLink
 from kvferry_control.tasks import Spawn
 
@@ -144,7 +144,7 @@ class Publications:
         if known is not None:
             return await self._settled(known)
         if self._live >= self._limits.live_publications:
-            raise ResourceExhausted(f"{self._live} publications are live, the bound (limits.live_publications)")
+            raise too_many_live(self._limits.live_publications, self._all.values(), self._metrics)
         publication = Publication(
             id=secrets.token_hex(8),
             request_id=request_id,

@@ -42,5 +42,11 @@ class TransferMaker:
             priority=request.priority,
             first_token=request.first_token,
             data_parallel_rank=request.data_parallel_rank,
+            queue_timeout_s=self._queue_timeout_of(request),
         )
         return self._transfers.create(wanted, layout, self._worker.identity.incarnation)
+
+    def _queue_timeout_of(self, request: pb.CreateTransferRequest) -> float | None:
+        if not request.HasField("queue_timeout"):
+            return None
+        return checked_seconds("queue_timeout", request.queue_timeout, self._limits.timeout_s)

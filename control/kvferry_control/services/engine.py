@@ -143,7 +143,7 @@ class EngineService(EngineServiceServicer):
     ) -> AsyncIterator[pb.WatchEngineResponse]:
         check_id("engine_id", request.engine_id)
         if len(self._watchers) >= self._limits.watchers:
-            raise ResourceExhausted(f"{len(self._watchers)} engines watch, the bound (limits.watchers)")
+            raise ResourceExhausted.of_bound("limits.watchers", self._limits.watchers, "so many engines watch")
         events: asyncio.Queue[pb.WatchEngineResponse | None] = asyncio.Queue(ENGINE_EVENTS_MAX)
         self._watchers.add(events)
         try:
@@ -161,9 +161,8 @@ class EngineService(EngineServiceServicer):
         context: aio.ServicerContext[pb.PullRequest, pb.PullResponse],
     ) -> None:
         if self._pull_session_count >= self._limits.watchers:
-            await abort(
-                context, ResourceExhausted(f"{self._limits.watchers} engines pull, the bound (limits.watchers)")
-            )
+            limit = self._limits.watchers
+            await abort(context, ResourceExhausted.of_bound("limits.watchers", limit, "so many engines pull"))
         self._pull_session_count += 1
         session = self._pull_session()
         try:

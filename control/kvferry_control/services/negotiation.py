@@ -73,7 +73,7 @@ class NegotiationService(NegotiationServiceServicer):
         context: aio.ServicerContext[pb.SessionRequest, pb.SessionResponse],
     ) -> None:
         if self._session_count >= SESSIONS_MAX:
-            await abort(context, ResourceExhausted(f"{SESSIONS_MAX} sessions are open, the bound"))
+            await abort(context, ResourceExhausted.of_bound("peer_sessions", SESSIONS_MAX, "so many are open"))
         self._session_count += 1
         try:
             session = PeerSession(self)

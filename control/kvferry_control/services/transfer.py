@@ -68,7 +68,7 @@ class TransferService(TransferServiceServicer):
         if only is not None:
             table.get(only)
         if self._watchers >= self._limits.watchers:
-            raise ResourceExhausted(f"{self._watchers} streams watch transfers, the bound (limits.watchers)")
+            raise ResourceExhausted.of_bound("limits.watchers", self._limits.watchers, "so many watch transfers")
         self._watchers += 1
         try:
             # A revision that was never reached here is of an earlier control: its watcher has seen nothing of this one.

@@ -51,7 +51,7 @@ class WorkerService(WorkerServiceServicer):
         context: aio.ServicerContext[pb.WatchWorkersRequest, pb.WatchWorkersResponse],
     ) -> AsyncIterator[pb.WatchWorkersResponse]:
         if self._watchers >= self._limits.watchers:
-            raise ResourceExhausted(f"{self._watchers} streams watch workers, the bound (limits.watchers)")
+            raise ResourceExhausted.of_bound("limits.watchers", self._limits.watchers, "so many watch workers")
         self._watchers += 1
         try:
             async for _ in self._cluster.changes():

@@ -15,7 +15,9 @@ once no byte of it can still arrive; only a rank that was lost, or that did not 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Self
 
+from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
 
 
@@ -42,6 +44,13 @@ class Failure:
     reason: Reason
     message: str
     rank: int | None = None
+    retry_after_s: float | None = None
+    """When the same request may find room, if a bound was reached and somebody could tell."""
+
+    @classmethod
+    def of(cls, error: KvferryError, rank: int | None = None) -> Self:
+        """The failure that an error is."""
+        return cls(error.reason, error.message, rank, error.retry_after_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,8 @@ class Life:
     pending: frozenset[int] = field(default_factory=frozenset)
     failure: Failure | None = None
     settled: bool = True
+    unsettled: frozenset[int] = field(default_factory=frozenset)
+    """Ranks that have not confirmed that no byte can still arrive, though nobody waits for them."""
 
     @property
     def ends_cancelled(self) -> bool:
@@ -125,6 +136,14 @@ def advance(life: Life, event: Event) -> Life:
     return handler(life, event)
 
 
+def confirmed(life: Life, rank: int) -> Life:
+    """The life once a rank that left it unsettled is known to write nothing more, however late; else as it was."""
+    if rank not in life.unsettled:
+        return life
+    left = life.unsettled - {rank}
+    return replace(life, unsettled=left, settled=not left)
+
+
 def _negotiated(life: Life, event: Event) -> Life:
     assert isinstance(event, Negotiated)
     return replace(life, state=State.READING, pending=event.ranks)
@@ -149,7 +168,10 @@ def _rank_lost(life: Life, event: Event) -> Life:
     assert isinstance(event, RankLost)
     if event.rank not in life.pending:
         return life
-    return _without(replace(life, failure=life.failure or event.failure, settled=False), event.rank)
+    return _without(
+        replace(life, failure=life.failure or event.failure, settled=False, unsettled=life.unsettled | {event.rank}),
+        event.rank,
+    )
 
 
 def _ended(life: Life, event: Event) -> Life:
@@ -158,7 +180,7 @@ def _ended(life: Life, event: Event) -> Life:
 
 
 def _settle_timed_out(life: Life, _event: Event) -> Life:
-    return _finish(replace(life, settled=False, pending=frozenset()))
+    return _finish(replace(life, settled=False, unsettled=life.unsettled | life.pending, pending=frozenset()))
 
 
 def _unchanged(life: Life, _event: Event) -> Life:

@@ -28,7 +28,7 @@ from kvferry_control.transfers import machine
 from kvferry_control.transfers.books import Books
 from kvferry_control.transfers.machine import Failure, State
 from kvferry_control.transfers.record import TransferRecord
-from kvferry_control.transfers.request import PullRequest
+from kvferry_control.transfers.request import PullRequest, deadline_in
 from kvferry_control.transfers.table import TransferTable
 
 SETTLE_BOUND_S = 0.9
@@ -53,6 +53,7 @@ class Transfers:
         self._links = links
         self._sources = sources
         self._limits = limits
+        self._metrics = metrics
         metrics.active_transfers.set_function(lambda: self.table.active_count)
         self.books = Books(metrics, self._conclude)
         self._spawn = spawn
@@ -89,14 +90,18 @@ class Transfers:
             priority=request.priority,
             first_token=request.first_token,
             ranks=frozenset(rank.rank for rank in layout.ranks_of(shard)),
-            deadline=time.monotonic() + request.timeout_s,
+            deadline=time.monotonic() + request.total_s,
+            service_s=request.timeout_s,
+            queue_deadline=deadline_in(request.queue_timeout_s),
         )
-        self.table.add(record)
+        self._add(record)
         loop = asyncio.get_running_loop()
         record.timers = [
-            loop.call_later(request.timeout_s, self._deadline_passed, record),
-            loop.call_later(request.timeout_s + SETTLE_BOUND_S, self.apply, record, machine.SettleTimedOut()),
+            loop.call_later(request.total_s, self._deadline_passed, record),
+            loop.call_later(request.total_s + SETTLE_BOUND_S, self.apply, record, machine.SettleTimedOut()),
         ]
+        if request.queue_timeout_s is not None:
+            record.timers.append(loop.call_later(request.queue_timeout_s, self._queue_timed_out, record))
         record.negotiation = self._spawn(self._negotiate(record, source, layout))
         return record
 
@@ -136,6 +141,7 @@ class Transfers:
 
     def read_finished(self, rank: int, event: dp.ReadFinished) -> None:
         """A data plane confirmed the end of a read."""
+        self._confirm(rank, event.transfer)
         record = self.table.find(event.transfer)
         if record is None or rank not in record.life.pending:
             return
@@ -150,7 +156,8 @@ class Transfers:
         """A data plane did not take a read."""
         record = self.table.find(transfer)
         if record is not None and rank in record.life.pending:
-            self.apply(record, machine.RankFailed(rank, Failure(error.reason, error.message, rank)))
+            self._metrics.count_refusal(error)
+            self.apply(record, machine.RankFailed(rank, Failure.of(error, rank)))
 
     def link_down(self, rank: int) -> None:
         """A data plane is gone: its reads are unsettled until it is back or known to be dead."""
@@ -160,17 +167,35 @@ class Transfers:
                 self.apply(record, machine.RankLost(rank, failure))
 
     def link_up(self, link: RankLink, transfers: Sequence[str]) -> None:
-        """End reads that nobody waits for any more."""
+        """End reads that nobody waits for any more; reads that it does not know can write nothing."""
+        for known in self.table.unsettled(link.rank):
+            if known.id not in transfers:
+                self._confirm(link.rank, known.id)
         for transfer in transfers:
             record = self.table.find(transfer)
             if record is None or link.rank not in record.life.pending:
                 link.post(dp.SessionRequest(cancel_read=dp.CancelRead(transfer=transfer)))
+
+    def _confirm(self, rank: int, transfer: str) -> None:
+        """Settle what ended without this rank's confirmation."""
+        record = self.table.find(transfer)
+        if record is not None and rank in record.life.unsettled:
+            record.life = machine.confirmed(record.life, rank)
+            self.table.changed(record)
+            self._log.info("late confirmation", transfer=record.name, rank=rank, settled=record.life.settled)
 
     def end_all(self, failure: Failure) -> None:
         """The worker begins a new life: nothing that runs can go on."""
         for record in self.table.active():
             if record.life.state is not State.SETTLING:
                 self.apply(record, machine.Ended(failure))
+
+    def _add(self, record: TransferRecord) -> None:
+        try:
+            self.table.add(record)
+        except KvferryError as error:
+            self._metrics.count_refusal(error)
+            raise
 
     def _find_source(self, payload: pub.HandlePayload) -> WorkerRecord:
         source = self._worker_record(payload.worker)
@@ -198,7 +223,7 @@ class Transfers:
             record.token_count = answer.token_count
             self._send_reads(record, source, answer)
         except KvferryError as error:
-            self._refuse(record, Failure(error.reason, error.message))
+            self._refuse(record, Failure.of(error))
         except Exception as error:
             self._log.exception("defect while negotiating", transfer=record.name)
             self._refuse(record, Failure(Reason.INTERNAL, f"{type(error).__name__} while negotiating"))
@@ -222,8 +247,13 @@ class Transfers:
                 self._sources.connect(source, link)
                 link.post(_read_command(record, sources, answer))
             except KvferryError as error:
-                failure = Failure(error.reason, error.message, link.rank)
-                self.apply(record, machine.RankFailed(link.rank, failure))
+                self.apply(record, machine.RankFailed(link.rank, Failure.of(error, link.rank)))
+
+    def _queue_timed_out(self, record: TransferRecord) -> None:
+        """Reads that wait are the data planes' to end: only they know which have been served."""
+        if record.life.state is State.NEGOTIATING:
+            message = f"not served in time, still negotiating with workers/{record.source_worker}"
+            self.apply(record, machine.Ended(Failure(Reason.QUEUE_TIMEOUT, message)))
 
     def _deadline_passed(self, record: TransferRecord) -> None:
         if record.life.state.terminal or record.life.state is State.SETTLING:
@@ -273,7 +303,12 @@ def _read_command(
     # All ranks of a worker have the same block ids: it is enough that the first names them.
     read.sources[0].blocks.extend(answer.blocks)
     read.destination_blocks.extend(record.blocks.values())
-    read.time_left.CopyFrom(duration(record.seconds_left))
+    read.source_worker = record.source_worker
+    if record.queue_deadline is None:
+        read.time_left.CopyFrom(duration(record.seconds_left))
+    else:
+        read.time_left.CopyFrom(duration(record.service_s))
+        read.queue_time_left.CopyFrom(duration(record.queue_deadline - time.monotonic()))
     read.priority = record.priority
     read.token_count = answer.token_count
     read.first_token = record.first_token

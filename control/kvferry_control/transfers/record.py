@@ -33,6 +33,11 @@ class TransferRecord:
     ranks: frozenset[int]
     """Ranks of this worker that read."""
     deadline: float
+    """When it must be over."""
+    service_s: float = 0.0
+    """With a queue deadline: how long each of its reads may take once it is served."""
+    queue_deadline: float | None = None
+    """When it must be served; None: whenever, before its deadline."""
     begun: float = field(default_factory=time.monotonic)
     created_at: float = field(default_factory=time.time)
     ended_at: float = 0.0
@@ -118,4 +123,7 @@ class TransferRecord:
 
 def failure_to_wire(failure: Failure) -> pb.Failure:
     """The wire form of a failure."""
-    return pb.Failure(reason=reason_to_wire(failure.reason), message=failure.message, rank=failure.rank)
+    wire = pb.Failure(reason=reason_to_wire(failure.reason), message=failure.message, rank=failure.rank)
+    if failure.retry_after_s is not None:
+        wire.retry_delay.CopyFrom(duration(failure.retry_after_s))
+    return wire

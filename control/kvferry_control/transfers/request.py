@@ -1,5 +1,6 @@
 """What an engine asks for when it pulls."""
 
+import time
 from dataclasses import dataclass
 
 from kvferry_control.blocks import Blocks
@@ -17,3 +18,15 @@ class PullRequest:
     priority: int
     first_token: int
     data_parallel_rank: int
+    queue_timeout_s: float | None = None
+    """How long it may wait to be served, before ``timeout_s`` begins; None: ``timeout_s`` bounds everything."""
+
+    @property
+    def total_s(self) -> float:
+        """How long it may take, whatever it waits for."""
+        return self.timeout_s + (self.queue_timeout_s or 0.0)
+
+
+def deadline_in(seconds: float | None) -> float | None:
+    """When so many seconds have passed, on the monotonic clock."""
+    return None if seconds is None else time.monotonic() + seconds

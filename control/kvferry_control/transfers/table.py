@@ -1,9 +1,11 @@
 """The table of transfers: bounded, idempotent by request id, watched by revision."""
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator
 
+from kvferry.core.drain import DrainMeter
 from kvferry.core.errors import NotFound, RequestIdReused, ResourceExhausted
 from kvferry_control.config import LimitsSection
 from kvferry_control.transfers.record import TransferRecord
@@ -19,6 +21,7 @@ class TransferTable:
         self._by_request: dict[str, str] = {}
         self._kept: deque[str] = deque()
         self._revision = 0
+        self._drain = DrainMeter()
         self._watchers: set[asyncio.Event] = set()
 
     @property
@@ -34,6 +37,10 @@ class TransferTable:
     def active(self) -> list[TransferRecord]:
         """Transfers that have not ended."""
         return [record for record in self._by_change.values() if not record.life.state.terminal]
+
+    def unsettled(self, rank: int) -> list[TransferRecord]:
+        """Transfers that ended, or end, without this rank's confirmation that no byte can still arrive."""
+        return [record for record in self._by_change.values() if rank in record.life.unsettled]
 
     def newest_first(self) -> list[TransferRecord]:
         """All transfers that are kept, the newest first."""
@@ -71,8 +78,12 @@ class TransferTable:
         Raises:
             ResourceExhausted: as many are active as may be.
         """
-        if self.active_count >= self._limits.active_transfers:
-            raise ResourceExhausted(f"{self.active_count} transfers are active, the bound (limits.active_transfers)")
+        active = self.active_count
+        self._drain.advance(time.monotonic(), busy=active > 0)
+        if active >= self._limits.active_transfers:
+            raise ResourceExhausted.of_bound(
+                "limits.active_transfers", active, "so many transfers are active", self._drain.retry_after_s(active)
+            )
         self._by_request[record.request_id] = record.id
         self.changed(record)
 
@@ -87,6 +98,8 @@ class TransferTable:
 
     def ended(self, record: TransferRecord) -> None:
         """Note that a transfer is terminal; the oldest such beyond the bound is forgotten."""
+        self._drain.advance(time.monotonic(), busy=True)
+        self._drain.done(1)
         self._kept.append(record.id)
         while len(self._kept) > self._limits.kept_transfers:
             oldest = self._by_change.pop(self._kept.popleft())

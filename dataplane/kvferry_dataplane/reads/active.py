@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from kvferry.core.errors import KvferryError
 from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.paths import Path, Route
-from kvferry_dataplane.reads.batches import Batch, Regions, cut, split_long
+from kvferry_dataplane.reads.batches import Batch, Regions, cut, cut_regions, split_long
 from kvferry_dataplane.reads.request import BatchLimits, ReadBounds, ReadOutcome, ReadPart, ReadRequest, SourceShare
 
 
@@ -31,11 +31,9 @@ class ActivePart:
     def begin(self) -> None:
         """Plan the first batches."""
         if self.route.path is Path.LOCAL:
-            # Copiers take a plan of any size at once, and share themselves out between several.
             regions = Regions(self.source.regions())
             self.descriptor_count = regions.piece_count
-            if regions.copies:
-                self.todo.append(regions)
+            self.todo.extend(cut_regions(regions, self.limits.bytes_max))
         else:
             self.unplanned = self.source.chunks()
             self.refill()
@@ -85,6 +83,8 @@ class ActiveRead:
     last_arrived_at: float | None = None
     verified_at: float | None = None
     turn: int = 0
+    is_served: bool = False
+    """Whether anything of it was asked for."""
     failure: KvferryError | None = None
     settle_at: float = 0.0
 
@@ -92,6 +92,13 @@ class ActiveRead:
     def ending(self) -> bool:
         """Whether it ends early."""
         return self.failure is not None
+
+    @property
+    def stage(self) -> str:
+        """Where it stands, for people."""
+        if not self.is_served:
+            return "waiting to be served"
+        return "verifying" if self.has_arrived else "reading"
 
     @property
     def has_arrived(self) -> bool:
@@ -111,7 +118,7 @@ class ActiveRead:
     def begin(self, routes: list[Route], bounds: ReadBounds) -> None:
         """Plan the first batches of every part."""
         for source, route in zip(self.request.parts, routes, strict=True):
-            part = ActivePart(source, route, bounds.limits(route.path))
+            part = ActivePart(source, route, bounds.limits(route))
             self.parts.append(part)
             part.begin()
 
@@ -131,6 +138,12 @@ class ActiveRead:
         """Forget every batch that is not in flight."""
         for part in self.parts:
             part.drop_rest()
+
+    @property
+    def has_claim(self) -> bool:
+        """Whether it has a batch to ask for, and may have another one in flight."""
+        part = None if self.ending else self.next_part()
+        return part is not None and self.batches_in_flight < self.parts[part].limits.in_flight_per_read
 
     def next_part(self) -> int | None:
         """The part whose batch is to be posted next; None if every batch was posted.
@@ -156,4 +169,5 @@ class ActiveRead:
             read_seconds=0.0 if posted is None else read_end - posted,
             verify_seconds=verify_end - arrived if arrived is not None and self.has_arrived else 0.0,
             shares=() if posted is None else tuple(part.share for part in self.parts),
+            priority=self.request.priority,
         )

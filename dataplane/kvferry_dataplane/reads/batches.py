@@ -1,6 +1,6 @@
 """What is asked of an agent at a time: a plan is cut into batches of bounded size, or taken whole. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,3 +54,33 @@ def cut(plan: CopyPlan, batch_bytes_max: int, batch_descriptors_max: int) -> lis
         )
         start = stop
     return batches
+
+
+def cut_regions(regions: Regions, batch_bytes_max: int) -> list[Regions]:
+    """The same copies in batches of about so many bytes, none of more unless what one base names is."""
+    batches: list[Regions] = []
+    batch: list[StridedCopy] = []
+    left = batch_bytes_max
+    for copy in regions.copies:
+        base_count = int(copy.source_bases.size)
+        base_bytes = copy.total_bytes // max(base_count, 1)
+        start = 0
+        while start < base_count:
+            if left < base_bytes and batch:
+                batches.append(Regions(tuple(batch)))
+                batch, left = [], batch_bytes_max
+            taken = min(max(left // max(base_bytes, 1), 1), base_count - start)
+            batch.append(_slice(copy, start, start + taken))
+            left -= taken * base_bytes
+            start += taken
+    if batch:
+        batches.append(Regions(tuple(batch)))
+    return batches
+
+
+def _slice(copy: StridedCopy, start: int, stop: int) -> StridedCopy:
+    if (start, stop) == (0, copy.source_bases.size):
+        return copy
+    return replace(
+        copy, source_bases=copy.source_bases[start:stop], destination_bases=copy.destination_bases[start:stop]
+    )

@@ -1,34 +1,39 @@
-"""When reads are to be over. Pure."""
+"""When reads are to be over, or to be served. Pure."""
 
 import heapq
-from collections.abc import Iterable, Iterator
-
-from kvferry_dataplane.reads.request import ReadRequest
+from collections.abc import Iterator
 
 _SLACK = 256
 
 
 class Deadlines:
-    """The deadlines of reads, earliest first. Reads that are over leave theirs behind for a while."""
+    """One moment for each transfer, earliest first."""
 
     def __init__(self) -> None:
+        self._times: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
 
-    def add(self, request: ReadRequest) -> None:
-        """Note a read's deadline."""
-        heapq.heappush(self._heap, (request.deadline, request.transfer))
-
-    def tidy(self, live: Iterable[ReadRequest], live_count: int) -> None:
-        """Drop what reads that are over left behind, if it is much. ``live`` are the others."""
-        if len(self._heap) > 2 * live_count + _SLACK:
-            self._heap = [(request.deadline, request.transfer) for request in live]
+    def set(self, transfer: str, at: float) -> None:
+        """Note a transfer's moment, in place of the one that it had."""
+        self._times[transfer] = at
+        heapq.heappush(self._heap, (at, transfer))
+        if len(self._heap) > 2 * len(self._times) + _SLACK:
+            self._heap = [(at, transfer) for transfer, at in self._times.items()]
             heapq.heapify(self._heap)
 
+    def drop(self, transfer: str) -> None:
+        """Forget a transfer; nothing happens if it is not known."""
+        self._times.pop(transfer, None)
+
     def passed(self, now: float) -> Iterator[str]:
-        """Take out the transfers whose deadline has passed."""
-        while self._heap and self._heap[0][0] <= now:
-            yield heapq.heappop(self._heap)[1]
+        """Take out the transfers whose moment has come."""
+        while (at := self.next()) is not None and at <= now:
+            transfer = heapq.heappop(self._heap)[1]
+            del self._times[transfer]
+            yield transfer
 
     def next(self) -> float | None:
-        """The earliest; None if there is none. Never later than that of any read."""
+        """The earliest; None if there is none."""
+        while self._heap and self._times.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None

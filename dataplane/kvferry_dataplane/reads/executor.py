@@ -5,28 +5,27 @@ early posts nothing more and waits ``settle_seconds`` for its batches in flight.
 but the end of the agent can stop it from writing: a *rollover*. The agent takes no new work, goes on for other reads'
 batches for ``retire_seconds``, and is destroyed; only then is the read's outcome told.
 
-A peer whose batches made a rollover necessary is *suspect*: a lease word is read from it into scratch memory first, so
-that a peer that stays stuck costs one rollover and not one for each of its reads.
+Which reads may be active is told by ``activation``, whose batch is next by ``turns``; ``posting`` asks for it.
 
 All this is NIXL's. The agents of the other paths end a batch when they are asked to; they are never given up.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from itertools import count
 
-from kvferry.core.errors import Cancelled, DeadlineExceeded, Fenced, KvferryError, NotReady, PeerError
+from kvferry.core.errors import Cancelled, DeadlineExceeded, Fenced, KvferryError, NotReady, PeerError, QueueTimeout
 from kvferry.core.reasons import Reason
-from kvferry_dataplane.paths import Path, Route
+from kvferry_dataplane.paths import Path
 from kvferry_dataplane.peers import Peer, peer_lost
+from kvferry_dataplane.reads.activation import ActiveReads
 from kvferry_dataplane.reads.active import ActiveRead
 from kvferry_dataplane.reads.agent import ReadAgent
 from kvferry_dataplane.reads.deadlines import Deadlines
 from kvferry_dataplane.reads.generation import Flight, Generation, Purpose
 from kvferry_dataplane.reads.generations import Generations
-from kvferry_dataplane.reads.queue import Lane, ReadQueue
-from kvferry_dataplane.reads.request import ReadBounds, ReadOutcome, ReadPart, ReadRequest
+from kvferry_dataplane.reads.posting import Posting, Reactions
+from kvferry_dataplane.reads.queue import ReadQueue
+from kvferry_dataplane.reads.request import ReadBounds, ReadOutcome, ReadRequest
 from kvferry_dataplane.reads.routing import Routing
 
 
@@ -41,24 +40,27 @@ class ReadExecutor:
         lasting: Mapping[Path, ReadAgent],
         bounds: ReadBounds | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        unsafe_skip_rollover: bool = False,
     ) -> None:
         """``make_agent`` makes NIXL's agents, given the generation's number, from 1; ``lasting`` has those of the other
-        paths that ``routing`` gives. ``clock`` is read for figures only.
+        paths that ``routing`` gives. ``clock`` is read for figures only. ``unsafe_skip_rollover`` is for tests that
+        look for late bytes: reads that do not end are said to have ended.
         """
+        self._skips_rollover = unsafe_skip_rollover
         self._clock = clock
         self._bounds = bounds or ReadBounds()
         self._on_finished = on_finished
         self._routing = routing
         self._generations = Generations(make_agent, lasting)
         self._queue = ReadQueue()
-        self._active: dict[str, ActiveRead] = {}
-        self._lanes: Counter[Lane] = Counter()
+        self._active = ActiveReads(self._bounds)
         self._deadlines = Deadlines()
-        self._suspects: set[str] = set()
-        self._turns = count(1)
+        self._posting = Posting(
+            self._generations, self._bounds, clock, Reactions(self._served, self._failed, self._end)
+        )
         self._leaving: dict[str, Peer] = {}
-        self.progress_count = 0
-        """Grows whenever something was posted or confirmed."""
+        self._moved_count = 0
 
     @property
     def rollovers(self) -> int:
@@ -66,9 +68,19 @@ class ReadExecutor:
         return self._generations.rollovers
 
     @property
+    def progress_count(self) -> int:
+        """Grows whenever something was posted or confirmed."""
+        return self._moved_count + self._posting.posted_count
+
+    @property
     def queued_count(self) -> int:
         """Reads that wait for their turn."""
         return len(self._queue)
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of the reads that wait for their turn."""
+        return self._queue.total_bytes
 
     def prepare(self) -> None:
         """Make the first agent, so that no read has to wait for it.
@@ -92,15 +104,15 @@ class ReadExecutor:
         """Forget a peer: its reads end as PEER_LOST."""
         lost = PeerError(f"peer {peer.name} was disconnected", reason=Reason.PEER_LOST)
         self._end_reads_of(peer.name, lost, now)
-        self._suspects.discard(peer.name)
+        self._posting.suspects.discard(peer.name)
         self._leaving[peer.name] = peer
         self._routing.disconnect(peer)
 
     def submit(self, request: ReadRequest) -> None:
         """Queue a read. Its transfer id must be unused."""
         self._queue.push(request)
-        self._deadlines.add(request)
-        self._deadlines.tidy(self._requests(), len(self._queue) + len(self._active))
+        at = request.deadline if request.queue_deadline is None else request.queue_deadline
+        self._deadlines.set(request.transfer, at)
 
     def cancel(self, transfer: str, now: float) -> None:
         """End a read early; nothing happens if it is over."""
@@ -125,11 +137,12 @@ class ReadExecutor:
         self._end_overdue(now)
         self._end_lost(now)
         self._activate(now)
-        self._post(now)
+        self._posting.post(self._active, now)
         self._poll(now)
         self._roll_over(now)
-        wanted = {peer for read in self._active.values() for peer in read.request.lane}
-        self._generations.retire_unwanted(wanted, now, self._bounds.orphan_seconds)
+        wanted = {peer for read in self._active for peer in read.request.lane}
+        if not self._skips_rollover:
+            self._generations.retire_unwanted(wanted, now, self._bounds.orphan_seconds)
         for generation in self._generations.due(now):
             self._destroy(generation)
         self._generations.let_go(self._leaving)
@@ -137,121 +150,51 @@ class ReadExecutor:
 
     def _end_overdue(self, now: float) -> None:
         for transfer in self._deadlines.passed(now):
-            self._end(transfer, DeadlineExceeded("the read's deadline passed"), now)
+            active = self._active.get(transfer)
+            stage = "queued" if active is None else active.stage
+            waits = self._queue.get(transfer) if active is None else active.request
+            if waits is not None and waits.queue_deadline is not None and (active is None or not active.is_served):
+                waited = now - waits.accepted_at
+                self._end(transfer, QueueTimeout(f"not served within {waited:.3g} s, while {stage}"), now)
+            else:
+                self._end(transfer, DeadlineExceeded(f"the read's deadline passed while {stage}"), now)
+
+    def _served(self, read: ActiveRead, now: float) -> None:
+        request = read.request
+        if request.queue_deadline is not None:
+            self._deadlines.set(request.transfer, min(now + request.service_seconds, request.deadline))
 
     def _end_lost(self, now: float) -> None:
         for peer in self._routing.take_lost():
             self._end_reads_of(peer.name, peer_lost(peer), now)
 
     def _activate(self, now: float) -> None:
+        for request in self._queue.eldest():
+            is_elder = request.accepted_at <= now - self._bounds.patience_seconds
+            if is_elder and self._active.has_room_for_elder(request) and not self._active.has_room(request):
+                self._try_to_start(request, now, as_elder=True)
         for request in self._queue.heads():
-            pieces = sum(read.request.pieces_max for read in self._active.values())
-            if self._active and pieces + request.pieces_max > self._bounds.active_pieces_max:
-                return
-            if self._lanes[request.lane] < self._bounds.active_reads_per_lane:
-                try:
-                    routes = [self._routing.route(part) for part in request.parts]
-                except KvferryError as error:
-                    self._end(request.transfer, error, now)
-                    continue
-                known = [route for route in routes if route is not None]
-                if len(known) == len(routes):
-                    self._start(request, known, now)
+            if self._active.has_room(request):
+                self._try_to_start(request, now, as_elder=False)
 
-    def _start(self, request: ReadRequest, routes: list[Route], now: float) -> None:
-        self._queue.remove(request.transfer)
-        read = ActiveRead(request)
-        self._active[request.transfer] = read
-        self._lanes[request.lane] += 1
-        self.progress_count += 1
+    def _try_to_start(self, request: ReadRequest, now: float, *, as_elder: bool) -> None:
+        """Begin a read, unless the way to one of its sources is still being found out."""
         try:
-            read.begin(routes, self._bounds)
+            routes = [self._routing.route(part) for part in request.parts]
         except KvferryError as error:
             self._end(request.transfer, error, now)
-
-    def _post(self, now: float) -> None:
-        """Post in rounds, one batch of each read; lower priorities only where higher ones have nothing to post."""
-        budget = self._bounds.step_bytes_max
-        served: int | None = None
-        ready = [read for read in self._active.values() if not read.ending]
-        for read in sorted(ready, key=lambda read: (-read.request.priority, read.turn)):
-            if budget <= 0 or (served is not None and read.request.priority < served):
-                return
-            posted_bytes = self._post_for(read, now)
-            if posted_bytes:
-                served = read.request.priority
-                budget -= posted_bytes
-
-    def _post_for(self, read: ActiveRead, now: float) -> int:
-        """Post what comes next for a read; returns the bytes asked for."""
-        try:
-            if read.has_arrived:
-                return sum(self._post_word(read, part, now) for part in range(len(read.parts)))
-            part = read.next_part()
-            if part is None or read.batches_in_flight >= read.parts[part].limits.in_flight_per_read:
-                return 0
-            return self._post_batch(read, part, now)
-        except KvferryError as error:
-            self._end(read.request.transfer, error, now)
-            return 0
-
-    def _post_batch(self, read: ActiveRead, number: int, now: float) -> int:
-        part = read.parts[number]
-        source, peer = part.source, part.source.peer
-        generation = self._generations.current(part.route.path)
-        if not generation.lasting and not self._may_ask(generation, source, part.todo[0].total_bytes, now):
-            return 0
-        if not generation.connect(peer):
-            return 0
-        batch = read.take_batch(number)
-        read.turn = next(self._turns)
-        part.first_posted_at = self._clock() if part.first_posted_at is None else part.first_posted_at
-        read.first_posted_at = part.first_posted_at if read.first_posted_at is None else read.first_posted_at
-        flight = Flight(Purpose.BLOCKS, peer, 0, read, number, batch)
-        generation.flights.append(flight)
-        self.progress_count += 1
-        try:
-            flight.handle = generation.agent.read_blocks(source, batch, read.request.priority)
-        except KvferryError as error:
-            self._failed(generation, flight, error, now)
-        return batch.total_bytes
-
-    def _may_ask(self, generation: Generation, source: ReadPart, batch_bytes: int, now: float) -> bool:
-        """Whether NIXL may be asked for a batch of a peer: the peer is no suspect, and its window has room."""
-        if source.peer.name in self._suspects:
-            self._probe(generation, source, now)
-            return False
-        in_flight = generation.bytes_in_flight(source.peer.name)
-        return not in_flight or in_flight + batch_bytes <= self._bounds.bytes_in_flight_per_peer
-
-    def _post_word(self, read: ActiveRead, part: int, now: float) -> int:
-        source = read.parts[part].source
-        generation = self._generations.current(read.parts[part].route.path)
-        if part in read.words_verified or part in read.words_in_flight or not generation.free_cells:
-            return 0
-        if not generation.connect(source.peer):
-            return 0
-        cell = generation.free_cells.popleft()
-        flight = Flight(Purpose.WORD, source.peer, 0, read, part, cell=cell)
-        read.words_in_flight.add(part)
-        generation.flights.append(flight)
-        self.progress_count += 1
-        try:
-            flight.handle = generation.agent.read_word(source, cell)
-        except KvferryError as error:
-            self._failed(generation, flight, error, now)
-        return 1
-
-    def _probe(self, generation: Generation, source: ReadPart, now: float) -> None:
-        peer = source.peer
-        if generation.has_probe(peer.name) or not generation.free_cells or not generation.connect(peer):
             return
-        flight = Flight(Purpose.PROBE, peer, 0, None, cell=generation.free_cells.popleft())
-        generation.flights.append(flight)
+        known = [route for route in routes if route is not None]
+        if len(known) < len(routes):
+            return
+        self._queue.remove(request.transfer)
+        read = ActiveRead(request)
+        self._active.add(read, as_elder=as_elder)
+        self._moved_count += 1
         try:
-            flight.handle = generation.agent.read_word(source, flight.cell)
+            read.begin(known, self._bounds)
         except KvferryError as error:
-            self._failed(generation, flight, error, now)
+            self._end(request.transfer, error, now)
 
     # Confirmations
 
@@ -268,9 +211,9 @@ class ReadExecutor:
 
     def _arrived(self, generation: Generation, flight: Flight, now: float) -> None:
         generation.flights.remove(flight)
-        self.progress_count += 1
+        self._moved_count += 1
         if flight.purpose is Purpose.PROBE:
-            self._suspects.discard(flight.peer.name)
+            self._posting.suspects.discard(flight.peer.name)
         word = generation.agent.word(flight.cell) if flight.purpose is Purpose.WORD else 0
         if flight.purpose is not Purpose.BLOCKS:
             generation.free_cells.append(flight.cell)
@@ -278,6 +221,7 @@ class ReadExecutor:
         if read is None:
             return
         if flight.batch is not None:
+            self._posting.arrived(read, now)
             self._batch_arrived(read, flight, flight.batch.total_bytes, generation.agent.device_seconds(flight.handle))
             self._finish_if_settled(read)
         else:
@@ -307,7 +251,7 @@ class ReadExecutor:
 
     def _failed(self, generation: Generation, flight: Flight, error: KvferryError, now: float) -> None:
         generation.drop_failed(flight)
-        self.progress_count += 1
+        self._moved_count += 1
         read = flight.read
         if flight.purpose is Purpose.PROBE:
             self._end_reads_of(flight.peer.name, error, now)
@@ -318,7 +262,7 @@ class ReadExecutor:
             if not generation.lasting:
                 generation.unconfirmed.append(flight)
                 read.batches_unconfirmed += 1
-                self._suspects.add(flight.peer.name)
+                self._posting.suspects.add(flight.peer.name)
         self._end(read.request.transfer, error, now)
         self._finish_if_settled(read)
 
@@ -334,7 +278,8 @@ class ReadExecutor:
         error.__traceback__ = error.__cause__ = error.__context__ = None
         waiting = self._queue.remove(transfer)
         if waiting is not None:
-            self.progress_count += 1
+            self._moved_count += 1
+            self._deadlines.drop(transfer)
             self._on_finished(ActiveRead(waiting, failure=error).outcome(self._clock()))
             return
         active = self._active.get(transfer)
@@ -352,23 +297,33 @@ class ReadExecutor:
             self._finish(read)
 
     def _finish(self, read: ActiveRead) -> None:
-        self.progress_count += 1
-        del self._active[read.request.transfer]
-        self._lanes[read.request.lane] -= 1
-        if not self._lanes[read.request.lane]:
-            del self._lanes[read.request.lane]
+        self._moved_count += 1
+        self._active.remove(read.request)
+        self._deadlines.drop(read.request.transfer)
         self._on_finished(read.outcome(self._clock()))
 
     # Rollovers
 
     def _roll_over(self, now: float) -> None:
-        for read in self._active.values():
+        for read in self._active:
             if not read.ending or not (read.batches_unconfirmed or now >= read.settle_at):
+                continue
+            if self._skips_rollover:
+                self._abandon(read)
                 continue
             for generation in self._generations.disposable():
                 if generation.has_blocks_of(read):
-                    self._suspects.update(f.peer.name for f in generation.flights if f.read is read)
+                    self._posting.suspects.update(f.peer.name for f in generation.flights if f.read is read)
                     self._generations.retire(generation, now + self._bounds.retire_seconds)
+
+    def _abandon(self, read: ActiveRead) -> None:
+        """Say that a read has ended of which bytes may still arrive. For tests alone."""
+        for generation in self._generations.disposable():
+            generation.unconfirmed = [flight for flight in generation.unconfirmed if flight.read is not read]
+            for flight in generation.flights:
+                flight.read = None if flight.read is read else flight.read
+        read.batches_in_flight = read.batches_unconfirmed = 0
+        self._finish(read)
 
     def _destroy(self, generation: Generation) -> None:
         for flight in self._generations.destroy(generation):
@@ -384,17 +339,23 @@ class ReadExecutor:
                 if not read.ending:
                     part.todo.appendleft(flight.batch)
             self._finish_if_settled(read)
-        self.progress_count += 1
+        self._moved_count += 1
 
     def _requests(self) -> Iterator[ReadRequest]:
         yield from self._queue.waiting()
-        yield from (read.request for read in self._active.values())
+        yield from (read.request for read in self._active)
 
     def _wait(self, now: float, *, moved: bool) -> float | None:
         if self._generations.to_be_polled() or (moved and (self._active or self._queue)):
             return 0.0
-        if not self._generations.in_flight() and any(not read.ending for read in self._active.values()):
+        if not self._generations.in_flight() and any(not read.ending for read in self._active):
             return 0.0
-        timers = [read.settle_at for read in self._active.values() if read.ending and read.settle_at > now]
-        timers += [at for at in (self._deadlines.next(), self._generations.next_destruction()) if at is not None]
+        timers = [read.settle_at for read in self._active if read.ending and read.settle_at > now]
+        timers += [at for at in self._timers(now) if at is not None]
         return max(min(timers) - now, 0.0) if timers else None
+
+    def _timers(self, now: float) -> tuple[float | None, ...]:
+        waiting = (request for request in self._queue.eldest() if not self._active.has_room(request))
+        elders = (request.accepted_at + self._bounds.patience_seconds for request in waiting)
+        next_elder = min((at for at in elders if at > now), default=None)
+        return self._deadlines.next(), self._generations.next_destruction(), self._posting.next_change(now), next_elder

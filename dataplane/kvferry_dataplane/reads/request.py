@@ -8,6 +8,9 @@ from kvferry.core.planning.copies import CopyPlan, StridedCopy
 from kvferry_dataplane.paths import Path, Route
 from kvferry_dataplane.peers import Peer
 
+Lane = tuple[str, ...]
+"""The peers that a read is from."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadPart:
@@ -44,10 +47,17 @@ class ReadRequest:
     pieces_max: int
     accepted_at: float
     deadline: float
+    """When it is over at the latest."""
     priority: int = 0
+    source: str = ""
+    """Whom it is from, as far as fair shares are concerned: a worker."""
+    queue_deadline: float | None = None
+    """When something must have been asked for; None: whenever, before the deadline."""
+    service_seconds: float = 0.0
+    """With a queue deadline: how long it may take from then on."""
 
     @property
-    def lane(self) -> tuple[str, ...]:
+    def lane(self) -> Lane:
         """Reads from the same peers wait for one another, reads from others do not."""
         return tuple(sorted({part.peer.name for part in self.parts}))
 
@@ -65,6 +75,7 @@ class ReadOutcome:
     verify_seconds: float
     shares: tuple["SourceShare", ...]
     """What came from each source rank; empty if nothing was asked for."""
+    priority: int = 0
 
     @property
     def main(self) -> Route | None:
@@ -99,13 +110,19 @@ class ReadBounds:
 
     nixl: BatchLimits = BatchLimits(32 << 20, 1024, 2)
     packed: BatchLimits = BatchLimits(4 << 20, 1 << 16, 4)
-    local: BatchLimits = BatchLimits(1 << 62, 1 << 62, 64)
-    """A copy takes a plan whole."""
+    local: BatchLimits = BatchLimits(64 << 20, 1 << 62, 64)
+    """Copiers take as many pieces at once as there are."""
+    device: BatchLimits = BatchLimits(1 << 62, 1 << 62, 64)
+    """A device copies a plan whole, in less time than it takes to hand it several parts of it."""
     bytes_in_flight_per_peer: int = 64 << 20
     """Of NIXL reads."""
+    bytes_in_flight_max: int = 512 << 20
+    """Of all paths and sources, shared between them; a source that has nothing in flight may always ask for a batch."""
     active_reads_per_lane: int = 16
     active_pieces_max: int = 2 << 20
     step_bytes_max: int = 64 << 20
+    patience_seconds: float = 1.0
+    """How long a read may be kept back by reads of higher priorities before it gets a turn all the same."""
     settle_seconds: float = 0.1
     """How long the batches in flight of a read that ends early may take before a rollover."""
     retire_seconds: float = 0.3
@@ -113,6 +130,8 @@ class ReadBounds:
     orphan_seconds: float = 1.0
     """How long an idle agent keeps word reads that nobody waits for."""
 
-    def limits(self, path: Path) -> BatchLimits:
-        """Those of a path."""
-        return {Path.NIXL: self.nixl, Path.PACKED: self.packed, Path.LOCAL: self.local}[path]
+    def limits(self, route: Route) -> BatchLimits:
+        """Those of a route."""
+        if route.is_device_copy:
+            return self.device
+        return {Path.NIXL: self.nixl, Path.PACKED: self.packed, Path.LOCAL: self.local}[route.path]

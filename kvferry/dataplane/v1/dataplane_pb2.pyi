@@ -545,6 +545,8 @@ class Read(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    SOURCE_WORKER_FIELD_NUMBER: _builtins.int
+    QUEUE_TIME_LEFT_FIELD_NUMBER: _builtins.int
     transfer: _builtins.str
     """The transfer's id, unique within the worker."""
     priority: _builtins.int
@@ -553,6 +555,10 @@ class Read(_message.Message):
     """Tokens of the publication; 0 reads the source's blocks whole."""
     first_token: _builtins.int
     """The first token to read: those before it are at the destination already."""
+    source_worker: _builtins.str
+    """The worker that is read from. Workers share the data plane fairly, among reads of equal priority; empty counts the
+    peers as one.
+    """
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReadSource]:
         """Where from: one entry per source rank. Ranks from which this one needs nothing may be listed."""
@@ -565,6 +571,10 @@ class Read(_message.Message):
     def time_left(self) -> _duration_pb2.Duration:
         """The read is over, one way or the other, when this has passed."""
 
+    @_builtins.property
+    def queue_time_left(self) -> _duration_pb2.Duration:
+        """When set, the read may wait so long for its first byte to be asked for, and `time_left` begins then."""
+
     def __init__(
         self,
         *,
@@ -575,10 +585,12 @@ class Read(_message.Message):
         priority: _builtins.int = ...,
         token_count: _builtins.int = ...,
         first_token: _builtins.int = ...,
+        source_worker: _builtins.str = ...,
+        queue_time_left: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time_left", b"time_left"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queue_time_left", b"queue_time_left", "time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_blocks", b"destination_blocks", "first_token", b"first_token", "priority", b"priority", "sources", b"sources", "time_left", b"time_left", "token_count", b"token_count", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_blocks", b"destination_blocks", "first_token", b"first_token", "priority", b"priority", "queue_time_left", b"queue_time_left", "source_worker", b"source_worker", "sources", b"sources", "time_left", b"time_left", "token_count", b"token_count", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

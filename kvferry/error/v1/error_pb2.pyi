@@ -71,6 +71,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """A data plane of this worker is gone or does not answer."""
     REASON_NOT_READY: _Reason.ValueType  # 37
     """The worker takes no new work because it is shutting down or has no engine yet."""
+    REASON_QUEUE_TIMEOUT: _Reason.ValueType  # 38
+    """The transfer was not served within its queue timeout: too much else is asked of the destination."""
     REASON_LAYOUT_MISMATCH: _Reason.ValueType  # 50
     """The two workers' layouts cannot be paired; metadata `field`, `source` and `destination` give both sides' values."""
     REASON_WORKER_NAME_TAKEN: _Reason.ValueType  # 51
@@ -142,6 +144,8 @@ REASON_DATA_PLANE_LOST: Reason.ValueType  # 36
 """A data plane of this worker is gone or does not answer."""
 REASON_NOT_READY: Reason.ValueType  # 37
 """The worker takes no new work because it is shutting down or has no engine yet."""
+REASON_QUEUE_TIMEOUT: Reason.ValueType  # 38
+"""The transfer was not served within its queue timeout: too much else is asked of the destination."""
 REASON_LAYOUT_MISMATCH: Reason.ValueType  # 50
 """The two workers' layouts cannot be paired; metadata `field`, `source` and `destination` give both sides' values."""
 REASON_WORKER_NAME_TAKEN: Reason.ValueType  # 51

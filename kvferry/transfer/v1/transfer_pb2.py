@@ -28,45 +28,45 @@ from kvferry.error.v1 import error_pb2 as kvferry_dot_error_dot_v1_dot_error__pb
 from kvferry.layout.v1 import layout_pb2 as kvferry_dot_layout_dot_v1_dot_layout__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"kvferry/transfer/v1/transfer.proto\x12\x13kvferry.transfer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ckvferry/error/v1/error.proto\x1a\x1ekvferry/layout/v1/layout.proto\"`\n\x07\x46\x61ilure\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.kvferry.error.v1.Reason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\x04rank\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\x07\n\x05_rank\"\xc5\x02\n\x0bRankFigures\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\'\n\x04path\x18\x02 \x01(\x0e\x32\x19.kvferry.transfer.v1.Path\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x16\n\x0ereceived_bytes\x18\x04 \x01(\x04\x12\x18\n\x10\x64\x65scriptor_count\x18\x05 \x01(\x04\x12-\n\nqueue_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tread_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bverify_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x05paths\x18\t \x03(\x0b\x32 .kvferry.transfer.v1.PathFigures\"\xce\x01\n\x0bPathFigures\x12\x13\n\x0bsource_rank\x18\x01 \x01(\r\x12\'\n\x04path\x18\x02 \x01(\x0e\x32\x19.kvferry.transfer.v1.Path\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x16\n\x0ereceived_bytes\x18\x04 \x01(\x04\x12\x18\n\x10\x64\x65scriptor_count\x18\x05 \x01(\x04\x12\x0e\n\x06\x63hoice\x18\x06 \x01(\t\x12.\n\x0b\x64\x65vice_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaf\x06\n\x08Transfer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".kvferry.transfer.v1.TransferState\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x15\n\rsource_worker\x18\x05 \x01(\t\x12\x1a\n\x12source_incarnation\x18\x06 \x01(\x04\x12\x13\n\x0bpublication\x18\x07 \x01(\t\x12\x1a\n\x12\x64\x65stination_worker\x18\x08 \x01(\t\x12\x1f\n\x17\x64\x65stination_incarnation\x18\t \x01(\x04\x12\x13\n\x0btoken_count\x18\n \x01(\x04\x12\x10\n\x08priority\x18\x0b \x01(\x05\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x07\x66\x61ilure\x18\x0e \x01(\x0b\x32\x1c.kvferry.transfer.v1.Failure\x12\x16\n\x0ereceived_bytes\x18\x0f \x01(\x04\x12\x18\n\x10\x64\x65scriptor_count\x18\x10 \x01(\x04\x12\x31\n\x0enegotiate_time\x18\x11 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nqueue_time\x18\x12 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tread_time\x18\x13 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bverify_time\x18\x14 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ntotal_time\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x05ranks\x18\x16 \x03(\x0b\x32 .kvferry.transfer.v1.RankFigures\x12\x1b\n\x13\x64\x65stination_settled\x18\x17 \x01(\x08\x12\x13\n\x0b\x66irst_token\x18\x18 \x01(\x04\"\xe4\x01\n\x15\x43reateTransferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06handle\x18\x02 \x01(\x0c\x12\x38\n\x12\x64\x65stination_blocks\x18\x03 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x13\n\x0b\x66irst_token\x18\x06 \x01(\x04\x12\x1a\n\x12\x64\x61ta_parallel_rank\x18\x07 \x01(\r\"I\n\x16\x43reateTransferResponse\x12/\n\x08transfer\x18\x01 \x01(\x0b\x32\x1d.kvferry.transfer.v1.Transfer\"\"\n\x12GetTransferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x13GetTransferResponse\x12/\n\x08transfer\x18\x01 \x01(\x0b\x32\x1d.kvferry.transfer.v1.Transfer\"=\n\x14ListTransfersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x15ListTransfersResponse\x12\x30\n\ttransfers\x18\x01 \x03(\x0b\x32\x1d.kvferry.transfer.v1.Transfer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x15WatchTransfersRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x04\x12\x15\n\rterminal_only\x18\x03 \x01(\x08\"[\n\x16WatchTransfersResponse\x12/\n\x08transfer\x18\x01 \x01(\x0b\x32\x1d.kvferry.transfer.v1.Transfer\x12\x10\n\x08revision\x18\x02 \x01(\x04\"%\n\x15\x43\x61ncelTransferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x16\x43\x61ncelTransferResponse\x12/\n\x08transfer\x18\x01 \x01(\x0b\x32\x1d.kvferry.transfer.v1.Transfer*\xdf\x01\n\rTransferState\x12\x1e\n\x1aTRANSFER_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aTRANSFER_STATE_NEGOTIATING\x10\x01\x12\x1a\n\x16TRANSFER_STATE_READING\x10\x02\x12\x1b\n\x17TRANSFER_STATE_SETTLING\x10\x03\x12\x1c\n\x18TRANSFER_STATE_SUCCEEDED\x10\x04\x12\x19\n\x15TRANSFER_STATE_FAILED\x10\x05\x12\x1c\n\x18TRANSFER_STATE_CANCELLED\x10\x06*Z\n\x04Path\x12\x14\n\x10PATH_UNSPECIFIED\x10\x00\x12\x0e\n\nPATH_LOCAL\x10\x01\x12\r\n\tPATH_NIXL\x10\x02\x12\x0f\n\x0bPATH_PACKED\x10\x03\x12\x0c\n\x08PATH_UCX\x10\x04\x32\x9e\x04\n\x0fTransferService\x12i\n\x0e\x43reateTransfer\x12*.kvferry.transfer.v1.CreateTransferRequest\x1a+.kvferry.transfer.v1.CreateTransferResponse\x12`\n\x0bGetTransfer\x12\'.kvferry.transfer.v1.GetTransferRequest\x1a(.kvferry.transfer.v1.GetTransferResponse\x12\x66\n\rListTransfers\x12).kvferry.transfer.v1.ListTransfersRequest\x1a*.kvferry.transfer.v1.ListTransfersResponse\x12k\n\x0eWatchTransfers\x12*.kvferry.transfer.v1.WatchTransfersRequest\x1a+.kvferry.transfer.v1.WatchTransfersResponse0\x01\x12i\n\x0e\x43\x61ncelTransfer\x12*.kvferry.transfer.v1.CancelTransferRequest\x1a+.kvferry.transfer.v1.CancelTransferResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"kvferry/transfer/v1/transfer.proto\x12\x13kvferry.transfer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ckvferry/error/v1/error.proto\x1a\x1ekvferry/layout/v1/layout.proto\"\x90\x01\n\x07\x46\x61ilure\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.kvferry.error.v1.Reason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\x04rank\x18\x03 \x01(\rH\x00\x88\x01\x01\x12.\n\x0bretry_delay\x18\x1e \x01(\x0b\x32\x19.google.protobuf.DurationB\x07\n\x05_rank\"\xc5\x02\n\x0bRankFigures\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\'\n\x04path\x18\x02 \x01(\x0e\x32\x19.kvferry.transfer.v1.Path\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x16\n\x0ereceived_bytes\x18\x04 \x01(\x04\x12\x18\n\x10\x64\x65scriptor_count\x18\x05 \x01(\x04\x12-\n\nqueue_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tread_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bverify_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x05paths\x18\t \x03(\x0b\x32 .kvferry.transfer.v1.PathFigures\"\xce\x01\n\x0bPathFigures\x12\x13\n\x0bsource_rank\x18\x01 \x01(\r\x12\'\n\x04path\x18\x02 \x01(\x0e\x32\x19.kvferry.transfer.v1.Path\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x16\n\x0ereceived_bytes\x18\x04 \x01(\x04\x12\x18\n\x10\x64\x65scriptor_count\x18\x05 \x01(\x04\x12\x0e\n\x06\x63hoice\x18\x06 \x01(\t\x12.\n\x0b\x64\x65vice_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaf\x06\n\x08Transfer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x31\n\x05state\x18\x03 \x01(\x0e\x32\".kvferry.transfer.v1.TransferState\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x15\n\rsource_worker\x18\x05 \x01(\t\x12\x1a\n\x12source_incarnation\x18\x06 \x01(\x04\x12\x13\n\x0bpublication\x18\x07 \x01(\t\x12\x1a\n\x12\x64\x65stination_worker\x18\x08 \x01(\t\x12\x1f\n\x17\x64\x65stination_incarnation\x18\t \x01(\x04\x12\x13\n\x0btoken_count\x18\n \x01(\x04\x12\x10\n\x08priority\x18\x0b \x01(\x05\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x07\x66\x61ilure\x18\x0e \x01(\x0b\x32\x1c.kvferry.transfer.v1.Failure\x12\x16\n\x0ereceived_bytes\x18\x0f \x01(\x04\x12\x18\n\x10\x64\x65scriptor_count\x18\x10 \x01(\x04\x12\x31\n\x0enegotiate_time\x18\x11 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nqueue_time\x18\x12 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tread_time\x18\x13 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bverify_time\x18\x14 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ntotal_time\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x05ranks\x18\x16 \x03(\x0b\x32 .kvferry.transfer.v1.RankFigures\x12\x1b\n\x13\x64\x65stination_settled\x18\x17 \x01(\x08\x12\x13\n\x0b\x66irst_token\x18\x18 \x01(\x04\"\x96\x02\n\x15\x43reateTransferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06handle\x18\x02 \x01(\x0c\x12\x38\n\x12\x64\x65stination_blocks\x18\x03 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x13\n\x0b\x66irst_token\x18\x06 \x01(\x04\x12\x1a\n\x12\x64\x61ta_parallel_rank\x18\x07 \x01(\r\x12\x30\n\rqueue_timeout\x18\x1e \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x16\x43reateTransferResponse\x12/\n\x08transfer\x18\x01 \x01(\x0b\x32\x1d.kvferry.transfer.v1.Transfer\"\"\n\x12GetTransferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x13GetTransferResponse\x12/\n\x08transfer\x18\x01 \x01(\x0b\x32\x1d.kvferry.transfer.v1.Transfer\"=\n\x14ListTransfersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x15ListTransfersResponse\x12\x30\n\ttransfers\x18\x01 \x03(\x0b\x32\x1d.kvferry.transfer.v1.Transfer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x15WatchTransfersRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x04\x12\x15\n\rterminal_only\x18\x03 \x01(\x08\"[\n\x16WatchTransfersResponse\x12/\n\x08transfer\x18\x01 \x01(\x0b\x32\x1d.kvferry.transfer.v1.Transfer\x12\x10\n\x08revision\x18\x02 \x01(\x04\"%\n\x15\x43\x61ncelTransferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x16\x43\x61ncelTransferResponse\x12/\n\x08transfer\x18\x01 \x01(\x0b\x32\x1d.kvferry.transfer.v1.Transfer*\xdf\x01\n\rTransferState\x12\x1e\n\x1aTRANSFER_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aTRANSFER_STATE_NEGOTIATING\x10\x01\x12\x1a\n\x16TRANSFER_STATE_READING\x10\x02\x12\x1b\n\x17TRANSFER_STATE_SETTLING\x10\x03\x12\x1c\n\x18TRANSFER_STATE_SUCCEEDED\x10\x04\x12\x19\n\x15TRANSFER_STATE_FAILED\x10\x05\x12\x1c\n\x18TRANSFER_STATE_CANCELLED\x10\x06*Z\n\x04Path\x12\x14\n\x10PATH_UNSPECIFIED\x10\x00\x12\x0e\n\nPATH_LOCAL\x10\x01\x12\r\n\tPATH_NIXL\x10\x02\x12\x0f\n\x0bPATH_PACKED\x10\x03\x12\x0c\n\x08PATH_UCX\x10\x04\x32\x9e\x04\n\x0fTransferService\x12i\n\x0e\x43reateTransfer\x12*.kvferry.transfer.v1.CreateTransferRequest\x1a+.kvferry.transfer.v1.CreateTransferResponse\x12`\n\x0bGetTransfer\x12\'.kvferry.transfer.v1.GetTransferRequest\x1a(.kvferry.transfer.v1.GetTransferResponse\x12\x66\n\rListTransfers\x12).kvferry.transfer.v1.ListTransfersRequest\x1a*.kvferry.transfer.v1.ListTransfersResponse\x12k\n\x0eWatchTransfers\x12*.kvferry.transfer.v1.WatchTransfersRequest\x1a+.kvferry.transfer.v1.WatchTransfersResponse0\x01\x12i\n\x0e\x43\x61ncelTransfer\x12*.kvferry.transfer.v1.CancelTransferRequest\x1a+.kvferry.transfer.v1.CancelTransferResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvferry.transfer.v1.transfer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRANSFERSTATE']._serialized_start=2510
-  _globals['_TRANSFERSTATE']._serialized_end=2733
-  _globals['_PATH']._serialized_start=2735
-  _globals['_PATH']._serialized_end=2825
-  _globals['_FAILURE']._serialized_start=186
-  _globals['_FAILURE']._serialized_end=282
-  _globals['_RANKFIGURES']._serialized_start=285
-  _globals['_RANKFIGURES']._serialized_end=610
-  _globals['_PATHFIGURES']._serialized_start=613
-  _globals['_PATHFIGURES']._serialized_end=819
-  _globals['_TRANSFER']._serialized_start=822
-  _globals['_TRANSFER']._serialized_end=1637
-  _globals['_CREATETRANSFERREQUEST']._serialized_start=1640
-  _globals['_CREATETRANSFERREQUEST']._serialized_end=1868
-  _globals['_CREATETRANSFERRESPONSE']._serialized_start=1870
-  _globals['_CREATETRANSFERRESPONSE']._serialized_end=1943
-  _globals['_GETTRANSFERREQUEST']._serialized_start=1945
-  _globals['_GETTRANSFERREQUEST']._serialized_end=1979
-  _globals['_GETTRANSFERRESPONSE']._serialized_start=1981
-  _globals['_GETTRANSFERRESPONSE']._serialized_end=2051
-  _globals['_LISTTRANSFERSREQUEST']._serialized_start=2053
-  _globals['_LISTTRANSFERSREQUEST']._serialized_end=2114
-  _globals['_LISTTRANSFERSRESPONSE']._serialized_start=2116
-  _globals['_LISTTRANSFERSRESPONSE']._serialized_end=2214
-  _globals['_WATCHTRANSFERSREQUEST']._serialized_start=2216
-  _globals['_WATCHTRANSFERSREQUEST']._serialized_end=2300
-  _globals['_WATCHTRANSFERSRESPONSE']._serialized_start=2302
-  _globals['_WATCHTRANSFERSRESPONSE']._serialized_end=2393
-  _globals['_CANCELTRANSFERREQUEST']._serialized_start=2395
-  _globals['_CANCELTRANSFERREQUEST']._serialized_end=2432
-  _globals['_CANCELTRANSFERRESPONSE']._serialized_start=2434
-  _globals['_CANCELTRANSFERRESPONSE']._serialized_end=2507
-  _globals['_TRANSFERSERVICE']._serialized_start=2828
-  _globals['_TRANSFERSERVICE']._serialized_end=3370
+  _globals['_TRANSFERSTATE']._serialized_start=2609
+  _globals['_TRANSFERSTATE']._serialized_end=2832
+  _globals['_PATH']._serialized_start=2834
+  _globals['_PATH']._serialized_end=2924
+  _globals['_FAILURE']._serialized_start=187
+  _globals['_FAILURE']._serialized_end=331
+  _globals['_RANKFIGURES']._serialized_start=334
+  _globals['_RANKFIGURES']._serialized_end=659
+  _globals['_PATHFIGURES']._serialized_start=662
+  _globals['_PATHFIGURES']._serialized_end=868
+  _globals['_TRANSFER']._serialized_start=871
+  _globals['_TRANSFER']._serialized_end=1686
+  _globals['_CREATETRANSFERREQUEST']._serialized_start=1689
+  _globals['_CREATETRANSFERREQUEST']._serialized_end=1967
+  _globals['_CREATETRANSFERRESPONSE']._serialized_start=1969
+  _globals['_CREATETRANSFERRESPONSE']._serialized_end=2042
+  _globals['_GETTRANSFERREQUEST']._serialized_start=2044
+  _globals['_GETTRANSFERREQUEST']._serialized_end=2078
+  _globals['_GETTRANSFERRESPONSE']._serialized_start=2080
+  _globals['_GETTRANSFERRESPONSE']._serialized_end=2150
+  _globals['_LISTTRANSFERSREQUEST']._serialized_start=2152
+  _globals['_LISTTRANSFERSREQUEST']._serialized_end=2213
+  _globals['_LISTTRANSFERSRESPONSE']._serialized_start=2215
+  _globals['_LISTTRANSFERSRESPONSE']._serialized_end=2313
+  _globals['_WATCHTRANSFERSREQUEST']._serialized_start=2315
+  _globals['_WATCHTRANSFERSREQUEST']._serialized_end=2399
+  _globals['_WATCHTRANSFERSRESPONSE']._serialized_start=2401
+  _globals['_WATCHTRANSFERSRESPONSE']._serialized_end=2492
+  _globals['_CANCELTRANSFERREQUEST']._serialized_start=2494
+  _globals['_CANCELTRANSFERREQUEST']._serialized_end=2531
+  _globals['_CANCELTRANSFERRESPONSE']._serialized_start=2533
+  _globals['_CANCELTRANSFERRESPONSE']._serialized_end=2606
+  _globals['_TRANSFERSERVICE']._serialized_start=2927
+  _globals['_TRANSFERSERVICE']._serialized_end=3469
 # @@protoc_insertion_point(module_scope)

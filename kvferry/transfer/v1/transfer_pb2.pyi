@@ -104,22 +104,28 @@ class Failure(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
     reason: _error_pb2.Reason.ValueType
     """What to branch on."""
     message: _builtins.str
     """For people."""
     rank: _builtins.int
     """The rank where it happened, if one."""
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """With RESOURCE_EXHAUSTED: after how long the same request may find room, as far as the data plane can tell."""
+
     def __init__(
         self,
         *,
         reason: _error_pb2.Reason.ValueType = ...,
         message: _builtins.str = ...,
         rank: _builtins.int | None = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_rank", b"_rank", "rank", b"rank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rank", b"_rank", "rank", b"rank", "retry_delay", b"retry_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rank", b"_rank", "message", b"message", "rank", b"rank", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rank", b"_rank", "message", b"message", "rank", b"rank", "reason", b"reason", "retry_delay", b"retry_delay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
     _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
@@ -386,6 +392,7 @@ class CreateTransferRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     DATA_PARALLEL_RANK_FIELD_NUMBER: _builtins.int
+    QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required, 1 to 128 characters."""
     handle: _builtins.bytes
@@ -402,7 +409,15 @@ class CreateTransferRequest(_message.Message):
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """Time from now until the transfer must be terminal, queueing included."""
+        """Without `queue_timeout`: time from now until the transfer must be terminal, queueing included. With it: how long the
+        transfer may take once its first byte is asked for.
+        """
+
+    @_builtins.property
+    def queue_timeout(self) -> _duration_pb2.Duration:
+        """How long the transfer may wait, from now, until its first byte is asked for, the negotiation included; past that it
+        fails as QUEUE_TIMEOUT. It is terminal after `queue_timeout` and `timeout` together.
+        """
 
     def __init__(
         self,
@@ -414,10 +429,11 @@ class CreateTransferRequest(_message.Message):
         priority: _builtins.int = ...,
         first_token: _builtins.int = ...,
         data_parallel_rank: _builtins.int = ...,
+        queue_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queue_timeout", b"queue_timeout", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "priority", b"priority", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "priority", b"priority", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

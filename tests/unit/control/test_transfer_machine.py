@@ -1,5 +1,7 @@
 """The transfer machine reaches a terminal state whatever comes, and never calls a partial transfer a success."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -17,6 +19,7 @@ from kvferry_control.transfers.machine import (
     SettleTimedOut,
     State,
     advance,
+    confirmed,
 )
 
 RANKS = frozenset({0, 1, 2})
@@ -72,6 +75,16 @@ def test_a_lost_data_plane_leaves_the_blocks_unsettled() -> None:
     assert (State.FAILED, LOST, False) == (life.state, life.failure, life.settled)
 
 
+def test_late_confirmations_settle_what_ended_without_them() -> None:
+    """Once every rank that had not confirmed has done so, the blocks are safe; nothing else changes."""
+    ended = after(Negotiated(RANKS), RankLost(1, LOST), RankFailed(0, LOST), SettleTimedOut())
+    assert (frozenset({1, 2}), False) == (ended.unsettled, ended.settled)
+    first = confirmed(ended, 1)
+    assert not first.settled
+    assert first is confirmed(first, 0)
+    assert replace(ended, unsettled=frozenset(), settled=True) == confirmed(first, 2)
+
+
 def test_events_before_negotiation_that_cannot_be_are_refused() -> None:
     """A rank cannot finish what it was never given."""
     with pytest.raises(IllegalEvent):
@@ -97,6 +110,7 @@ def test_invariants_hold_in_every_order(events: list[Event]) -> None:
         if isinstance(event, RankSucceeded) and event.rank in life.pending:
             succeeded.add(event.rank)
         life = advance(life, event)
+    assert life.settled == (not life.unsettled)
     if life.state is State.SUCCEEDED:
         assert succeeded == RANKS
         assert life.settled

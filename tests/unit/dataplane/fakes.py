@@ -30,15 +30,13 @@ def peer(name: str) -> Peer:
 NIXL = Route(Path.NIXL, "UCX", "the only one")
 
 
-def bounds(
-    *, batch_bytes_max: int = 100, step_bytes_max: int = 64 << 20, active_reads_per_lane: int = 16
-) -> ReadBounds:
+def bounds(*, batch_bytes_max: int = 100, step_bytes_max: int = 64 << 20, **others: int) -> ReadBounds:
     """Small bounds."""
     return ReadBounds(
         nixl=BatchLimits(batch_bytes_max, 1024, 2),
         packed=BatchLimits(batch_bytes_max, 1024, 4),
         step_bytes_max=step_bytes_max,
-        active_reads_per_lane=active_reads_per_lane,
+        **others,
     )
 
 
@@ -192,8 +190,17 @@ class Bench:
         assert outcome.transfer not in self.outcomes
         self.outcomes[outcome.transfer] = outcome
 
-    def submit(self, transfer: str, source: str, batches: int = 1, deadline: float = 100.0, priority: int = 0) -> None:
-        """Queue a read of so many batches from a peer."""
+    def submit(
+        self,
+        transfer: str,
+        source: str,
+        batches: int = 1,
+        deadline: float = 100.0,
+        priority: int = 0,
+        *,
+        queue_seconds: float | None = None,
+    ) -> None:
+        """Queue a read of so many batches from a peer; with ``queue_seconds`` the deadline begins when it is served."""
         lengths = np.full(batches, 100, dtype=np.int64)
         offsets = np.arange(batches, dtype=np.int64) * 200
         region = StridedCopy(offsets, offsets, (), 100)
@@ -206,7 +213,21 @@ class Bench:
             WORD,
             100 * batches,
         )
-        self.executor.submit(ReadRequest(transfer, (part,), 100 * batches, batches, self.now, deadline, priority))
+        queue_deadline = None if queue_seconds is None else self.now + queue_seconds
+        self.executor.submit(
+            ReadRequest(
+                transfer,
+                (part,),
+                100 * batches,
+                batches,
+                self.now,
+                deadline if queue_deadline is None else queue_deadline + deadline,
+                priority,
+                source,
+                queue_deadline,
+                deadline,
+            )
+        )
 
     def run(self, seconds: float = 0.0, step: float = 0.01) -> float | None:
         """Let virtual time pass; returns the last wait."""

@@ -1,12 +1,14 @@
 """Reads over several source ranks are accepted whole or refused by name, and nothing has changed then."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from kvferry.core.dense import DenseModel, dense_layout
-from kvferry.core.errors import KvferryError
+from kvferry.core.drain import RETRY_S_MAX
+from kvferry.core.errors import KvferryError, QueueTimeout, ResourceExhausted
 from kvferry.core.layouts import ElementType, WorkerLayout
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.layout.v1.layout_pb2 import BlockList
@@ -16,6 +18,7 @@ from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.nixl_agent import Region
 from kvferry_dataplane.peers import Peer, PeerBook
 from kvferry_dataplane.plan import Side
+from kvferry_dataplane.reads.request import ReadRequest
 from tests.unit.dataplane.fakes import WORD
 
 MODEL = DenseModel("m", 2, 2, 8, 4, ElementType.INT8)
@@ -46,7 +49,7 @@ def source(name: str, rank: int, *ids: int) -> pb.ReadSource:
     return pb.ReadSource(peer=name, blocks=blocks, lease=RankLease(rank=rank, slot=0, word=WORD))
 
 
-def read(sources: Sequence[pb.ReadSource], *ids: int, **fields: int) -> pb.Read:
+def read(sources: Sequence[pb.ReadSource], *ids: int, **fields: Any) -> pb.Read:
     """A read into blocks."""
     return pb.Read(
         transfer="t",
@@ -129,3 +132,58 @@ def test_ranks_of_a_worker_share_one_layout() -> None:
     assert 1 == len(layouts)
     book.add(peer("r0", dense_layout(MODEL, 8, 2, data_parallel=2), 0))
     assert 5 == len(book)
+
+
+def desk_of(max_reads: int, max_bytes: int = 1 << 20) -> tuple[ReadDesk, Callable[..., ReadRequest]]:
+    """A desk, and a function that has it accept a read of one block by worker and transfer."""
+    side = Side(dense_layout(MODEL, 64), 0, 1 << 20)
+    desk = ReadDesk(max_reads, max_bytes)
+    desk.reset(side, "w")
+    book = known()
+
+    def accepted(worker: str, number: int, **fields: Any) -> ReadRequest:
+        command = read([source("r0", 0, 5), source("r1", 1)], number, source_worker=worker, **fields)
+        command.transfer = f"{worker}-{number}"
+        return desk.accept(number, command, book, side, BlockCounters({"full": 64}))
+
+    return desk, accepted
+
+
+def test_one_source_cannot_fill_the_desk() -> None:
+    """A source that asks for everything is refused while there is room for others, and told when to come again."""
+    desk, accept = desk_of(20)
+    for number in range(16):
+        accept("greedy", number)
+    with pytest.raises(ResourceExhausted) as caught:
+        accept("greedy", 16)
+    assert ("max_reads", "20") == (caught.value.metadata["field"], caught.value.metadata["value"])
+    assert caught.value.retry_after_s is not None
+    assert 0 < caught.value.retry_after_s <= RETRY_S_MAX
+    accept("modest", 17)
+    for number in range(4):
+        desk.settle(f"greedy-{number}", 0)
+    accept("greedy", 0)
+
+
+def test_a_full_desk_names_the_bound() -> None:
+    """Bytes beyond the bound are refused by its name and value, and nothing has changed."""
+    desk, accept = desk_of(20, 5 * CELL)
+    accept("a", 1)
+    accept("a", 2)
+    with pytest.raises(ResourceExhausted, match="max_outstanding_bytes") as caught:
+        accept("b", 3)
+    assert str(5 * CELL) == caught.value.metadata["value"]
+    assert 2 == len(desk)
+
+
+def test_times_of_a_read_that_may_wait() -> None:
+    """The deadline of a read with a queue time is after both; without, the time that is left bounds everything."""
+    _, accept = desk_of(20)
+    request = accept("a", 1, queue_time_left=Duration(seconds=3))
+    assert request.queue_deadline is not None
+    assert 3.0 == pytest.approx(request.queue_deadline - request.accepted_at)
+    assert (8.0, 5.0) == (pytest.approx(request.deadline - request.accepted_at), request.service_seconds)
+    plain = accept("a", 2)
+    assert (None, 5.0) == (plain.queue_deadline, pytest.approx(plain.deadline - plain.accepted_at))
+    with pytest.raises(QueueTimeout):
+        accept("a", 3, queue_time_left=Duration())
