@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 
+from kvferry.core.blocks import has_repeated
 from kvferry.core.errors import BlockError, InvalidArgument, MessageTooLarge
 from kvferry.core.handles import payload_of
 from kvferry.core.layouts import BLOCKS_MAX, WorkerLayout
@@ -163,8 +164,7 @@ def _checked_ids(field: str, given: BlockIds, bound: int) -> npt.NDArray[np.int6
         raise InvalidArgument.of_field(field, "[]", "must list at least one block")
     if int(ids.min()) < 0 or int(ids.max()) >= bound:
         raise _out_of_range(field, ids.tolist(), bound)
-    ordered = np.sort(ids)
-    if bool((ordered[1:] == ordered[:-1]).any()):
+    if has_repeated(ids, bound):
         twice = next(block for block, count in Counter(ids.tolist()).items() if count > 1)
         raise BlockError.of_field(field, twice, "block listed twice", reason=Reason.BLOCK_DUPLICATE)
     return ids

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvferry.core.blocks import BlockIds
+from kvferry.core.blocks import BlockIds, ascending
 from kvferry.core.errors import BlockError, InvalidArgument
 from kvferry.core.layouts import LayerGroup
 from kvferry.core.planning.copies import Offsets
@@ -137,7 +137,7 @@ def _whole_blocks(
     source = held[held_before : held_before + count]
     destination = wanted[wanted_before : wanted_before + count]
     if count > 1 and not bool((source[1:] >= source[:-1]).all()):
-        order = np.argsort(source)
+        order = ascending(source)
         source, destination = source[order], destination[order]
     nothing = np.zeros(count, dtype=np.int64)
     counts = np.full(count, each, dtype=np.int64)
