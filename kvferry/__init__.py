@@ -57,9 +57,11 @@ if TYPE_CHECKING:
         PublicationEnded as PublicationEnded,
     )
     from kvferry.sdk.failures import PullFailed as PullFailed, destination_settled as destination_settled
+    from kvferry.sdk.handles import join_handles as join_handles
     from kvferry.sdk.pools import AttachedPool as AttachedPool, PoolInfo as PoolInfo
     from kvferry.sdk.pulls import Pull as Pull
     from kvferry.sdk.results import (
+        Attempt as Attempt,
         ClusterView as ClusterView,
         Mismatch as Mismatch,
         Pair as Pair,
@@ -133,9 +135,11 @@ _HOMES = {
     "kvferry.sdk.engine": ("EngineClient",),
     "kvferry.sdk.events": ("PoolLost", "PoolRestored", "PublicationEnded"),
     "kvferry.sdk.failures": ("PullFailed", "destination_settled"),
+    "kvferry.sdk.handles": ("join_handles",),
     "kvferry.sdk.pools": ("AttachedPool", "PoolInfo"),
     "kvferry.sdk.pulls": ("Pull",),
     "kvferry.sdk.results": (
+        "Attempt",
         "ClusterView",
         "Mismatch",
         "Pair",

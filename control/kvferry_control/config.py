@@ -92,6 +92,10 @@ class LimitsSection(_Section):
     """Longest lease an engine may ask for."""
     timeout_s: float = Field(default=3600.0, gt=0, le=86_400)
     """Longest time a transfer may take."""
+    source_time_share: float = Field(default=0.5, gt=0, lt=1)
+    """While a transfer has further sources, one of them gets at most this part of the time that is left."""
+    span_bytes: int = Field(default=32 << 20, ge=1 << 16, le=1 << 30)
+    """A transfer with several sources is read and verified in spans of about so many bytes on each rank."""
     watchers: int = Field(default=256, ge=1, le=10_000)
     """Streams of each kind that are served at once."""
     engine_timeout_s: float = Field(default=10.0, ge=1, le=600)

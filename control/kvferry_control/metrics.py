@@ -25,6 +25,12 @@ class ControlMetrics:
         self.descriptors = Counter(
             "kvferry_transfer_descriptors", "Pieces that were read.", ["path"], registry=registry
         )
+        self.sources_given_up = Counter(
+            "kvferry_transfer_sources_given_up",
+            "Sources that transfers went on without, having others.",
+            ["reason"],
+            registry=registry,
+        )
         self.stage_seconds = Histogram(
             "kvferry_transfer_stage_seconds",
             "Time of succeeded transfers by stage.",

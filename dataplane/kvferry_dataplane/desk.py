@@ -2,30 +2,26 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from kvferry.core.blocks import BlockLists, checked_blocks
 from kvferry.core.drain import DrainMeter
-from kvferry.core.errors import DeadlineExceeded, InvalidArgument, NotReady, QueueTimeout, ResourceExhausted
-from kvferry.core.planning.planner import PlanSize, RequestPlan
+from kvferry.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, NotReady, QueueTimeout, ResourceExhausted
 from kvferry.core.planning.tokens import TokenRange
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.rpc.block_lists import listed_ids
 from kvferry.rpc.times import seconds_of
 from kvferry_dataplane.blocks import BlockCounters
 from kvferry_dataplane.leases import WORD_BYTES
-from kvferry_dataplane.peers import Peer, PeerBook
+from kvferry_dataplane.peers import Peer, PeerBook, peer_lost
 from kvferry_dataplane.plan import PairPlans, Side
-from kvferry_dataplane.reads.request import ReadPart, ReadRequest
+from kvferry_dataplane.reads.request import ReadOutcome, ReadRequest
 from kvferry_dataplane.shared_bound import SharedBound
+from kvferry_dataplane.spans import ReadPlan, SourceRank, SpannedRead
 
 TRANSFER_CHARS_MAX = 256
 PRIORITY_MAX = 1_000_000
-CHUNK_PIECES_MAX = 1 << 18
-"""Pieces of a read that are planned at a time."""
-SAMPLE_PIECES_MAX = 1 << 12
-"""Pieces of a part that are planned to see how long they are."""
 READ_SECONDS_MAX = 24 * 3600.0
 SHARE_OF_FREE = 4.0
 """A source may have four times as many reads or bytes outstanding as are free: alone four fifths of the bound."""
@@ -36,8 +32,39 @@ class Outstanding:
     """A read that is queued or running."""
 
     request: ReadRequest
+    """Of all its tokens."""
     command_id: int
     destination_blocks: BlockLists
+    tokens: TokenRange | None
+    spans: SpannedRead | None
+    """None: all its tokens are read at once."""
+
+    def ended(self, outcome: ReadOutcome) -> "EndedRead":
+        """How it ended, by the executor's last outcome."""
+        if self.spans is not None:
+            return EndedRead(self.command_id, self.spans.whole(time.monotonic()), self.spans.verified)
+        if self.tokens is None:
+            return EndedRead(self.command_id, outcome, 0)
+        verified = self.tokens.start if outcome.failure is not None else self.tokens.stop
+        return EndedRead(self.command_id, outcome, verified)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRead:
+    """A read that is over. The tokens before ``verified_tokens`` are in place."""
+
+    command_id: int
+    outcome: ReadOutcome
+    verified_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What follows an outcome: spans to be read, spans to be ended early, or the end."""
+
+    begin: Sequence[ReadRequest] = ()
+    cancel: Sequence[str] = ()
+    end: EndedRead | None = None
 
 
 class ReadDesk:
@@ -48,6 +75,8 @@ class ReadDesk:
         self._bytes = SharedBound(max_bytes, SHARE_OF_FREE)
         self._drain = DrainMeter()
         self._outstanding: dict[str, Outstanding] = {}
+        self._spanned: dict[str, str] = {}
+        """The read that a span belongs to, by the span's name."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._pairs: PairPlans | None = None
@@ -67,8 +96,8 @@ class ReadDesk:
 
     def accept(
         self, command_id: int, read: pb.Read, peers: PeerBook, destination: Side, pins: BlockCounters
-    ) -> ReadRequest:
-        """Check a read and claim its destination blocks.
+    ) -> Sequence[ReadRequest]:
+        """Check a read and claim its destination blocks; what the executor is to begin with.
 
         Raises:
             KvferryError: why it is refused; nothing has changed then.
@@ -82,9 +111,15 @@ class ReadDesk:
         blocks = checked_blocks(lists, destination.block_counts, "destination_blocks")
         pins.refuse_held(blocks, "destination_blocks", "is published")
         self.destinations.refuse_held(blocks, "destination_blocks", "is the destination of another read")
-        parts, total_bytes, pieces_max = self._parts(read, peers, blocks)
+        plan = self._plan(read, peers, blocks)
+        request = plan.request()
+        for rank in request.sizes:
+            if rank not in plan.sources:
+                raise InvalidArgument.of_field("sources", sorted(plan.sources), f"source rank {rank} is needed")
+        total_bytes = sum(size.total_bytes for size in request.sizes.values())
         self._check_room("max_outstanding_bytes", self._bytes, source, total_bytes)
-        request = ReadRequest(
+        parts, pieces_max = plan.parts(request)
+        accepted = ReadRequest(
             transfer=read.transfer,
             parts=parts,
             total_bytes=total_bytes,
@@ -96,32 +131,59 @@ class ReadDesk:
             queue_deadline=None if queue_left_s is None else accepted_at + queue_left_s,
             service_seconds=time_left_s,
         )
+        spans = _spans(plan, accepted, read)
         self.destinations.hold(blocks)
         self._drain.advance(accepted_at, busy=bool(self._outstanding))
-        self._outstanding[read.transfer] = Outstanding(request, command_id, blocks)
+        self._outstanding[read.transfer] = Outstanding(accepted, command_id, blocks, plan.tokens, spans)
         self._reads.take(source, 1)
         self._bytes.take(source, total_bytes)
         self._idle.clear()
-        return request
+        return [accepted] if spans is None else self._begin(spans)
 
-    def settle(self, transfer: str, received_bytes: int) -> Outstanding:
-        """Take a read out that is over, and give its destination blocks free."""
+    def step(self, outcome: ReadOutcome, peers: PeerBook) -> Step:
+        """What follows an outcome. At the end the read is taken out and its destination blocks are free."""
+        transfer = self._spanned.pop(outcome.transfer, outcome.transfer)
+        spans = self._outstanding[transfer].spans
         self._drain.advance(time.monotonic(), busy=True)
-        self._drain.done(received_bytes)
-        ended = self._outstanding.pop(transfer)
-        self.destinations.drop(ended.destination_blocks)
-        self._reads.give_back(ended.request.source, 1)
-        self._bytes.give_back(ended.request.source, ended.request.total_bytes)
+        self._drain.done(outcome.received_bytes)
+        if spans is not None:
+            spans.ended(outcome)
+            gone = next((rank.peer for rank in spans.plan.sources.values() if not peers.has(rank.peer.name)), None)
+            if gone is not None:
+                spans.stopped = spans.stopped or peer_lost(gone)
+            if not spans.is_over:
+                return Step(self._begin(spans), spans.under_way if spans.stopped is not None else ())
+        return Step(end=self._settle(transfer, outcome))
+
+    def cancel(self, transfer: str) -> Sequence[str]:
+        """Have no further span read of a read; what the executor is to end."""
+        read = self._outstanding.get(transfer)
+        if read is None or read.spans is None:
+            return [transfer]
+        read.spans.stopped = read.spans.stopped or Cancelled("the read was cancelled")
+        return read.spans.under_way
+
+    def _begin(self, spans: SpannedRead) -> Sequence[ReadRequest]:
+        begun = spans.begin_more(time.monotonic())
+        for request in begun:
+            self._spanned[request.transfer] = spans.read.transfer
+        return begun
+
+    def _settle(self, transfer: str, outcome: ReadOutcome) -> EndedRead:
+        read = self._outstanding.pop(transfer)
+        self.destinations.drop(read.destination_blocks)
+        self._reads.give_back(read.request.source, 1)
+        self._bytes.give_back(read.request.source, read.request.total_bytes)
         if not self._outstanding:
             self._idle.set()
-        return ended
+        return read.ended(outcome)
 
     async def wait_until_idle(self) -> None:
         """Wait until nothing is outstanding."""
         await self._idle.wait()
 
-    def _parts(self, read: pb.Read, peers: PeerBook, wanted: BlockLists) -> tuple[tuple[ReadPart, ...], int, int]:
-        """What is to come from each source rank; also its bytes and a bound on the pieces that are planned at once."""
+    def _plan(self, read: pb.Read, peers: PeerBook, wanted: BlockLists) -> ReadPlan:
+        """What the read is to bring."""
         if self._pairs is None:
             raise NotReady("this data plane has no layout yet")
         sources = _sources(read, peers)
@@ -132,23 +194,16 @@ class ReadDesk:
         for index, source in enumerate(read.sources[1:], start=1):
             if source.blocks and source.blocks != first.blocks:
                 raise InvalidArgument.of_field(f"sources[{index}].blocks", "other blocks", "must be those of the first")
-        request = self._pairs.get(peer.side).request_checked(held, wanted, _tokens(read))
-        sizes = request.sizes
-        for rank in sizes:
-            if rank not in sources:
-                raise InvalidArgument.of_field("sources", sorted(sources), f"source rank {rank} is needed")
-        # Where nothing is to be read, one lease says that the publication still held.
-        wanted_ranks = sizes or {peer.side.rank: PlanSize(0, 0)}
-        chunk_pieces = max(CHUNK_PIECES_MAX // len(wanted_ranks), SAMPLE_PIECES_MAX)
-        parts = tuple(_part(request, rank, size, chunk_pieces, *sources[rank]) for rank, size in wanted_ranks.items())
-        pieces = sum(min(part.pieces_max, chunk_pieces) for part in parts)
-        return parts, sum(size.total_bytes for size in sizes.values()), pieces
+        ranks = {
+            rank: SourceRank(peer, source.lease.slot, source.lease.word) for rank, (peer, source) in sources.items()
+        }
+        return ReadPlan(self._pairs.get(peer.side), held, wanted, _tokens(read), ranks)
 
     def _check_bounds(self, read: pb.Read) -> float:
         """The seconds that are left for the read."""
         if not 1 <= len(read.transfer) <= TRANSFER_CHARS_MAX:
             raise InvalidArgument.of_field("transfer", read.transfer, f"must have 1 to {TRANSFER_CHARS_MAX} characters")
-        if read.transfer in self._outstanding:
+        if read.transfer in self._outstanding or read.transfer in self._spanned:
             raise InvalidArgument.of_field("transfer", read.transfer, "is being read already")
         if abs(read.priority) > PRIORITY_MAX:
             raise InvalidArgument.of_field("priority", read.priority, f"must be within ±{PRIORITY_MAX}")
@@ -208,19 +263,9 @@ def _sources(read: pb.Read, peers: PeerBook) -> dict[int, tuple[Peer, pb.ReadSou
     return sources
 
 
-def _part(
-    request: RequestPlan, rank: int, size: PlanSize, chunk_pieces: int, peer: Peer, source: pb.ReadSource
-) -> ReadPart:
-    return ReadPart(
-        peer=peer,
-        chunks=partial(request.chunks, rank, chunk_pieces),
-        regions=partial(request.strided, rank),
-        sample=partial(request.chunks, rank, SAMPLE_PIECES_MAX),
-        slot=source.lease.slot,
-        word=source.lease.word,
-        total_bytes=size.total_bytes,
-        pieces_max=size.pieces_max,
-    )
+def _spans(plan: ReadPlan, accepted: ReadRequest, read: pb.Read) -> SpannedRead | None:
+    stops = plan.stops(accepted.total_bytes, read.span_bytes)
+    return SpannedRead(plan, accepted, read.first_token, list(stops)) if len(stops) > 1 else None
 
 
 def _tokens(read: pb.Read) -> TokenRange | None:

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--log-format", default="auto", metavar="FORMAT", help=f"{', '.join(FORMATS)} (default: auto)")
     add("--log-level", default="info", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (default: info)")
     add("--max-leases", default="16384", metavar="N", help="leases that can hold at a time (default: 16384)")
-    add("--max-reads", default="4096", metavar="N", help="reads queued or running at a time (default: 4096)")
+    add("--max-reads", default="4096", metavar="N", help="reads queued or running, of one source 4/5 (default: 4096)")
     add(
         "--max-outstanding-bytes",
         default="1024TiB",

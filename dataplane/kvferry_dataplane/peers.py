@@ -83,6 +83,10 @@ class PeerBook:
             raise NotFound.of_field("peer", name, "not connected")
         return peer
 
+    def has(self, name: str) -> bool:
+        """Whether a peer is known."""
+        return name in self._peers
+
     def remove(self, name: str) -> Peer | None:
         """Forget a peer."""
         return self._peers.pop(name, None)

@@ -97,7 +97,7 @@ class Plane:
         self._side = None
         self.end_leases()
         for transfer in self._desk.transfers():
-            self._reads.cancel(transfer)
+            self._cancel(transfer)
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await self._desk.wait_until_idle()
@@ -220,20 +220,32 @@ class Plane:
         accepted = self._desk.accept(
             request.command_id, request.read, self._peers, self._require_side(), self._leases.pins
         )
-        self._reads.submit(accepted)
+        for part in accepted:
+            self._reads.submit(part)
         self._metrics.reads_outstanding.set(len(self._desk))
 
     def _cancel_read(self, request: pb.SessionRequest) -> pb.SessionResponse:
-        self._reads.cancel(request.cancel_read.transfer)
+        self._cancel(request.cancel_read.transfer)
         return pb.SessionResponse(command_done=pb.CommandDone())
 
+    def _cancel(self, transfer: str) -> None:
+        for part in self._desk.cancel(transfer):
+            self._reads.cancel(part)
+
     def read_finished(self, outcome: ReadOutcome) -> None:
-        """A read is over and settled: give its blocks free and tell control."""
-        ended = self._desk.settle(outcome.transfer, outcome.received_bytes)
-        finished = read_finished_of(outcome, self.rank)
+        """A read or a span of one is over and settled: read the next span, or give the blocks free and tell control."""
+        step = self._desk.step(outcome, self._peers)
+        for request in step.begin:
+            self._reads.submit(request)
+        for span in step.cancel:
+            self._reads.cancel(span)
+        ended = step.end
+        if ended is None:
+            return
+        finished = read_finished_of(ended, self.rank)
         self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
         # Control hears of the end before the books are kept.
-        asyncio.get_running_loop().call_later(_BOOKKEEPING_DELAY_SECONDS, self._keep_books, outcome)
+        asyncio.get_running_loop().call_later(_BOOKKEEPING_DELAY_SECONDS, self._keep_books, ended.outcome)
 
     def _keep_books(self, outcome: ReadOutcome) -> None:
         self._metrics.reads_outstanding.set(len(self._desk))

@@ -7,9 +7,10 @@ from kvferry.rpc.block_lists import block_list
 from kvferry.rpc.reasons import reason_to_wire
 from kvferry.rpc.times import duration
 from kvferry.transfer.v1 import transfer_pb2
+from kvferry_dataplane.desk import EndedRead
 from kvferry_dataplane.leases import Lease
 from kvferry_dataplane.paths import Path
-from kvferry_dataplane.reads.request import ReadOutcome, SourceShare
+from kvferry_dataplane.reads.request import SourceShare
 
 _PATHS = {
     Path.LOCAL: transfer_pb2.PATH_LOCAL,
@@ -51,8 +52,9 @@ def _path_figures(share: SourceShare) -> transfer_pb2.PathFigures:
     )
 
 
-def read_finished_of(outcome: ReadOutcome, rank: int) -> pb.ReadFinished:
+def read_finished_of(ended: EndedRead, rank: int) -> pb.ReadFinished:
     """How a read ended."""
+    outcome = ended.outcome
     failure = None
     if outcome.failure is not None:
         failure = transfer_pb2.Failure(
@@ -69,5 +71,6 @@ def read_finished_of(outcome: ReadOutcome, rank: int) -> pb.ReadFinished:
         queue_time=duration(outcome.queue_seconds),
         read_time=duration(outcome.read_seconds),
         verify_time=duration(outcome.verify_seconds),
+        verified_token_count=ended.verified_tokens,
     )
     return pb.ReadFinished(transfer=outcome.transfer, failure=failure, figures=figures)

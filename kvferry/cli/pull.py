@@ -9,7 +9,7 @@ from pathlib import Path
 from kvferry.cli.figures import milliseconds, parse_blocks, rate_text, size_text
 from kvferry.cli.terminal import console, error_console, print_json
 from kvferry.core.errors import ConfigInvalid
-from kvferry.core.handles import payload_of
+from kvferry.core.handles import split
 from kvferry.sdk.engine import EngineClient
 
 
@@ -28,7 +28,7 @@ class PullOptions:
 async def pull(options: PullOptions, *, json_output: bool) -> None:
     """Pull a publication and show what it took. Raises HandleMalformed, PullFailed."""
     handle = read_handle(options.handle)
-    payload_of(handle)
+    split(handle)
     blocks = {options.group: parse_blocks("blocks", options.blocks)}
     async with EngineClient.connect(
         options.engine_socket, "kvferry-pull", connect_timeout_s=options.timeout_s

@@ -94,7 +94,11 @@ def _row(transfer: TransferResult) -> tuple[str, ...]:
 
 
 def _detail(transfer: TransferResult) -> Table:
-    rows = [(key, str(value)) for key, value in transfer.to_dict().items() if key != "ranks" and value != ""]
+    apart = ("ranks", "attempts")
+    rows = [(key, str(value)) for key, value in transfer.to_dict().items() if key not in apart and value != ""]
+    for attempt in transfer.attempts:
+        what = f"{attempt.reason}: {attempt.message}; {size_text(attempt.received_bytes)} received"
+        rows.append((f"gave up {attempt.source_worker}", f"{what}, {attempt.verified_tokens} tokens verified by then"))
     for rank in transfer.ranks:
         what = f"{rank.path}/{rank.backend}, {size_text(rank.received_bytes)} in {rank.descriptor_count} pieces"
         rows.append((f"rank {rank.rank}", f"{what}, read {milliseconds(rank.read_s)} ms"))

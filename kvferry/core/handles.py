@@ -3,19 +3,28 @@
 A handle is ``version (1 byte) | payload length (2 bytes, big endian) | payload | HMAC-SHA-256 of these (32 bytes)``.
 The payload is a serialized ``kvferry.publication.v1.HandlePayload``; this module treats it as bytes. Only the source
 worker has the key, so only it can tell a forged handle; anyone can tell a truncated one.
+
+Handles of several publications of the same tokens can be joined to one, which is accepted wherever one is pulled:
+``2 (1 byte) | count (1 byte) | for each handle: its length (2 bytes, big endian) | the handle``. Joining needs no key:
+each handle keeps its own signature.
 """
 
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 
 from kvferry.core.errors import HandleForged, HandleMalformed
 
 HANDLE_VERSION = 1
 HANDLE_BYTES_MAX = 1024
+JOINED_VERSION = 2
+JOINED_MAX = 8
+"""Handles in a joined one; it has two at least."""
 KEY_BYTES = 32
 _HEADER_BYTES = 3
 _MAC_BYTES = 32
+_LENGTH_BYTES = 2
 
 
 def new_key() -> bytes:
@@ -59,6 +68,57 @@ def verify(handle: bytes, key: bytes) -> bytes:
     if not hmac.compare_digest(_mac(handle[:-_MAC_BYTES], key), handle[-_MAC_BYTES:]):
         raise HandleForged.of_field("handle", f"{len(handle)} bytes", "the signature is not this worker's")
     return payload
+
+
+def join(handles: Sequence[bytes]) -> bytes:
+    """One handle that stands for all of these, to be tried in their order.
+
+    Raises:
+        HandleMalformed: too few or too many, one twice, or one that is no handle or joined itself; names which.
+    """
+    _check_joined(handles)
+    parts = [len(handle).to_bytes(_LENGTH_BYTES, "big") + handle for handle in handles]
+    return bytes([JOINED_VERSION, len(handles)]) + b"".join(parts)
+
+
+def split(handle: bytes) -> tuple[bytes, ...]:
+    """The single handles that a handle stands for, one at least; their signatures are not checked.
+
+    Raises:
+        HandleMalformed: the bytes are truncated, too long, of an unknown version, or joined wrongly.
+    """
+    if handle[:1] != bytes([JOINED_VERSION]):
+        payload_of(handle)
+        return (handle,)
+    if len(handle) > 2 + JOINED_MAX * (_LENGTH_BYTES + HANDLE_BYTES_MAX):
+        raise HandleMalformed.of_field("handle", f"{len(handle)} bytes", "is longer than a joined handle may be")
+    found: list[bytes] = []
+    count, at = int.from_bytes(handle[1:2], "big"), 2
+    while at < len(handle):
+        begin = at + _LENGTH_BYTES
+        at = begin + int.from_bytes(handle[at:begin], "big")
+        if at > len(handle) or len(found) >= count:
+            break
+        found.append(handle[begin:at])
+    if at != len(handle) or len(found) != count:
+        raise HandleMalformed.of_field("handle", f"{len(handle)} bytes", f"is cut off: it should hold {count} handles")
+    _check_joined(found)
+    return tuple(found)
+
+
+def _check_joined(handles: Sequence[bytes]) -> None:
+    if not 2 <= len(handles) <= JOINED_MAX:
+        raise HandleMalformed.of_field("handles", f"{len(handles)} handles", f"2 to {JOINED_MAX} can be joined")
+    for index, handle in enumerate(handles):
+        field = f"handles[{index}]"
+        if handle[:1] == bytes([JOINED_VERSION]):
+            raise HandleMalformed.of_field(field, f"{len(handle)} bytes", "is joined itself")
+        try:
+            payload_of(handle)
+        except HandleMalformed as error:
+            raise HandleMalformed(f"{field}: {error.message}", metadata={**error.metadata, "field": field}) from error
+        if handle in handles[:index]:
+            raise HandleMalformed.of_field(field, f"{len(handle)} bytes", f"is handles[{handles.index(handle)}] again")
 
 
 def _mac(head: bytes, key: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 Scalar = str | int | float | bool
@@ -24,6 +24,7 @@ class ControlConfig:
     metrics_listen: str | None
     log_level: str
     log_format: str = "json"
+    limits: Section = field(default_factory=dict)
 
     def to_toml(self) -> str:
         """The file's text."""
@@ -43,6 +44,8 @@ class ControlConfig:
         parts.append(_table("[etcd]", etcd))
         if self.metrics_listen is not None:
             parts.append(_table("[metrics]", {"listen": self.metrics_listen}))
+        if self.limits:
+            parts.append(_table("[limits]", self.limits))
         parts.append(_table("[log]", {"level": self.log_level, "format": self.log_format}))
         return "\n".join(parts)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from kvferry.core.errors import NotReady
 from kvferry.launch.child import Child
 from kvferry.launch.concurrently import all_of
-from kvferry.launch.control_config import ControlConfig
+from kvferry.launch.control_config import ControlConfig, Section
 from kvferry.launch.metrics import read_metric
 from kvferry.launch.namespaces import Namespace
 
@@ -40,6 +40,8 @@ class WorkerSpec:
     lease_ttl_s: int = 5
     metrics: bool = True
     log_level: str = "info"
+    limits: Section = field(default_factory=dict)
+    """Of its control, where they are not the usual ones."""
 
 
 class LocalWorker:
@@ -189,6 +191,7 @@ class LocalWorker:
             lease_ttl_s=self.spec.lease_ttl_s,
             metrics_listen=f"{self._host}:0" if self.spec.metrics else None,
             log_level=self.spec.log_level,
+            limits=self.spec.limits,
         )
 
 

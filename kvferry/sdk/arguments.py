@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from kvferry.core.blocks import has_repeated
 from kvferry.core.errors import BlockError, InvalidArgument, MessageTooLarge
-from kvferry.core.handles import payload_of
+from kvferry.core.handles import split
 from kvferry.core.layouts import BLOCKS_MAX, WorkerLayout
 from kvferry.core.reasons import Reason
 from kvferry.layout.v1 import layout_pb2
@@ -83,11 +83,11 @@ def checked_handle(handle: bytes) -> bytes:
 
     Raises:
         InvalidArgument: not bytes. The value is not shown: it may be a secret.
-        HandleMalformed: truncated, too long, or of an unknown version.
+        HandleMalformed: truncated, too long, of an unknown version, or joined wrongly.
     """
     if not isinstance(handle, bytes):
         raise InvalidArgument.of_field("handle", type(handle).__name__, "must be bytes")
-    payload_of(handle)
+    split(handle)
     return handle
 
 

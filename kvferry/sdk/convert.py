@@ -10,6 +10,7 @@ from kvferry.rpc.layouts import layout_from_wire
 from kvferry.rpc.reasons import reason_from_wire
 from kvferry.rpc.times import seconds_of
 from kvferry.sdk.results import (
+    Attempt,
     Mismatch,
     Pair,
     Path,
@@ -127,6 +128,21 @@ def transfer_of(wire: transfer_pb2.Transfer) -> TransferResult:
         end_time=_time_of(wire.end_time) if wire.HasField("end_time") else None,
         revision=wire.revision,
         ranks=ranks,
+        verified_tokens=wire.verified_token_count,
+        attempts=tuple(map(_attempt_of, wire.attempts)),
+    )
+
+
+def _attempt_of(wire: transfer_pb2.Attempt) -> Attempt:
+    return Attempt(
+        source_worker=wire.source_worker,
+        source_incarnation=wire.source_incarnation,
+        publication=wire.publication,
+        reason=reason_from_wire(wire.failure.reason),
+        message=wire.failure.message,
+        received_bytes=wire.received_bytes,
+        verified_tokens=wire.verified_token_count,
+        total_s=seconds_of(wire.total_time),
     )
 
 
@@ -155,9 +171,11 @@ def _figures_of(wire: transfer_pb2.RankFigures) -> RankFigures:
                 descriptor_count=figures.descriptor_count,
                 choice=figures.choice,
                 device_s=seconds_of(figures.device_time),
+                attempt=figures.attempt,
             )
             for figures in wire.paths
         ),
+        verified_tokens=wire.verified_token_count,
     )
 
 

@@ -19,11 +19,9 @@ from kvferry.rpc.options import channel_options
 from kvferry.rpc.times import duration
 from kvferry.sdk.arguments import (
     COUNT_MAX,
-    PRIORITY_MAX,
     TOKENS_MAX,
     Blocks,
     checked_blocks,
-    checked_handle,
     checked_id,
     checked_int,
     checked_name,
@@ -37,11 +35,11 @@ from kvferry.sdk.events import EngineEvent, EventStream, PublicationStream
 from kvferry.sdk.link import EngineLink
 from kvferry.sdk.log import sdk_log
 from kvferry.sdk.pools import AttachedPool, PoolInfo
+from kvferry.sdk.pull_request import pull_request
 from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.pulls import Pull
 from kvferry.sdk.results import Publication, TransferResult
 from kvferry.sdk.timeouts import set_timeouts, total_seconds
-from kvferry.transfer.v1 import transfer_pb2
 
 if TYPE_CHECKING:
     from kvferry.engine.v1.engine_pb2_grpc import EngineServiceAsyncStub
@@ -256,7 +254,7 @@ class EngineClient:
         """Ended publications, lost and restored pools, from now on."""
         return self._open_state().hub.stream()
 
-    async def pull(
+    async def pull(  # noqa: PLR0913 - what a pull can be told, by name
         self,
         handle: bytes,
         blocks: Blocks,
@@ -266,12 +264,17 @@ class EngineClient:
         *,
         first_token: int = 0,
         data_parallel_rank: int = 0,
+        resumable: bool = False,
         queue_timeout_s: float | None = None,
     ) -> TransferResult:
         """Read a publication into ``blocks``, as many as its tokens take here; returns when all is there, verified.
 
         Tokens before ``first_token`` are at the destination already, in the first of its blocks, and are not read.
         ``data_parallel_rank`` is the one of this worker that shall hold the request.
+
+        ``handle`` may be several joined to one (``join_handles``): if a source fails, the next goes on where the
+        verified tokens end. ``resumable`` has the tokens verified in spans also where there is one source, so that
+        after a failure ``transfer.verified_tokens`` says where a pull from elsewhere into the same blocks may begin.
 
         With ``queue_timeout_s`` the pull may wait so long to be served, and ``timeout_s`` begins then; without,
         ``timeout_s`` bounds everything. Ends by their sum + 1 second whatever dies. If the calling task is cancelled,
@@ -283,19 +286,20 @@ class EngineClient:
             PullFailed: it did not succeed; also of the class of its reason, for example Fenced, PeerError,
                 QueueTimeout, DeadlineExceeded. ``transfer`` and ``destination_settled`` tell what is known.
         """
-        request = self._pull_request(
+        state = self._open_state()
+        request = pull_request(
             handle,
-            blocks,
-            timeout_s,
+            checked_blocks("blocks", blocks, self.layout),
             request_id,
             priority,
             first_token=first_token,
             data_parallel_rank=data_parallel_rank,
-            queue_timeout_s=queue_timeout_s,
+            resumable=resumable,
         )
-        return await self._open_state().pulls.run(request, total_seconds(request))
+        set_timeouts(request, timeout_s, queue_timeout_s)
+        return await state.pulls.run(request, total_seconds(request))
 
-    async def start_pull(
+    async def start_pull(  # noqa: PLR0913 - as pull
         self,
         handle: bytes,
         blocks: Blocks,
@@ -305,6 +309,7 @@ class EngineClient:
         *,
         first_token: int = 0,
         data_parallel_rank: int = 0,
+        resumable: bool = False,
         queue_timeout_s: float | None = None,
     ) -> Pull:
         """Like :meth:`pull`, but returns once control has made the transfer.
@@ -312,42 +317,18 @@ class EngineClient:
         Raises:
             As :meth:`pull`, where control refuses the transfer.
         """
-        request = self._pull_request(
+        state = self._open_state()
+        request = pull_request(
             handle,
-            blocks,
-            timeout_s,
+            checked_blocks("blocks", blocks, self.layout),
             request_id,
             priority,
             first_token=first_token,
             data_parallel_rank=data_parallel_rank,
-            queue_timeout_s=queue_timeout_s,
-        )
-        return await self._open_state().pulls.start(request, total_seconds(request))
-
-    def _pull_request(
-        self,
-        handle: bytes,
-        blocks: Blocks,
-        timeout_s: float,
-        request_id: str | None,
-        priority: int,
-        *,
-        first_token: int,
-        data_parallel_rank: int,
-        queue_timeout_s: float | None,
-    ) -> transfer_pb2.CreateTransferRequest:
-        self._open_state()
-        request = transfer_pb2.CreateTransferRequest(
-            request_id=checked_id("request_id", request_id),
-            handle=checked_handle(handle),
-            destination_blocks=checked_blocks("blocks", blocks, self.layout),
-            priority=checked_int("priority", priority, -PRIORITY_MAX, PRIORITY_MAX),
-            first_token=checked_int("first_token", first_token, 0, TOKENS_MAX),
-            data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
+            resumable=resumable,
         )
         set_timeouts(request, timeout_s, queue_timeout_s)
-        checked_size("blocks", request)
-        return request
+        return await state.pulls.start(request, total_seconds(request))
 
     def _open_state(self) -> EngineState:
         if self._state is None or self._state.closed:

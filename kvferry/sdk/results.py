@@ -55,6 +55,7 @@ class TransferState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    SWITCHING = "switching"
 
     @property
     def is_terminal(self) -> bool:
@@ -173,6 +174,8 @@ class PathFigures(Record):
     """Why this path was taken and no faster one, for people."""
     device_s: float = 0.0
     """How long a device copied, on its own clock; 0 if none did."""
+    attempt: int = 0
+    """Which of the transfer's sources it was, counted from 0 in the order in which they were tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +192,26 @@ class RankFigures(Record):
     verify_s: float
     paths: tuple[PathFigures, ...] = ()
     """By source rank; ``path`` and ``backend`` are those that carried most."""
+    verified_tokens: int = 0
+    """Tokens in place: those that were there before, and those that were read and verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt(Record):
+    """A source that was given up, and what it had brought by then."""
+
+    source_worker: str
+    source_incarnation: int
+    publication: str
+    reason: Reason
+    """Why it was given up."""
+    message: str
+    received_bytes: int
+    """From it, over all ranks, also what was not verified."""
+    verified_tokens: int
+    """Tokens in place on every rank when it was given up."""
+    total_s: float
+    """From asking it until no byte of it could arrive any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +255,11 @@ class TransferResult(Record):
     end_time: datetime | None = None
     revision: int = 0
     ranks: tuple[RankFigures, ...] = ()
+    verified_tokens: int = 0
+    """Tokens in place on every rank, also after a failure: a pull of the same tokens from elsewhere into the same
+    blocks may begin there (``first_token=``)."""
+    attempts: tuple[Attempt, ...] = ()
+    """The sources that were given up, in order; ``source_worker`` and its neighbours name the one after them."""
 
     @property
     def device_s(self) -> float:

@@ -32,6 +32,7 @@ class TransferMaker:
             priority=request.priority,
             first_token=request.first_token,
             data_parallel_rank=request.data_parallel_rank,
+            resumable=request.resumable,
         )
         wanted = PullRequest(
             request_id=check_id("request_id", request.request_id),
@@ -42,6 +43,7 @@ class TransferMaker:
             priority=request.priority,
             first_token=request.first_token,
             data_parallel_rank=request.data_parallel_rank,
+            resumable=request.resumable,
             queue_timeout_s=self._queue_timeout_of(request),
         )
         return self._transfers.create(wanted, layout, self._worker.identity.incarnation)

@@ -37,7 +37,8 @@ class Books:
             self._measure(record)
             self._report(record)
             # What is kept of ended transfers must stay small, however many blocks they had.
-            record.blocks, record.handle, record.negotiation = {}, b"", None
+            record.blocks, record.handle, record.negotiation, record.layout = {}, b"", None, None
+            record.sources.clear()
 
     def _measure(self, record: TransferRecord) -> None:
         path = ",".join(record.paths) or "none"
@@ -65,6 +66,7 @@ class Books:
             source=f"workers/{record.source_worker}",
             source_incarnation=record.source_incarnation,
             publication=f"publications/{record.publication}",
+            sources_given_up=len(record.attempts),
             paths=record.paths,
             received_bytes=record.received_bytes,
             descriptors=record.descriptor_count,

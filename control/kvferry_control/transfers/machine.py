@@ -3,13 +3,18 @@
 ::
 
     NEGOTIATING ──Negotiated──► READING ──last RankSucceeded──► SUCCEEDED
-        │                          │
-        │ Ended                    │ Ended, RankFailed, RankLost
-        ▼                          ▼
+        │     ▲                    │  │
+        │     └─── SWITCHING ◄─────┘  │      a source failed and another is left: until every rank has confirmed
+        │ Ended        │ Ended        │ Ended, RankFailed, RankLost
+        ▼              ▼              ▼
     FAILED / CANCELLED ◄──────  SETTLING   until every rank has confirmed, or SettleTimedOut
 
 ``Ended`` is a deadline, a cancellation or a refusal. The first failure decides the outcome. A transfer is *settled*
 once no byte of it can still arrive; only a rank that was lost, or that did not confirm in time, leaves it unsettled.
+
+A transfer may have several sources. ``SourceFailed``, or a ``RankFailed`` that another source can cure, goes on to the
+next while one is left, and is the transfer's failure otherwise. The next source is asked only when every rank has
+confirmed the end of its read, so that no late byte can fall on newer ones. A rank that has succeeded reads no more.
 """
 
 from collections.abc import Callable
@@ -30,6 +35,7 @@ class State(Enum):
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    SWITCHING = "SWITCHING"
 
     @property
     def terminal(self) -> bool:
@@ -73,6 +79,8 @@ class RankFailed:
 
     rank: int
     failure: Failure
+    curable: bool = False
+    """Another source may do better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +99,18 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceFailed:
+    """The source cannot be used, or has had its share of the time; another may do better."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
 class SettleTimedOut:
     """The bound on waiting for confirmations has passed."""
 
 
-Event = Negotiated | RankSucceeded | RankFailed | RankLost | Ended | SettleTimedOut
+Event = Negotiated | RankSucceeded | RankFailed | RankLost | Ended | SourceFailed | SettleTimedOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +121,14 @@ class Life:
     pending: frozenset[int] = field(default_factory=frozenset)
     failure: Failure | None = None
     settled: bool = True
+    sources_left: int = 0
+    """Sources to go on with."""
+    given_up: tuple[Failure, ...] = ()
+    """Why each of the sources so far was given up, the one that is being left included."""
+    done: frozenset[int] = field(default_factory=frozenset)
+    """Ranks that have all bytes, whichever source they came from."""
+    ranks: frozenset[int] = field(default_factory=frozenset)
+    """All that shall have them; none before the first source answered."""
     unsettled: frozenset[int] = field(default_factory=frozenset)
     """Ranks that have not confirmed that no byte can still arrive, though nobody waits for them."""
 
@@ -146,7 +169,7 @@ def confirmed(life: Life, rank: int) -> Life:
 
 def _negotiated(life: Life, event: Event) -> Life:
     assert isinstance(event, Negotiated)
-    return replace(life, state=State.READING, pending=event.ranks)
+    return replace(life, state=State.READING, ranks=event.ranks, pending=event.ranks - life.done)
 
 
 def _refused(life: Life, event: Event) -> Life:
@@ -156,12 +179,38 @@ def _refused(life: Life, event: Event) -> Life:
 
 def _rank_succeeded(life: Life, event: Event) -> Life:
     assert isinstance(event, RankSucceeded)
-    return _without(life, event.rank)
+    return _without(replace(life, done=life.done | (life.pending & {event.rank})), event.rank)
 
 
 def _rank_failed(life: Life, event: Event) -> Life:
     assert isinstance(event, RankFailed)
+    if event.curable and life.sources_left and life.failure is None and event.rank in life.pending:
+        return _without(_left(life, event.failure), event.rank)
     return _without(replace(life, failure=life.failure or event.failure), event.rank)
+
+
+def _rank_left(life: Life, event: Event) -> Life:
+    assert isinstance(event, RankFailed)
+    return _without(life, event.rank)
+
+
+def _source_failed(life: Life, event: Event) -> Life:
+    assert isinstance(event, SourceFailed)
+    if life.sources_left:
+        return _go_on(_left(life, event.failure))
+    handler = _refused if life.state is State.NEGOTIATING else _ended
+    return handler(life, Ended(event.failure))
+
+
+def _left(life: Life, failure: Failure) -> Life:
+    return replace(life, state=State.SWITCHING, sources_left=life.sources_left - 1, given_up=(*life.given_up, failure))
+
+
+def _go_on(life: Life) -> Life:
+    if life.pending:
+        return life
+    # The source may have been given up a moment too early.
+    return _finish(life) if life.ranks and life.ranks == life.done else replace(life, state=State.NEGOTIATING)
 
 
 def _rank_lost(life: Life, event: Event) -> Life:
@@ -189,6 +238,8 @@ def _unchanged(life: Life, _event: Event) -> Life:
 
 def _without(life: Life, rank: int) -> Life:
     life = replace(life, pending=life.pending - {rank})
+    if life.state is State.SWITCHING and life.failure is None:
+        return _go_on(life)
     if not life.pending:
         return _finish(life)
     return life if life.failure is None else replace(life, state=State.SETTLING)
@@ -203,13 +254,21 @@ def _finish(life: Life) -> Life:
 _TABLE: dict[tuple[State, type], Callable[[Life, Event], Life]] = {
     (State.NEGOTIATING, Negotiated): _negotiated,
     (State.NEGOTIATING, Ended): _refused,
+    (State.NEGOTIATING, SourceFailed): _source_failed,
     (State.READING, RankSucceeded): _rank_succeeded,
     (State.READING, RankFailed): _rank_failed,
     (State.READING, RankLost): _rank_lost,
     (State.READING, Ended): _ended,
+    (State.READING, SourceFailed): _source_failed,
+    (State.SWITCHING, RankSucceeded): _rank_succeeded,
+    (State.SWITCHING, RankFailed): _rank_left,
+    (State.SWITCHING, RankLost): _rank_lost,
+    (State.SWITCHING, Ended): _ended,
+    (State.SWITCHING, SourceFailed): _unchanged,
     (State.SETTLING, RankSucceeded): _rank_succeeded,
     (State.SETTLING, RankFailed): _rank_failed,
     (State.SETTLING, RankLost): _rank_lost,
     (State.SETTLING, Ended): _unchanged,
+    (State.SETTLING, SourceFailed): _unchanged,
     (State.SETTLING, SettleTimedOut): _settle_timed_out,
 }

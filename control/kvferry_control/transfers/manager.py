@@ -7,24 +7,22 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from kvferry.core.errors import DataPlaneLost, InternalError, KvferryError, PeerError, StaleIncarnation
-from kvferry.core.handles import payload_of
+from kvferry.core.errors import DataPlaneLost, InternalError, InvalidArgument, KvferryError
 from kvferry.core.layouts import WorkerLayout
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
-from kvferry.publication.v1 import publication_pb2 as pub
 from kvferry.rpc.reasons import reason_from_wire
 from kvferry.rpc.times import duration
 from kvferry_control.blocks import check_blocks, check_tokens
 from kvferry_control.config import LimitsSection
-from kvferry_control.handles import parse_payload
 from kvferry_control.metrics import ControlMetrics
 from kvferry_control.peers.sources import Source, Sources
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import WorkerRecord
 from kvferry_control.tasks import Spawn
 from kvferry_control.transfers import machine
+from kvferry_control.transfers.attempts import CURABLE, candidates_of, figures_since, live_source, living_first
 from kvferry_control.transfers.books import Books
 from kvferry_control.transfers.machine import Failure, State
 from kvferry_control.transfers.record import TransferRecord
@@ -65,25 +63,25 @@ class Transfers:
 
         Raises:
             RequestIdReused, HandleMalformed, BlockError, InvalidArgument: the request is wrong.
-            PeerError: the handle's worker is not in the snapshot.
-            StaleIncarnation: the handle is of an earlier life of its worker.
+            PeerError: the handle's worker is not in the snapshot, and it names no other.
+            StaleIncarnation: the handle is of an earlier life of its worker, and it names no other.
             ResourceExhausted: too many transfers are active.
         """
         known = self.table.known(request.request_id, request.fingerprint)
         if known is not None:
             return known
-        payload = parse_payload(payload_of(request.handle))
+        sources = candidates_of(request.handle)
         shard = request.data_parallel_rank
         check_blocks("destination_blocks", request.blocks, layout, self._limits.blocks_per_request, shard)
-        source = self._find_source(payload)
+        first, *others = living_first(sources, self._worker_record)
         record = TransferRecord(
             id=secrets.token_hex(12),
             request_id=request.request_id,
             fingerprint=request.fingerprint,
-            handle=request.handle,
-            source_worker=payload.worker,
-            source_incarnation=payload.incarnation,
-            publication=payload.publication,
+            handle=first.handle,
+            source_worker=first.worker,
+            source_incarnation=first.incarnation,
+            publication=first.publication,
             destination_worker=self._worker,
             destination_incarnation=incarnation,
             blocks=request.blocks,
@@ -93,6 +91,10 @@ class Transfers:
             deadline=time.monotonic() + request.total_s,
             service_s=request.timeout_s,
             queue_deadline=deadline_in(request.queue_timeout_s),
+            life=machine.Life(sources_left=len(others)),
+            layout=layout,
+            sources=others,
+            in_spans=bool(others) or request.resumable,
         )
         self._add(record)
         loop = asyncio.get_running_loop()
@@ -102,7 +104,7 @@ class Transfers:
         ]
         if request.queue_timeout_s is not None:
             record.timers.append(loop.call_later(request.queue_timeout_s, self._queue_timed_out, record))
-        record.negotiation = self._spawn(self._negotiate(record, source, layout))
+        self._ask_source(record, layout)
         return record
 
     def cancel(self, record: TransferRecord) -> None:
@@ -129,7 +131,9 @@ class Transfers:
         before, record.life = record.life, machine.advance(record.life, event)
         if record.life == before:
             return
-        if record.life.state is State.SETTLING and before.state is not State.SETTLING:
+        if len(record.life.given_up) > len(record.attempts):
+            self._leave_source(record, before.state)
+        elif record.life.state is State.SETTLING and before.state is not State.SETTLING:
             self._cancel_reads(record)
         if record.life.state.terminal:
             self._finish(record)
@@ -145,19 +149,22 @@ class Transfers:
         record = self.table.find(event.transfer)
         if record is None or rank not in record.life.pending:
             return
-        record.figures[rank] = event.figures
+        record.figures[rank] = figures_since(record.figures.get(rank), event.figures, len(record.attempts))
         if not event.HasField("failure"):
             self.apply(record, machine.RankSucceeded(rank))
             return
         failure = Failure(reason_from_wire(event.failure.reason), event.failure.message, rank)
-        self.apply(record, machine.RankFailed(rank, failure))
+        self.apply(record, machine.RankFailed(rank, failure, curable=failure.reason in CURABLE))
 
     def read_refused(self, rank: int, transfer: str, error: KvferryError) -> None:
         """A data plane did not take a read."""
         record = self.table.find(transfer)
         if record is not None and rank in record.life.pending:
             self._metrics.count_refusal(error)
-            self.apply(record, machine.RankFailed(rank, Failure.of(error, rank)))
+            # What is exhausted here is so for every source; what is wrong about a source is so for that one alone.
+            own = error.reason is Reason.RESOURCE_EXHAUSTED
+            curable = not own and (error.reason in CURABLE or error.metadata.get("field", "").startswith("source"))
+            self.apply(record, machine.RankFailed(rank, Failure.of(error, rank), curable))
 
     def link_down(self, rank: int) -> None:
         """A data plane is gone: its reads are unsettled until it is back or known to be dead."""
@@ -197,44 +204,79 @@ class Transfers:
             self._metrics.count_refusal(error)
             raise
 
-    def _find_source(self, payload: pub.HandlePayload) -> WorkerRecord:
-        source = self._worker_record(payload.worker)
-        if source is None:
-            raise PeerError.of_field(
-                "handle.worker", payload.worker, "no live worker of that name", reason=Reason.WORKER_UNKNOWN
-            )
-        if payload.incarnation < source.incarnation:
-            raise StaleIncarnation.of_field(
-                "handle.incarnation",
-                payload.incarnation,
-                f"workers/{payload.worker} has since begun incarnation {source.incarnation}",
-            )
-        return source
+    def _ask_source(self, record: TransferRecord, layout: WorkerLayout) -> None:
+        record.asked_at = time.monotonic()
+        if record.sources:
+            share_s = max(record.seconds_left, 0) * self._limits.source_time_share
+            loop = asyncio.get_running_loop()
+            record.share_timer = loop.call_later(share_s, self._share_over, record, share_s)
+        record.negotiated = False
+        record.negotiation = self._spawn(self._negotiate(record, layout))
 
-    async def _negotiate(self, record: TransferRecord, worker: WorkerRecord, layout: WorkerLayout) -> None:
+    def _leave_source(self, record: TransferRecord, before: State) -> None:
+        """Have a source's reads ended, and once they are, go on with the next."""
+        self._drop_share(record)
+        if record.life.state is State.SWITCHING and before is State.READING:
+            self._cancel_reads(record)
+        if record.life.state is not State.NEGOTIATING:
+            return
+        self._stop_negotiating(record)
+        self._conclude(record)
+        attempt = record.give_up_source(time.monotonic())
+        self._metrics.sources_given_up.labels(attempt.failure.reason.value).inc()
+        self._log.warning(
+            "source given up",
+            transfer=record.name,
+            request_id=record.request_id,
+            source=str(attempt),
+            received_bytes=attempt.received_bytes,
+            verified_tokens=attempt.verified_tokens,
+            next_source=f"workers/{record.source_worker}",
+        )
+        assert record.layout is not None
+        self._ask_source(record, record.layout)
+
+    async def _negotiate(self, record: TransferRecord, layout: WorkerLayout) -> None:
         try:
-            source, answer = await self._sources.negotiate(
-                worker, record.id, record.handle, record.destination_incarnation, record.deadline
-            )
-            record.negotiated = True
-            record.negotiate_s = time.monotonic() - record.begun
-            self._sources.require_pairable(source, layout)
+            try:
+                source, answer = await self._answer(record, layout)
+            except KvferryError as error:
+                failure = Failure.of(error)
+                in_time = record.seconds_left > 0
+                self._refuse(record, machine.SourceFailed(failure) if in_time else machine.Ended(failure))
+                return
             check_tokens("destination_blocks", record.blocks, layout, answer.token_count, record.first_token)
             record.token_count = answer.token_count
             self._send_reads(record, source, answer)
         except KvferryError as error:
-            self._refuse(record, Failure.of(error))
+            self._refuse(record, machine.Ended(Failure.of(error)))
         except Exception as error:
             self._log.exception("defect while negotiating", transfer=record.name)
-            self._refuse(record, Failure(Reason.INTERNAL, f"{type(error).__name__} while negotiating"))
+            failure = Failure(Reason.INTERNAL, f"{type(error).__name__} while negotiating")
+            self._refuse(record, machine.Ended(failure))
 
-    def _refuse(self, record: TransferRecord, failure: Failure) -> None:
+    async def _answer(self, record: TransferRecord, layout: WorkerLayout) -> tuple[Source, neg.NegotiateResponse]:
+        """What the source answers, if it can be used. Whatever is raised here is its own fault."""
+        worker = live_source(record.source, self._worker_record)
+        source, answer = await self._sources.negotiate(
+            worker, record.id, record.handle, record.destination_incarnation, record.deadline
+        )
+        record.negotiated = True
+        record.negotiate_s += time.monotonic() - record.asked_at
+        self._sources.require_pairable(source, layout)
+        if record.token_count not in (0, answer.token_count):
+            raise InvalidArgument.of_field(
+                "handle.token_count", answer.token_count, f"an earlier source holds {record.token_count} tokens"
+            )
+        return source, answer
+
+    def _refuse(self, record: TransferRecord, event: machine.Event) -> None:
         if not record.life.state.terminal:
-            self.apply(record, machine.Ended(failure))
+            self.apply(record, event)
 
     def _send_reads(self, record: TransferRecord, source: Source, answer: neg.NegotiateResponse) -> None:
         """Give each reading rank its read. Every source rank is named: the data plane knows which it needs."""
-        links = [link for link in self._links if link.rank in record.ranks]
+        links = [link for link in self._links if link.rank in record.ranks - record.life.done]
         for link in links:
             if not link.up:
                 raise DataPlaneLost(f"rank {link.rank}: no session", metadata={"rank": str(link.rank)})
@@ -245,15 +287,20 @@ class Transfers:
         for link in links:
             try:
                 self._sources.connect(source, link)
-                link.post(_read_command(record, sources, answer))
+                link.post(_read_command(record, link.rank, sources, answer, self._limits.span_bytes))
             except KvferryError as error:
                 self.apply(record, machine.RankFailed(link.rank, Failure.of(error, link.rank)))
 
     def _queue_timed_out(self, record: TransferRecord) -> None:
         """Reads that wait are the data planes' to end: only they know which have been served."""
-        if record.life.state is State.NEGOTIATING:
+        if record.life.state is State.NEGOTIATING and not record.is_served:
             message = f"not served in time, still negotiating with workers/{record.source_worker}"
             self.apply(record, machine.Ended(Failure(Reason.QUEUE_TIMEOUT, message)))
+
+    def _share_over(self, record: TransferRecord, share_s: float) -> None:
+        where = f"workers/{record.source_worker} had its share of the time, {share_s:.3g} s"
+        failure = Failure(Reason.DEADLINE_EXCEEDED, f"{where}, while {record.life.state.name.lower()}")
+        self._refuse(record, machine.SourceFailed(failure))
 
     def _deadline_passed(self, record: TransferRecord) -> None:
         if record.life.state.terminal or record.life.state is State.SETTLING:
@@ -277,12 +324,24 @@ class Transfers:
         for timer in record.timers:
             timer.cancel()
         record.timers.clear()
+        self._drop_share(record)
+        record.name_sources_given_up()
         record.ended_at = time.time()
         record.total_s = time.monotonic() - record.begun
-        if record.negotiation is not None and not record.negotiated:
-            record.negotiation.cancel()
+        self._stop_negotiating(record)
         self.table.ended(record)
         self.books.ended(record)
+
+    def _stop_negotiating(self, record: TransferRecord) -> None:
+        if record.negotiation is not None and not record.negotiated:
+            if record.negotiation is not asyncio.current_task():
+                record.negotiation.cancel()
+            record.negotiation = None
+
+    def _drop_share(self, record: TransferRecord) -> None:
+        if record.share_timer is not None:
+            record.share_timer.cancel()
+            record.share_timer = None
 
     def _conclude(self, record: TransferRecord) -> None:
         """Tell the source, also of a negotiation cut short: it may have noted a reader."""
@@ -293,7 +352,11 @@ class Transfers:
 
 
 def _read_command(
-    record: TransferRecord, sources: list[dp.ReadSource], answer: neg.NegotiateResponse
+    record: TransferRecord,
+    rank: int,
+    sources: list[dp.ReadSource],
+    answer: neg.NegotiateResponse,
+    span_bytes: int,
 ) -> dp.SessionRequest:
     """The read of a transfer, written where it is sent from: each level of messages would copy the block lists anew."""
     command = dp.SessionRequest()
@@ -304,12 +367,13 @@ def _read_command(
     read.sources[0].blocks.extend(answer.blocks)
     read.destination_blocks.extend(record.blocks.values())
     read.source_worker = record.source_worker
-    if record.queue_deadline is None:
+    if record.queue_deadline is None or record.is_served:
         read.time_left.CopyFrom(duration(record.seconds_left))
     else:
         read.time_left.CopyFrom(duration(record.service_s))
         read.queue_time_left.CopyFrom(duration(record.queue_deadline - time.monotonic()))
     read.priority = record.priority
     read.token_count = answer.token_count
-    read.first_token = record.first_token
+    read.first_token = record.first_token_of(rank)
+    read.span_bytes = span_bytes if record.in_spans else 0
     return command

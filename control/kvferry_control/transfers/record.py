@@ -3,15 +3,16 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.duration_pb2 import Duration
 
-from kvferry.rpc.reasons import reason_to_wire
+from kvferry.core.layouts import WorkerLayout
 from kvferry.rpc.times import duration, seconds_of, timestamp
 from kvferry.transfer.v1 import transfer_pb2 as pb
 from kvferry_control.blocks import Blocks
-from kvferry_control.transfers.machine import Failure, Life
+from kvferry_control.transfers.attempts import Attempt, Candidate, failure_to_wire
+from kvferry_control.transfers.machine import Life
 
 
 @dataclass(slots=True)
@@ -48,6 +49,18 @@ class TransferRecord:
     total_s: float = 0.0
     negotiated: bool = False
     """The source has answered."""
+    layout: WorkerLayout | None = None
+    """This worker's, when the transfer was made."""
+    sources: list[Candidate] = field(default_factory=list)
+    """Those to go on with."""
+    in_spans: bool = False
+    """Whether what has arrived is verified a span at a time: only who may go on elsewhere pays for knowing it."""
+    attempts: list[Attempt] = field(default_factory=list)
+    """The sources that were given up."""
+    asked_at: float = 0.0
+    """When the source was asked, monotonic."""
+    share_timer: asyncio.TimerHandle | None = None
+    """Ends the source's share of the time."""
     figures: dict[int, pb.RankFigures] = field(default_factory=dict)
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
     negotiation: "asyncio.Task[None] | None" = None
@@ -68,6 +81,50 @@ class TransferRecord:
     def received_bytes(self) -> int:
         """Bytes that arrived, over all ranks."""
         return sum(figures.received_bytes for figures in self.figures.values())
+
+    @property
+    def source(self) -> Candidate:
+        """The source that is asked or read, or was last."""
+        return Candidate(self.source_worker, self.source_incarnation, self.publication, self.handle)
+
+    @property
+    def verified_tokens(self) -> int:
+        """Tokens in place on every rank."""
+        return min(map(self.first_token_of, self.ranks), default=self.first_token)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a byte has arrived, as far as is known."""
+        return any(figures.received_bytes for figures in self.figures.values())
+
+    def first_token_of(self, rank: int) -> int:
+        """The first token that a rank still needs."""
+        figures = self.figures.get(rank)
+        return self.first_token if figures is None else max(self.first_token, figures.verified_token_count)
+
+    def name_sources_given_up(self) -> None:
+        """Have the failure speak of the sources before the last as well."""
+        failure = self.life.failure
+        if failure is not None and self.attempts:
+            before = "; ".join(map(str, self.attempts))
+            where = f"workers/{self.source_worker} publications/{self.publication}"
+            message = f"{where}: {failure.message}; given up before: {before}"
+            self.life = replace(self.life, failure=replace(failure, message=message))
+
+    def give_up_source(self, now: float) -> Attempt:
+        """Note what the source has brought, and have the next one in its place."""
+        attempt = Attempt(
+            source=self.source,
+            failure=self.life.given_up[len(self.attempts)],
+            received_bytes=self.received_bytes - sum(attempt.received_bytes for attempt in self.attempts),
+            verified_tokens=self.verified_tokens,
+            total_s=now - self.asked_at,
+        )
+        self.attempts.append(attempt)
+        following = self.sources.pop(0)
+        self.source_worker, self.source_incarnation = following.worker, following.incarnation
+        self.publication, self.handle = following.publication, following.handle
+        return attempt
 
     @property
     def descriptor_count(self) -> int:
@@ -118,12 +175,6 @@ class TransferRecord:
             ranks=[self.figures[rank] for rank in sorted(self.figures)],
             destination_settled=life.settled and life.state.terminal,
             first_token=self.first_token,
+            attempts=[attempt.to_wire() for attempt in self.attempts],
+            verified_token_count=self.verified_tokens,
         )
-
-
-def failure_to_wire(failure: Failure) -> pb.Failure:
-    """The wire form of a failure."""
-    wire = pb.Failure(reason=reason_to_wire(failure.reason), message=failure.message, rank=failure.rank)
-    if failure.retry_after_s is not None:
-        wire.retry_delay.CopyFrom(duration(failure.retry_after_s))
-    return wire

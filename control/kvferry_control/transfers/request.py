@@ -20,6 +20,8 @@ class PullRequest:
     data_parallel_rank: int
     queue_timeout_s: float | None = None
     """How long it may wait to be served, before ``timeout_s`` begins; None: ``timeout_s`` bounds everything."""
+    resumable: bool = False
+    """Whether another pull shall be able to go on where it fails."""
 
     @property
     def total_s(self) -> float:

@@ -20,12 +20,14 @@ _FEW = 64
 class TokenRange:
     """The tokens to copy: from ``start``, those before being at the destination already, to before ``stop``.
 
-    The source holds ``total`` tokens; the destination will hold ``stop``.
+    The source holds ``total`` tokens; the destination will hold ``stop``. With a ``span`` only the tokens from its
+    first to before its second position are copied now, and state of the whole sequence with the last of them.
     """
 
     start: int
     stop: int
     total: int
+    span: tuple[int, int] | None = None
 
     @classmethod
     def whole(cls, total: int) -> "TokenRange":
@@ -45,6 +47,8 @@ class TokenRange:
         ):
             if not least <= value <= most:
                 raise InvalidArgument.of_field(field, value, f"must be {least} to {most}")
+        if self.span is not None and not self.start <= self.span[0] < self.span[1] <= self.stop:
+            raise InvalidArgument.of_field("tokens.span", self.span, f"must lie in {self.start} to {self.stop}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,8 @@ def segments_of(
         start, stop, total = _clipped(source, destination, tokens), tokens.stop, tokens.total
     first_held = _first_listed("source_blocks", source, held.size, start, total)
     first_wanted = _first_listed("destination_blocks", destination, wanted.size, start, stop)
+    if tokens is not None and tokens.span is not None:
+        start, stop = _spanned(source, tokens.span, start, stop, ends=tokens.span[1] == tokens.stop)
     if here == there and start < stop and not start % here and not stop % here:
         return _whole_blocks(held, wanted, start // here - first_held, start // here - first_wanted, stop - start, here)
     cuts = _cuts(start, stop, here, there)
@@ -167,6 +173,13 @@ def _clipped(source: LayerGroup, destination: LayerGroup, tokens: TokenRange) ->
         why = f"the source's window of group {source.name!r} begins at token {kept}, token {start} is needed"
         raise InvalidArgument.of_field("tokens.stop", tokens.stop, why)
     return start
+
+
+def _spanned(group: LayerGroup, span: tuple[int, int], start: int, stop: int, *, ends: bool) -> tuple[int, int]:
+    """The tokens of a group that are copied with a span; ``ends``: no token comes after it."""
+    if group.per_sequence:
+        return (start, stop) if ends else (start, start)
+    return max(start, span[0]), min(stop, span[1])
 
 
 def _first_listed(field: str, group: LayerGroup, listed: int, start: int, stop: int) -> int:

@@ -547,6 +547,7 @@ class Read(_message.Message):
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     SOURCE_WORKER_FIELD_NUMBER: _builtins.int
     QUEUE_TIME_LEFT_FIELD_NUMBER: _builtins.int
+    SPAN_BYTES_FIELD_NUMBER: _builtins.int
     transfer: _builtins.str
     """The transfer's id, unique within the worker."""
     priority: _builtins.int
@@ -558,6 +559,10 @@ class Read(_message.Message):
     source_worker: _builtins.str
     """The worker that is read from. Workers share the data plane fairly, among reads of equal priority; empty counts the
     peers as one.
+    """
+    span_bytes: _builtins.int
+    """Read and verify the tokens in spans of about so many bytes, so that what has arrived before a failure is known; 0 reads
+    all at once.
     """
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReadSource]:
@@ -587,10 +592,11 @@ class Read(_message.Message):
         first_token: _builtins.int = ...,
         source_worker: _builtins.str = ...,
         queue_time_left: _duration_pb2.Duration | None = ...,
+        span_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queue_time_left", b"queue_time_left", "time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_blocks", b"destination_blocks", "first_token", b"first_token", "priority", b"priority", "queue_time_left", b"queue_time_left", "source_worker", b"source_worker", "sources", b"sources", "time_left", b"time_left", "token_count", b"token_count", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_blocks", b"destination_blocks", "first_token", b"first_token", "priority", b"priority", "queue_time_left", b"queue_time_left", "source_worker", b"source_worker", "sources", b"sources", "span_bytes", b"span_bytes", "time_left", b"time_left", "token_count", b"token_count", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,6 +43,10 @@ class _TransferStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transfe
     """`failure` says why. The destination blocks' contents are undefined."""
     TRANSFER_STATE_CANCELLED: _TransferState.ValueType  # 6
     """Cancelled on request. The destination blocks' contents are undefined."""
+    TRANSFER_STATE_SWITCHING: _TransferState.ValueType  # 7
+    """Its source failed and another is left: waiting until every data plane has confirmed the end of its read, before the
+    next source is asked.
+    """
 
 class TransferState(_TransferState, metaclass=_TransferStateEnumTypeWrapper):
     """Where a transfer stands."""
@@ -61,6 +65,10 @@ TRANSFER_STATE_FAILED: TransferState.ValueType  # 5
 """`failure` says why. The destination blocks' contents are undefined."""
 TRANSFER_STATE_CANCELLED: TransferState.ValueType  # 6
 """Cancelled on request. The destination blocks' contents are undefined."""
+TRANSFER_STATE_SWITCHING: TransferState.ValueType  # 7
+"""Its source failed and another is left: waiting until every data plane has confirmed the end of its read, before the
+next source is asked.
+"""
 Global___TransferState: _TypeAlias = TransferState  # noqa: Y015
 
 class _Path:
@@ -148,6 +156,7 @@ class RankFigures(_message.Message):
     READ_TIME_FIELD_NUMBER: _builtins.int
     VERIFY_TIME_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
+    VERIFIED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Index of the destination rank."""
     path: Global___Path.ValueType
@@ -158,6 +167,8 @@ class RankFigures(_message.Message):
     """Bytes that arrived."""
     descriptor_count: _builtins.int
     """Pieces in the plan, after coalescing: one descriptor each."""
+    verified_token_count: _builtins.int
+    """Tokens in place: those that were there before, and those that were read and verified."""
     @_builtins.property
     def queue_time(self) -> _duration_pb2.Duration:
         """Waiting in the data plane before the first byte was asked for."""
@@ -188,10 +199,11 @@ class RankFigures(_message.Message):
         read_time: _duration_pb2.Duration | None = ...,
         verify_time: _duration_pb2.Duration | None = ...,
         paths: _abc.Iterable[Global___PathFigures] | None = ...,
+        verified_token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queue_time", b"queue_time", "read_time", b"read_time", "verify_time", b"verify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "descriptor_count", b"descriptor_count", "path", b"path", "paths", b"paths", "queue_time", b"queue_time", "rank", b"rank", "read_time", b"read_time", "received_bytes", b"received_bytes", "verify_time", b"verify_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "descriptor_count", b"descriptor_count", "path", b"path", "paths", b"paths", "queue_time", b"queue_time", "rank", b"rank", "read_time", b"read_time", "received_bytes", b"received_bytes", "verified_token_count", b"verified_token_count", "verify_time", b"verify_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -210,6 +222,7 @@ class PathFigures(_message.Message):
     DESCRIPTOR_COUNT_FIELD_NUMBER: _builtins.int
     CHOICE_FIELD_NUMBER: _builtins.int
     DEVICE_TIME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     source_rank: _builtins.int
     """Index of the source rank."""
     path: Global___Path.ValueType
@@ -222,6 +235,8 @@ class PathFigures(_message.Message):
     """Pieces in the plan, after coalescing."""
     choice: _builtins.str
     """Why this path was taken and no faster one, for people."""
+    attempt: _builtins.int
+    """Which of the transfer's sources it was, counted from 0 in the order in which they were tried."""
     @_builtins.property
     def device_time(self) -> _duration_pb2.Duration:
         """How long a device copied, on its own clock; 0 if none did."""
@@ -236,14 +251,65 @@ class PathFigures(_message.Message):
         descriptor_count: _builtins.int = ...,
         choice: _builtins.str = ...,
         device_time: _duration_pb2.Duration | None = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["device_time", b"device_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "choice", b"choice", "descriptor_count", b"descriptor_count", "device_time", b"device_time", "path", b"path", "received_bytes", b"received_bytes", "source_rank", b"source_rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "backend", b"backend", "choice", b"choice", "descriptor_count", b"descriptor_count", "device_time", b"device_time", "path", b"path", "received_bytes", b"received_bytes", "source_rank", b"source_rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PathFigures: _TypeAlias = PathFigures  # noqa: Y015
+
+@_typing.final
+class Attempt(_message.Message):
+    """A source that was given up, and what it had brought by then."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_WORKER_FIELD_NUMBER: _builtins.int
+    SOURCE_INCARNATION_FIELD_NUMBER: _builtins.int
+    PUBLICATION_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    VERIFIED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_TIME_FIELD_NUMBER: _builtins.int
+    source_worker: _builtins.str
+    """`workers/{worker}` of the source."""
+    source_incarnation: _builtins.int
+    """The source's incarnation."""
+    publication: _builtins.str
+    """`publications/{publication}` on the source."""
+    received_bytes: _builtins.int
+    """Bytes that arrived from it, over all ranks, also those that were not verified."""
+    verified_token_count: _builtins.int
+    """Tokens in place on every rank when it was given up."""
+    @_builtins.property
+    def failure(self) -> Global___Failure:
+        """Why it was given up."""
+
+    @_builtins.property
+    def total_time(self) -> _duration_pb2.Duration:
+        """From asking it until no byte of it could arrive any more."""
+
+    def __init__(
+        self,
+        *,
+        source_worker: _builtins.str = ...,
+        source_incarnation: _builtins.int = ...,
+        publication: _builtins.str = ...,
+        failure: Global___Failure | None = ...,
+        received_bytes: _builtins.int = ...,
+        verified_token_count: _builtins.int = ...,
+        total_time: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "total_time", b"total_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "publication", b"publication", "received_bytes", b"received_bytes", "source_incarnation", b"source_incarnation", "source_worker", b"source_worker", "total_time", b"total_time", "verified_token_count", b"verified_token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
 class Transfer(_message.Message):
@@ -275,6 +341,8 @@ class Transfer(_message.Message):
     RANKS_FIELD_NUMBER: _builtins.int
     DESTINATION_SETTLED_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    VERIFIED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`transfers/{transfer}`."""
     request_id: _builtins.str
@@ -307,6 +375,10 @@ class Transfer(_message.Message):
     """
     first_token: _builtins.int
     """The first token that was asked for."""
+    verified_token_count: _builtins.int
+    """Tokens in place on every rank: those before `first_token`, and those that were read and verified since, also in a
+    transfer that failed. A pull of the same tokens from elsewhere into the same blocks may begin there.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -343,6 +415,10 @@ class Transfer(_message.Message):
     def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankFigures]:
         """One per destination rank that reported."""
 
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """The sources that were given up, in order. `source_worker` and its neighbours name the one after them."""
+
     def __init__(
         self,
         *,
@@ -370,10 +446,12 @@ class Transfer(_message.Message):
         ranks: _abc.Iterable[Global___RankFigures] | None = ...,
         destination_settled: _builtins.bool = ...,
         first_token: _builtins.int = ...,
+        attempts: _abc.Iterable[Global___Attempt] | None = ...,
+        verified_token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "negotiate_time", b"negotiate_time", "queue_time", b"queue_time", "read_time", b"read_time", "total_time", b"total_time", "verify_time", b"verify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "descriptor_count", b"descriptor_count", "destination_incarnation", b"destination_incarnation", "destination_settled", b"destination_settled", "destination_worker", b"destination_worker", "end_time", b"end_time", "failure", b"failure", "first_token", b"first_token", "name", b"name", "negotiate_time", b"negotiate_time", "priority", b"priority", "publication", b"publication", "queue_time", b"queue_time", "ranks", b"ranks", "read_time", b"read_time", "received_bytes", b"received_bytes", "request_id", b"request_id", "revision", b"revision", "source_incarnation", b"source_incarnation", "source_worker", b"source_worker", "state", b"state", "token_count", b"token_count", "total_time", b"total_time", "verify_time", b"verify_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "descriptor_count", b"descriptor_count", "destination_incarnation", b"destination_incarnation", "destination_settled", b"destination_settled", "destination_worker", b"destination_worker", "end_time", b"end_time", "failure", b"failure", "first_token", b"first_token", "name", b"name", "negotiate_time", b"negotiate_time", "priority", b"priority", "publication", b"publication", "queue_time", b"queue_time", "ranks", b"ranks", "read_time", b"read_time", "received_bytes", b"received_bytes", "request_id", b"request_id", "revision", b"revision", "source_incarnation", b"source_incarnation", "source_worker", b"source_worker", "state", b"state", "token_count", b"token_count", "total_time", b"total_time", "verified_token_count", b"verified_token_count", "verify_time", b"verify_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -393,16 +471,23 @@ class CreateTransferRequest(_message.Message):
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     DATA_PARALLEL_RANK_FIELD_NUMBER: _builtins.int
     QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    RESUMABLE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required, 1 to 128 characters."""
     handle: _builtins.bytes
-    """From the publication."""
+    """From the publication; or several of the same tokens as one, to be tried in their order: a byte 2, a byte for how many
+    (2 to 8), and for each its length in two bytes, big endian, and the handle.
+    """
     priority: _builtins.int
     """Higher is served first; 0 is normal."""
     first_token: _builtins.int
     """The first token to read: those before it are at the destination already, in the first of its blocks."""
     data_parallel_rank: _builtins.int
     """Which data-parallel rank of this worker shall hold the request; 0 where there is only one."""
+    resumable: _builtins.bool
+    """Verify the tokens in spans also where the handle is a single one, so that `verified_token_count` says after a failure
+    where a pull from elsewhere may begin.
+    """
     @_builtins.property
     def destination_blocks(self) -> _containers.RepeatedCompositeFieldContainer[_layout_pb2.BlockList]:
         """Where the tokens shall go, per layer group: as many blocks as they take there."""
@@ -430,10 +515,11 @@ class CreateTransferRequest(_message.Message):
         first_token: _builtins.int = ...,
         data_parallel_rank: _builtins.int = ...,
         queue_timeout: _duration_pb2.Duration | None = ...,
+        resumable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queue_timeout", b"queue_timeout", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "priority", b"priority", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "priority", b"priority", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "resumable", b"resumable", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

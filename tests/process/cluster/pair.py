@@ -33,7 +33,10 @@ def layout_of(block_count: int = BLOCK_COUNT, **model: Any) -> WorkerLayout:
 
 
 async def eventually(
-    condition: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str, timeout_s: float = 15.0
+    condition: Callable[[], Awaitable[bool]] | Callable[[], bool],
+    what: str,
+    timeout_s: float = 15.0,
+    pause_s: float = 0.02,
 ) -> None:
     """Wait until ``condition`` holds; fail with ``what`` after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
@@ -43,7 +46,7 @@ async def eventually(
             return
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s} s: {what}")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(pause_s)
 
 
 @dataclass

@@ -5,17 +5,19 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import pytest_asyncio
 
 from kvferry import EngineClient, PullFailed, QueueTimeout, Reason, ResourceExhausted, RouterClient
+from kvferry.core.dense import dense_layout
 from kvferry.core.drain import RETRY_S_MAX
 from kvferry.launch.cluster import LocalCluster
 from kvferry.launch.metrics import read_metric
 from kvferry.launch.worker import LocalWorker, WorkerSpec
 from kvferry.sdk.pulls import Pull
-from tests.process.cluster.pair import BLOCK_BYTES, MODEL, dense_layout, eventually, ready
+from tests.process.cluster.pair import BLOCK_BYTES, MODEL, eventually, ready
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,9 +39,9 @@ class Piled:
     handle: bytes
     pulls: list[Pull]
 
-    async def pull(self, block: int, **times: float) -> Pull:
+    async def pull(self, block: int, timeout_s: float = 60, queue_timeout_s: float | None = None) -> Pull:
         """One more."""
-        return await self.engine.start_pull(self.handle, [block], **{"timeout_s": 60, **times})
+        return await self.engine.start_pull(self.handle, [block], timeout_s, queue_timeout_s=queue_timeout_s)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -81,6 +83,12 @@ async def under_way(piled: Piled) -> bool:
     return (LANE, 0) == (outstanding, await read_metric(address, "kvferry_dataplane_reads_queued"))
 
 
+async def decided(piled: Piled, pull: Pull) -> bool:
+    """Whether the data plane has refused the last pull, or has it like all others."""
+    address = piled.destination.data_plane_metrics_address(0)
+    return pull.done() or len(piled.pulls) == await read_metric(address, "kvferry_dataplane_reads_outstanding")
+
+
 async def failure_of(pull: Pull) -> PullFailed:
     """How a pull fails."""
     with pytest.raises(PullFailed) as caught:
@@ -114,18 +122,15 @@ async def test_a_source_that_does_not_answer_uses_up_the_time_to_wait(piled: Pil
 
 
 async def test_overload_is_refused_at_once_with_a_time_to_come_back(piled: Piled) -> None:
-    """Past its share of the bound a source's pulls fail as RESOURCE_EXHAUSTED at once, naming the bound and saying after
+    """Past its share of the bound a source's pulls fail as RESOURCE_EXHAUSTED at once, with the bound's name and after
     how long to retry; router and metrics see the same."""
-    waiting, refused = [], None
-    for block in range(50, 50 + READS_MAX):
-        pull = await piled.pull(block)
-        # What is refused is so before the next command of the same stream is answered.
-        (await asyncio.wait([asyncio.ensure_future(pull.outcome())], timeout=0.5))
-        if pull.done():
-            refused = await failure_of(pull)
-            break
-        waiting.append(pull)
-    piled.pulls += waiting
+    address = piled.destination.data_plane_metrics_address(0)
+    pull = piled.pulls[-1]
+    while not pull.done():
+        pull = await piled.pull(50 + len(piled.pulls))
+        piled.pulls.append(pull)
+        await eventually(partial(decided, piled, pull), "the data plane has decided")
+    refused = await failure_of(piled.pulls.pop())
     assert isinstance(refused, ResourceExhausted)
     assert f"max_reads={READS_MAX}" in refused.message
     assert refused.retry_after_s is not None
@@ -133,7 +138,6 @@ async def test_overload_is_refused_at_once_with_a_time_to_come_back(piled: Piled
     assert refused.transfer is not None
     seen = await piled.router.of_worker(piled.destination.name).transfer(refused.transfer.name)
     assert refused.retry_after_s == pytest.approx(seen.retry_after_s, abs=0.001)
-    address = piled.destination.data_plane_metrics_address(0)
     assert 1 == await read_metric(address, "kvferry_dataplane_bounds_reached_total", bound="max_reads")
     control = piled.destination.metrics_address
     assert 1 == await read_metric(control, "kvferry_bounds_reached_total", bound="max_reads")
@@ -141,7 +145,8 @@ async def test_overload_is_refused_at_once_with_a_time_to_come_back(piled: Piled
 
 async def test_what_waited_is_served_when_the_source_goes_on(piled: Piled) -> None:
     """Once the source goes on, all that waited succeeds; the wait counts as such and not against the timeout."""
-    late = await piled.pull(90, queue_timeout_s=30, timeout_s=5)
+    assert "cancelled" == (await piled.pulls.pop().cancel()).state
+    late = await piled.pull(120, queue_timeout_s=30, timeout_s=5)
     piled.source.data_planes[0].resume()
     for pull in (*piled.pulls, late):
         assert (await pull.wait()).succeeded

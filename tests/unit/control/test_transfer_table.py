@@ -3,7 +3,12 @@
 import time
 from contextlib import aclosing
 
+import pytest
+
+from kvferry.core.drain import RETRY_S_MAX
+from kvferry.core.errors import ResourceExhausted
 from kvferry_control.config import LimitsSection
+from kvferry_control.transfers.machine import Life
 from kvferry_control.transfers.record import TransferRecord
 from kvferry_control.transfers.table import TransferTable
 
@@ -44,3 +49,28 @@ async def test_no_change_is_lost_on_a_watcher_that_is_busy() -> None:
             if seen.revision == table.revision:
                 break
     assert [(r.id, r.revision) for r in (second, first, third)] == told
+
+
+async def test_a_full_table_names_its_bound() -> None:
+    """One transfer more than may be active is refused, with the bound's name and value and when to come back."""
+    table = TransferTable(LimitsSection(active_transfers=2))
+    first = record("first")
+    table.add(first)
+    table.add(record("second"))
+    with pytest.raises(ResourceExhausted) as caught:
+        table.add(record("third"))
+    assert {"field": "limits.active_transfers", "value": "2"}.items() <= caught.value.metadata.items()
+    assert 0 < (caught.value.retry_after_s or 0) <= RETRY_S_MAX
+    table.ended(first)
+    table.add(record("third"))
+
+
+def test_transfers_that_a_rank_left_unsettled_are_found() -> None:
+    """Of all that are kept, those that wait for a rank's late confirmation, and no other's."""
+    table = TransferTable(LimitsSection())
+    first, second = record("first"), record("second")
+    table.add(first)
+    table.add(second)
+    second.life = Life(settled=False, unsettled=frozenset({1}))
+    assert [second] == table.unsettled(1)
+    assert [] == table.unsettled(0)

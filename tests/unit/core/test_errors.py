@@ -5,9 +5,10 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
 from grpc import aio
 
-from kvferry.core.errors import KvferryError, error_of
+from kvferry.core.errors import RETRY_AFTER_KEY, KvferryError, ResourceExhausted, error_of
 from kvferry.core.reasons import Reason
 from kvferry.error.v1 import error_pb2
 from kvferry.rpc.errors import DETAILS_KEY, from_rpc, to_status
@@ -28,6 +29,23 @@ def test_an_error_survives_the_wire(reason: Reason) -> None:
     caught = from_rpc(received(raised))
     assert type(raised) is type(caught)
     assert (raised.reason, raised.message, raised.metadata) == (caught.reason, caught.message, caught.metadata)
+
+
+@pytest.mark.parametrize(("estimate_s", "expected_ms"), [(1.25, 1250), (None, 100)])
+def test_overload_says_after_how_long_to_come_back(estimate_s: float | None, expected_ms: int) -> None:
+    """The estimate of who refused is in RetryInfo and comes back to the caller; without one there is a default."""
+    raised = ResourceExhausted.of_bound("max_reads", 7, "full", estimate_s)
+    details = [detail for detail in to_status(raised).details if detail.type_url.endswith("google.rpc.RetryInfo")]
+    found = [RetryInfo.FromString(detail.value) for detail in details]
+    assert [expected_ms] == [info.retry_delay.ToMilliseconds() for info in found]
+    caught = from_rpc(received(raised))
+    assert (estimate_s, "max_reads", "7") == (caught.retry_after_s, caught.metadata["field"], caught.metadata["value"])
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "soon", "9" * 5000, "²"])
+def test_a_senseless_estimate_is_none(text: str) -> None:
+    """What a peer sends in place of a number of milliseconds is no reason to fail."""
+    assert ResourceExhausted("full", metadata={RETRY_AFTER_KEY: text}).retry_after_s is None
 
 
 def test_reasons_and_their_wire_values_are_the_same_set() -> None:

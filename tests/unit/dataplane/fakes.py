@@ -1,6 +1,7 @@
 """A reader agent without a transport, and reads for it."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def peer(name: str) -> Peer:
 NIXL = Route(Path.NIXL, "UCX", "the only one")
 
 
-def bounds(*, batch_bytes_max: int = 100, step_bytes_max: int = 64 << 20, **others: int) -> ReadBounds:
+def bounds(*, batch_bytes_max: int = 100, step_bytes_max: int = 64 << 20, **others: Any) -> ReadBounds:
     """Small bounds."""
     return ReadBounds(
         nixl=BatchLimits(batch_bytes_max, 1024, 2),

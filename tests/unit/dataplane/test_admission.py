@@ -109,6 +109,16 @@ def test_waiting_and_service_have_limits_of_their_own() -> None:
     assert reason(bench, "long") is None
 
 
+def test_a_read_that_is_served_is_not_ended_by_its_time_to_wait() -> None:
+    """Once something was asked for, only the time for service counts, also past the time to wait."""
+    bench = Bench(Network(stuck={"a"}))
+    bench.submit("t", "a", deadline=1.0, queue_seconds=0.5)
+    bench.run(0.9)
+    bench.network.stuck.clear()
+    bench.run(0.05)
+    assert reason(bench, "t") is None
+
+
 def test_a_read_that_is_served_late_has_its_service_time() -> None:
     """The time for service begins with the first byte asked for, not before."""
     bench = Bench(Network(stuck={"a"}), bounds(active_reads_per_lane=1, patience_seconds=100))

@@ -1,6 +1,7 @@
 """What pulls raise."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
@@ -59,3 +60,10 @@ def test_settledness_is_found_behind_a_cause() -> None:
     assert destination_settled(outer) is False
     assert destination_settled(ValueError()) is True
     assert destination_settled(pull_failed(Fenced("x"))) is True
+
+
+def test_a_refused_pull_says_when_to_come_back() -> None:
+    """The worker's estimate is on the error that a refused pull raises."""
+    refused = replace(failed(Reason.RESOURCE_EXHAUSTED), retry_after_s=0.75)
+    assert 0.75 == failure_of(refused).retry_after_s
+    assert failure_of(failed(Reason.RESOURCE_EXHAUSTED)).retry_after_s is None
