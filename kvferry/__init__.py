@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ConfigInvalid as ConfigInvalid,
         DataPlaneLost as DataPlaneLost,
         DeadlineExceeded as DeadlineExceeded,
+        Draining as Draining,
         Fenced as Fenced,
         HandleForged as HandleForged,
         HandleMalformed as HandleMalformed,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         PoolLost as PoolLost,
         PoolRestored as PoolRestored,
         PublicationEnded as PublicationEnded,
+        WorkerDraining as WorkerDraining,
     )
     from kvferry.sdk.failures import PullFailed as PullFailed, destination_settled as destination_settled
     from kvferry.sdk.handles import join_handles as join_handles
@@ -63,6 +65,9 @@ if TYPE_CHECKING:
     from kvferry.sdk.results import (
         Attempt as Attempt,
         ClusterView as ClusterView,
+        Drain as Drain,
+        DrainState as DrainState,
+        HeldPublication as HeldPublication,
         Mismatch as Mismatch,
         Pair as Pair,
         Path as Path,
@@ -98,6 +103,7 @@ _HOMES = {
         "ConfigInvalid",
         "DataPlaneLost",
         "DeadlineExceeded",
+        "Draining",
         "Fenced",
         "HandleForged",
         "HandleMalformed",
@@ -133,7 +139,7 @@ _HOMES = {
     ),
     "kvferry.core.reasons": ("Actor", "Reason"),
     "kvferry.sdk.engine": ("EngineClient",),
-    "kvferry.sdk.events": ("PoolLost", "PoolRestored", "PublicationEnded"),
+    "kvferry.sdk.events": ("PoolLost", "PoolRestored", "PublicationEnded", "WorkerDraining"),
     "kvferry.sdk.failures": ("PullFailed", "destination_settled"),
     "kvferry.sdk.handles": ("join_handles",),
     "kvferry.sdk.pools": ("AttachedPool", "PoolInfo"),
@@ -141,6 +147,9 @@ _HOMES = {
     "kvferry.sdk.results": (
         "Attempt",
         "ClusterView",
+        "Drain",
+        "DrainState",
+        "HeldPublication",
         "Mismatch",
         "Pair",
         "Path",

@@ -17,6 +17,8 @@ from kvferry.core.errors import ConfigInvalid
 from kvferry.rpc.addresses import check_address
 
 WorkerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+DRAIN_S_MAX = 86_400.0
+"""Longest time that a drain may take."""
 Address = Annotated[str, Field(min_length=3, max_length=260)]
 
 
@@ -102,6 +104,22 @@ class LimitsSection(_Section):
     """An engine that is silent this long counts as lost."""
 
 
+class DrainSection(_Section):
+    """``[drain]``: how the worker is taken out of service."""
+
+    timeout_s: float = Field(default=60.0, ge=0, le=DRAIN_S_MAX)
+    """What is left then is ended. 0: SIGTERM does not drain; leases and reads are left to the next control."""
+    remote: bool = True
+    """Whether who reaches ``worker.listen`` may begin and undo a drain."""
+
+
+class HealthSection(_Section):
+    """``[health]``: when the gRPC health service says NOT_SERVING."""
+
+    stall_s: float = Field(default=10.0, ge=0.5, le=600)
+    """After an event loop that does not turn for so long."""
+
+
 class ControlConfig(_Section):
     """The whole configuration of one control process."""
 
@@ -110,6 +128,8 @@ class ControlConfig(_Section):
     etcd: EtcdSection
     metrics: MetricsSection | None = None
     log: LogSection = LogSection()
+    drain: DrainSection = DrainSection()
+    health: HealthSection = HealthSection()
     limits: LimitsSection = LimitsSection()
 
 

@@ -23,7 +23,7 @@ EXIT_REFUSED = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until a signal. Returns the exit status: 0, or 2 with one line on stderr that names what is wrong."""
+    """Run until drained. Returns the exit status: 0, or 2 with one line on stderr that names what is wrong."""
     options = _parser().parse_args(arguments)
     try:
         config = load_config(options.config)
@@ -58,7 +58,7 @@ async def _run(config: ControlConfig, ready_fd: int | None) -> None:
     metrics = _serve_metrics(config, process)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, process.stop)
+        loop.add_signal_handler(number, process.signalled)
 
     def serving() -> None:
         # What lives as long as the process need not be looked at again and again: a full collection takes tens of ms.

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,17 +15,21 @@ from kvferry.engine.v1.engine_pb2_grpc import add_EngineServiceServicer_to_serve
 from kvferry.logs import bind_identity
 from kvferry.negotiation.v1.negotiation_pb2_grpc import add_NegotiationServiceServicer_to_server
 from kvferry.publication.v1.publication_pb2_grpc import add_PublicationServiceServicer_to_server
+from kvferry.rpc.health import HealthWatch
 from kvferry.transfer.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_server
+from kvferry.worker.v1.drain_pb2_grpc import add_DrainServiceServicer_to_server
 from kvferry.worker.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from kvferry_control.cluster import Cluster
 from kvferry_control.config import ControlConfig
+from kvferry_control.drain import Drain
 from kvferry_control.membership import Membership
 from kvferry_control.metrics import ControlMetrics
 from kvferry_control.peers.sources import Sources
-from kvferry_control.publications.manager import Publications
+from kvferry_control.publications.manager import Publication, Publications
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.servers import Servers
 from kvferry_control.services.creation import TransferMaker
+from kvferry_control.services.drain import DrainService
 from kvferry_control.services.engine import EngineService
 from kvferry_control.services.negotiation import NegotiationService
 from kvferry_control.services.publication import PublicationService
@@ -35,6 +39,7 @@ from kvferry_control.services.worker import WorkerService
 from kvferry_control.tasks import Spawn, spawner
 from kvferry_control.transfers.machine import Failure
 from kvferry_control.transfers.manager import Transfers
+from kvferry_control.vitals import open_health
 from kvferry_control.worker import LocalWorker, new_identity
 
 TICK_S = 0.5
@@ -44,9 +49,10 @@ _ROUTER_SERVICES = (
     "kvferry.worker.v1.WorkerService",
     "kvferry.transfer.v1.TransferService",
     "kvferry.publication.v1.PublicationService",
+    "kvferry.worker.v1.DrainService",
     "kvferry.negotiation.v1.NegotiationService",
 )
-_ENGINE_SERVICES = (*_ROUTER_SERVICES[:3], "kvferry.engine.v1.EngineService")
+_ENGINE_SERVICES = (*_ROUTER_SERVICES[:4], "kvferry.engine.v1.EngineService")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class Parts:
     sources: Sources
     engine: EngineService
     membership: Membership
+    drain: Drain
 
 
 class ControlProcess:
@@ -74,8 +81,11 @@ class ControlProcess:
         self._opened: dict[int, dp.SessionOpened] = {}
         self._boots: dict[int, bytes] = {}
         self._established = False
+        self._running = False
+        self._watch: HealthWatch | None = None
         self._stopping = asyncio.Event()
         self._parts: Parts
+        self._signal_count = 0
         self._shown_state: int | None = None
         self._log = structlog.get_logger("kvferry.control")
 
@@ -89,12 +99,19 @@ class ControlProcess:
         """What is counted."""
         return self._metrics
 
-    def stop(self) -> None:
-        """Ask ``run`` to return."""
-        self._stopping.set()
+    def signalled(self) -> None:
+        """SIGTERM or SIGINT came: the first drains, the second ends what is left, the third waits for nothing."""
+        self._signal_count += 1
+        timeout_s = self._config.drain.timeout_s
+        if not timeout_s or not self._running or self._signal_count > 2:
+            self._stopping.set()
+        elif self._signal_count == 1:
+            self._parts.drain.begin(timeout_s, exits=True, by_signal=True)
+        else:
+            self._parts.drain.hurry()
 
     async def run(self, serving: Callable[[], None]) -> None:
-        """Serve until stopped; ``serving`` is called once when both servers answer.
+        """Serve until told to end; ``serving`` is called once when both servers answer.
 
         Raises:
             KvferryError: the worker's name is taken, a data plane belongs to another worker, or etcd refuses us.
@@ -102,15 +119,23 @@ class ControlProcess:
         try:
             async with asyncio.TaskGroup() as group:
                 running = await self._start(group)
+                self._watch = self._open_health()
+                self._watch.start()
+                self._running = True
                 serving()
                 await self._stopping.wait()
                 self._log.info("control stops")
-                await self._servers.stop()
+                self._parts.drain.close()
                 self._parts.transfers.books.keep()
+                await self._servers.stop()
                 await self._parts.membership.leave()
+                # In here: the group does not end before the sessions with sources have.
+                await self._parts.sources.close()
                 for task in running:
                     task.cancel()
         finally:
+            if self._watch is not None:
+                self._watch.stop()
             await self._servers.stop()
             await self._parts.sources.close()
 
@@ -121,7 +146,6 @@ class ControlProcess:
         running = [group.create_task(link.run(spawn)) for link in self._links]
         running.append(group.create_task(self._parts.membership.run()))
         running.append(group.create_task(self._tick()))
-        await self._servers.set_serving(False)
         await self._servers.start(_ROUTER_SERVICES, _ENGINE_SERVICES)
         self._log.info("control serves", listen=self.listen, engine_socket=str(self._servers.engine_socket))
         return running
@@ -141,11 +165,19 @@ class ControlProcess:
             lambda: self._layout_replaced(spawn),
             self._servers.lanes,
         )
-        publications.on_ended = engine.publication_ended
+        drain = Drain(
+            self._worker, publications, transfers, self._links, spawn, self._stopping.set, engine.draining_changed
+        )
+
+        def publication_ended(publication: Publication) -> None:
+            engine.publication_ended(publication)
+            drain.changed()
+
+        publications.on_ended = publication_ended
         membership = Membership(self._config, self._worker, self._cluster, self._metrics, self._registered, spawn)
         self._cluster.on_replaced = sources.workers_changed
         self._worker.on_change = self._worker_changed
-        return Parts(publications, transfers, maker, sources, engine, membership)
+        return Parts(publications, transfers, maker, sources, engine, membership, drain)
 
     def _add_services(self) -> None:
         parts, limits, tcp, uds = self._parts, self._config.limits, self._servers.tcp, self._servers.uds
@@ -157,6 +189,8 @@ class ControlProcess:
         for server, for_engine in ((tcp, False), (uds, True)):
             service = TransferService(parts.maker, parts.transfers, limits, for_engine)
             add_TransferServiceServicer_to_server(service, server)
+            allowed = for_engine or self._config.drain.remote
+            add_DrainServiceServicer_to_server(DrainService(self._config, parts.drain, allowed), server)
         lanes = self._servers.lanes
         negotiation = NegotiationService(self._worker, parts.publications, self._links, self._metrics, lanes)
         add_NegotiationServiceServicer_to_server(negotiation, tcp)
@@ -203,6 +237,11 @@ class ControlProcess:
     def read_refused(self, link: RankLink, transfer: str, error: KvferryError) -> None:
         """A read was not taken."""
         self._parts.transfers.read_refused(link.rank, transfer, error)
+
+    def link_leaving(self, link: RankLink) -> None:
+        """A data plane was told to end, or is back or gone since."""
+        self._log.info("data plane leaves" if link.leaving else "data plane has left", rank=link.rank)
+        self._parts.drain.leaving()
 
     # What follows from it.
 
@@ -255,5 +294,17 @@ class ControlProcess:
             if self._worker.state != self._shown_state:
                 self._shown_state = self._worker.state
                 self._worker_changed()
-            await self._servers.set_serving(self._established and all(link.up for link in self._links))
             await asyncio.sleep(TICK_S)
+
+    def _open_health(self) -> HealthWatch:
+        loop = asyncio.get_running_loop()
+
+        def missing() -> str | None:
+            absent = [link.rank for link in self._links if not (link.up and self._established)]
+            return f"the data planes of ranks {absent} are not there" if absent else None
+
+        def on_change(states: Mapping[str, bool]) -> None:
+            asyncio.run_coroutine_threadsafe(self._servers.show_health(states), loop)
+
+        stall_s = self._config.health.stall_s
+        return open_health(self._servers.health_socket, stall_s, self._parts.transfers, missing, on_change)

@@ -1,13 +1,14 @@
 """The two gRPC servers of control, TCP for routers and peers, a Unix socket for the engine; and the lanes of both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from kvferry.core.errors import AddressInUse
 from kvferry.rpc.addresses import with_port
+from kvferry.rpc.health import SOCKET_SUFFIX, status_of
 from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
 from kvferry.rpc.options import server_options
 from kvferry.rpc.socket_paths import claim_socket_path
@@ -28,6 +29,7 @@ class Servers:
         path = claim_socket_path("worker.engine_socket", engine_socket)
         _bind(self.uds, "worker.engine_socket", f"unix:{path}")
         self.engine_socket = path
+        self.health_socket = claim_socket_path("worker.engine_socket", engine_socket, suffix=SOCKET_SUFFIX)
         path.chmod(0o600)
         self.lanes = LaneServer(claim_socket_path("worker.engine_socket", engine_socket, suffix=LANE_SOCKET_SUFFIX))
 
@@ -40,10 +42,10 @@ class Servers:
         await self.tcp.start()
         await self.uds.start()
 
-    async def set_serving(self, serving: bool) -> None:
-        """What the health service answers for the whole process."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self.health.set("", status)
+    async def show_health(self, states: Mapping[str, bool]) -> None:
+        """What the health service answers, by service."""
+        for name, serving in states.items():
+            await self.health.set(name, status_of(serving))
 
     async def stop(self) -> None:
         """Let calls finish for a moment, then end them; remove the socket. May be called twice."""

@@ -3,15 +3,16 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
-from kvferry.core.errors import ConfigInvalid, KvferryError, LayoutInvalid, NotReady
+from kvferry.core.errors import ConfigInvalid, DataPlaneLost, Draining, KvferryError, LayoutInvalid, NotReady
 from kvferry.core.handles import new_key
 from kvferry.core.layouts import WorkerLayout, validate_layout
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
+from kvferry.layout.v1 import layout_pb2 as layout_pb
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
 from kvferry.rpc.layouts import layout_from_wire, layout_to_wire
 from kvferry.worker.v1 import worker_pb2 as pb
@@ -50,6 +51,8 @@ class LocalWorker:
         self.identity = new_identity()
         self.layout: WorkerLayout | None = None
         self.draining = False
+        self.drain_deadline: float | None = None
+        """When what is left is ended, monotonic."""
         self.on_change: Callable[[], None] = lambda: None
         self._engine_timeout_s = config.limits.engine_timeout_s
         self._engine_seen = 0.0
@@ -77,14 +80,36 @@ class LocalWorker:
         if not was_alive:
             self.on_change()
 
+    def set_draining(self, draining: bool) -> None:
+        """Take no new work, or take work again; the cluster is told."""
+        if draining != self.draining:
+            self.draining = draining
+            self.on_change()
+
+    def require_mapped(self, mapped: Iterable[layout_pb.MappedPool]) -> None:
+        """Refuse an engine that has mapped a pool of an earlier life of a data plane.
+
+        Raises:
+            DataPlaneLost: names the rank.
+        """
+        for pool in mapped:
+            link = self.links[pool.rank] if pool.rank < len(self.links) else None
+            known = link.description.access.boot_id if link is not None and link.description is not None else None
+            if known is not None and pool.boot_id != known:
+                raise DataPlaneLost(
+                    f"rank {pool.rank}: its data plane was restarted; attach the pool again",
+                    metadata={"rank": str(pool.rank)},
+                )
+
     def require_ready(self) -> WorkerLayout:
         """The layout, once the worker can take new work.
 
         Raises:
             NotReady: says what is missing.
+            Draining: it takes none any more.
         """
         if self.draining:
-            raise NotReady(f"workers/{self.name} is draining")
+            raise Draining(f"workers/{self.name} is being drained")
         if not self.identity.incarnation:
             raise NotReady("etcd has not confirmed the registration yet")
         return self.require_layout()

@@ -1,6 +1,7 @@
 """The data plane's configuration: one frozen object, read once, refusing what it does not understand."""
 
 import ipaddress
+import math
 import os
 import re
 from argparse import Namespace
@@ -19,6 +20,7 @@ POOL_BYTES_MAX = 1 << 50
 THREADS_MAX = 64
 COPY_THREADS_AUTO_MAX = 8
 SM_COUNT_MAX = 1024
+SECONDS_MAX = 86_400.0
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _RDMA_DEVICES = Path("/sys/class/infiniband")
@@ -66,6 +68,10 @@ class Config:
     """Under which address readers find that; None: the one that is listened on."""
     pack_congestion: str = "auto"
     """Congestion control of what is sent there; `auto` is the system's, unless that paces by timers."""
+    drain_seconds: float = 90.0
+    """How long it stays for control and for what it holds once it was told to end."""
+    stall_seconds: float = 10.0
+    """A thread that does not answer for so long makes the health service say NOT_SERVING."""
     ready_fd: int | None = None
     """Where the line `ready` is written once the process serves."""
 
@@ -102,6 +108,8 @@ def config_from_flags(flags: Namespace) -> Config:
         pack_listen=pack_listen,
         pack_advertise=pack_advertise,
         pack_congestion=flags.pack_congestion,
+        drain_seconds=_seconds("drain_timeout", flags.drain_timeout),
+        stall_seconds=_seconds("stall_timeout", flags.stall_timeout, 0.5),
         ready_fd=None if flags.ready_fd is None else _count("ready_fd", flags.ready_fd, 1 << 20),
     )
 
@@ -169,6 +177,16 @@ def _copy_threads(text: str) -> int:
         return _count("copy_threads", text, THREADS_MAX)
     # An engine needs the rest; more than a few threads do not copy faster than memory allows.
     return min(max(len(os.sched_getaffinity(0)) // 2, 2), COPY_THREADS_AUTO_MAX)
+
+
+def _seconds(field: str, text: str, least: float = 0.0) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not least <= seconds <= SECONDS_MAX:
+        raise ConfigInvalid.of_field(field, text, f"must be {least:g} to {SECONDS_MAX:g} seconds")
+    return seconds
 
 
 def _count(field: str, text: str, bound: int) -> int:

@@ -85,6 +85,10 @@ class ReadDesk:
     def __len__(self) -> int:
         return len(self._outstanding)
 
+    def overdue_count(self, before: float) -> int:
+        """Outstanding reads whose deadline was before that time, on the monotonic clock."""
+        return sum(outstanding.request.deadline < before for outstanding in self._outstanding.values())
+
     def transfers(self) -> list[str]:
         """Ids of the outstanding reads."""
         return list(self._outstanding)

@@ -81,5 +81,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="congestion control for packed bytes (default: auto, the system's, or cubic in place of bbr)",
     )
+    add(
+        "--drain-timeout",
+        default="90",
+        metavar="SECONDS",
+        help="after SIGTERM, stay so long for control, leases and reads; more than control's (default: 90; 0: end now)",
+    )
+    add(
+        "--stall-timeout",
+        default="10",
+        metavar="SECONDS",
+        help="a thread that does not answer for so long is stuck: the health service says NOT_SERVING (default: 10)",
+    )
     add("--ready-fd", metavar="N", help="descriptor that gets the line `ready` once the process serves")
     return parser

@@ -20,6 +20,7 @@ class SessionQueue:
         self._events: deque[pb.SessionResponse] = deque()
         self._changed = asyncio.Event()
         self._closed = False
+        self._ending = False
         self._overflowed = False
         self._lane: Lane | None = None
         self._flushing = False
@@ -56,24 +57,35 @@ class SessionQueue:
         while self._events and self._lane is not None and self._lane.is_writable and not self._closed:
             batch = [self._events.popleft() for _ in range(min(len(self._events), EVENTS_AT_ONCE))]
             self._lane.send([event.SerializeToString() for event in batch])
+        if self._ending:
+            self._changed.set()
 
     def close(self) -> None:
         """End the session."""
         self._closed = True
         self._changed.set()
 
+    def end(self) -> None:
+        """End the session once what is in the queue has been sent."""
+        self._ending = True
+        self._changed.set()
+
     async def first(self) -> pb.SessionResponse | None:
-        """The oldest event, still in the queue; None once closed.
+        """The oldest event, still in the queue; None once closed, or ended and empty.
 
         Raises:
             ResourceExhausted: control did not fetch its events.
         """
-        while (not self._events or self._lane is not None) and not self._closed and not self._overflowed:
+        while (not self._events or self._lane is not None) and not self._is_over:
             self._changed.clear()
             await self._changed.wait()
         if self._overflowed:
             raise ResourceExhausted.of_field("session_events", len(self._events), "control does not fetch its events")
-        return None if self._closed else self._events[0]
+        return None if self._closed or not self._events else self._events[0]
+
+    @property
+    def _is_over(self) -> bool:
+        return self._closed or self._overflowed or (self._ending and not self._events)
 
     def drop_first(self) -> None:
         """Take the oldest event out: it is on its way."""
@@ -118,6 +130,11 @@ class Outbox:
             self._session = None
             for event in session.durable_events():
                 self._keep(event)
+
+    def end(self) -> None:
+        """End the session in place once everything has been sent."""
+        if self._session is not None:
+            self._session.end()
 
     def emit(self, event: pb.SessionResponse) -> None:
         """Send an event, or keep it if it must not be lost."""

@@ -16,6 +16,7 @@ from kvferry.logs import bind_identity
 from kvferry.rpc.block_lists import listed_ids
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry.rpc.times import seconds_of
+from kvferry_dataplane.departure import Departure
 from kvferry_dataplane.desk import ReadDesk, held_block_counts
 from kvferry_dataplane.leases import Lease, LeaseTable
 from kvferry_dataplane.metrics import Metrics
@@ -46,7 +47,9 @@ class Plane:
         reads: ReadThread,
         serving: ServingThread,
         metrics: Metrics,
+        departure: Departure,
     ) -> None:
+        self._departure = departure
         self._pool_bytes = pool_bytes
         self._leases = LeaseTable(words)
         self._leases_changed = asyncio.Event()
@@ -68,6 +71,7 @@ class Plane:
             "disconnect_peer": self._disconnect_peer,
             "read": self._read,
             "cancel_read": self._cancel_read,
+            "depart": self._depart,
         }
 
     @property
@@ -96,6 +100,18 @@ class Plane:
     async def _start_over(self, side: Side | None, worker: str) -> None:
         self._side = None
         self.end_leases()
+        await self.end_reads()
+        if side is not None:
+            self._leases.reset(held_block_counts(side))
+            self._desk.reset(side, worker)
+        self._side = side
+
+    async def end_reads(self) -> None:
+        """Cancel every read and wait until none can write any more.
+
+        Raises:
+            InternalError: one did not end.
+        """
         for transfer in self._desk.transfers():
             self._cancel(transfer)
         try:
@@ -103,10 +119,36 @@ class Plane:
                 await self._desk.wait_until_idle()
         except TimeoutError as error:
             raise InternalError(f"reads did not end within {_DRAIN_SECONDS:g} s of being cancelled") from error
-        if side is not None:
-            self._leases.reset(held_block_counts(side))
-            self._desk.reset(side, worker)
-        self._side = side
+
+    # Leaving
+
+    @property
+    def lease_count(self) -> int:
+        """Leases that hold."""
+        return len(self._leases)
+
+    @property
+    def read_count(self) -> int:
+        """Reads that are queued or running."""
+        return len(self._desk)
+
+    @property
+    def connected(self) -> bool:
+        """Whether control's session is in place."""
+        return self.outbox.connected
+
+    def say_leaving(self) -> None:
+        """Let control know; a session that is made later hears of it first."""
+        self.outbox.emit(pb.SessionResponse(leaving=pb.Leaving()))
+
+    def session_ended(self) -> None:
+        """Control's session is gone."""
+        self._departure.changed()
+
+    def _depart(self, request: pb.SessionRequest) -> pb.SessionResponse:
+        if self._departure.begun:
+            self._departure.let_go()
+        return pb.SessionResponse(command_done=pb.CommandDone())
 
     # Sessions
 
@@ -116,6 +158,7 @@ class Plane:
         return pb.SessionOpened(
             leases=[lease_state_of(lease, self.rank, now) for lease in self._leases.leases()],
             transfers=self._desk.transfers(),
+            leaving=self._departure.begun,
         )
 
     def handle(self, request: pb.SessionRequest) -> None:
@@ -150,11 +193,14 @@ class Plane:
             except TimeoutError:
                 continue
 
-    def end_leases(self) -> None:
-        """Clear every lease word and unpin every block."""
+    def end_leases(self, *, tell: bool = False) -> None:
+        """Clear every lease word and unpin every block; ``tell``: control has not asked for it and is to know."""
         for lease in self._leases.leases():
             self._leases.release(lease.publication)
             self._lease_ended(lease.publication, "ended_by_owner")
+            if tell:
+                ended = pb.LeaseEnded(publication=lease.publication, end=pb.LEASE_END_RELEASED)
+                self.outbox.emit(pb.SessionResponse(lease_ended=ended))
 
     def _acquire_lease(self, request: pb.SessionRequest) -> pb.SessionResponse:
         command = request.acquire_lease
@@ -194,6 +240,7 @@ class Plane:
         _log.debug("lease granted", publication=lease.publication, slot=lease.slot)
 
     def _lease_ended(self, publication: str, cause: str) -> None:
+        self._departure.changed()
         self._metrics.lease_ended(cause)
         self._show_leases()
         _log.debug("lease ended", publication=publication, cause=cause)
@@ -242,6 +289,7 @@ class Plane:
         ended = step.end
         if ended is None:
             return
+        self._departure.changed()
         finished = read_finished_of(ended, self.rank)
         self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
         # Control hears of the end before the books are kept.

@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path as FilePath
@@ -13,7 +14,7 @@ from pathlib import Path as FilePath
 import numpy as np
 import structlog
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
@@ -23,12 +24,14 @@ from kvferry.device import cuda
 from kvferry.device.copying import Window
 from kvferry.device.memfd import SharedMemory, create_shared_memory
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
+from kvferry.rpc.health import SOCKET_SUFFIX, status_of
 from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
 from kvferry.rpc.options import server_options
 from kvferry.rpc.socket_paths import claim_socket_path
 from kvferry_dataplane.allocator import keep_freed_memory
 from kvferry_dataplane.config import Config, Listen
 from kvferry_dataplane.copiers import Copiers
+from kvferry_dataplane.departure import Departure
 from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.handoff import OfferSocket
 from kvferry_dataplane.leases import WORD_BYTES
@@ -61,6 +64,7 @@ from kvferry_dataplane.sharing.book import SharedSources
 from kvferry_dataplane.sharing.host import host_id
 from kvferry_dataplane.sharing.mapper import PoolMapper
 from kvferry_dataplane.sharing.source import open_source
+from kvferry_dataplane.vitals import open_health
 
 BOOT_ID_BYTES = 16
 POOL_SOCKET_SUFFIX = ".pool"
@@ -81,7 +85,8 @@ class DataPlaneProcess:
         self._config = config
         self._started_at = started_at
         self._loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
+        self._departure = Departure(config.drain_seconds)
+        self._failed = asyncio.Event()
         self._defect: BaseException | None = None
         self._boot_id = secrets.token_bytes(BOOT_ID_BYTES)
         self._host_id = host_id()
@@ -89,7 +94,7 @@ class DataPlaneProcess:
         self._plane: Plane | None = None
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT.
+        """Serve until SIGTERM or SIGINT, and then for as long as control or what is held here needs it.
 
         Raises:
             OperatorError: the process cannot start: configuration, memory, sockets or transport.
@@ -98,7 +103,7 @@ class DataPlaneProcess:
         if not keep_freed_memory():
             _log.info("the C library's allocator cannot be told to keep memory; plans of many blocks take longer")
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._stopping.set)
+            self._loop.add_signal_handler(number, self._departure.signalled)
         control_path = claim_socket_path("socket", str(self._config.socket))
         pool_path = claim_socket_path("socket", str(self._config.socket), suffix=POOL_SOCKET_SUFFIX)
         share_path = claim_socket_path("socket", str(self._config.socket), suffix=SHARE_SOCKET_SUFFIX)
@@ -123,14 +128,28 @@ class DataPlaneProcess:
                 served = (plane.reap_leases(), handoff.serve(), sharing.serve())
                 running = [tasks.create_task(task) for task in served]
                 self._say_ready(pool, metrics_port)
-                await self._stopping.wait()
+                await self._until_end(plane)
                 _log.info("stopping")
-                plane.end_leases()
+                plane.end_leases(tell=True)
+                if self._defect is None:
+                    await plane.end_reads()
+                plane.outbox.end()
                 for task in running:
                     task.cancel()
         _log.info("stopped")
         if self._defect is not None:
             raise self._defect
+
+    async def _until_end(self, plane: Plane) -> None:
+        """Wait until the data plane may leave, or a thread has failed."""
+        async with asyncio.TaskGroup() as tasks:
+            ends = {tasks.create_task(self._departure.wait(plane)), tasks.create_task(self._until_failed())}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.cancel()
+
+    async def _until_failed(self) -> None:
+        await self._failed.wait()
 
     async def _start_plane(
         self, parts: AsyncExitStack, pool: Pool, table_memory: SharedMemory
@@ -164,7 +183,8 @@ class DataPlaneProcess:
         self._metrics.read_slots_held.set_function(lambda: ends[0].held_count)
         self._metrics.pack_slots_held.set_function(lambda: ends[1].held_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
-        self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics)
+        self._watched = desk, reads, serving
+        self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics, self._departure)
         packing = open_pack_server(self._config, pool, self._boot_id, words, ends[1])
         if packing is not None:
             parts.push_async_callback(asyncio.to_thread, packing.server.close)
@@ -232,8 +252,18 @@ class DataPlaneProcess:
         parts.callback(path.unlink, missing_ok=True)
         parts.push_async_callback(server.stop, _GRACE_SECONDS)
         parts.push_async_callback(status.enter_graceful_shutdown)
-        for name in ("", _SERVICE):
-            await status.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+        def on_health(states: Mapping[str, bool]) -> None:
+            asyncio.run_coroutine_threadsafe(show(states), self._loop)
+
+        async def show(states: Mapping[str, bool]) -> None:
+            for name, serving in states.items():
+                await status.set(name, status_of(serving))
+
+        health_path = claim_socket_path("socket", str(path), suffix=SOCKET_SUFFIX)
+        watch = open_health(health_path, _SERVICE, self._config.stall_seconds, self._watched, on_health)
+        parts.callback(watch.stop)
+        watch.start()
 
     def _start_metrics(self, parts: AsyncExitStack) -> int | None:
         listen = self._config.metrics_listen
@@ -275,7 +305,7 @@ class DataPlaneProcess:
     def _on_defect(self, defect: BaseException) -> None:
         """Called on a thread that ends by a defect: what it guarded cannot be guarded any more, so the process ends."""
         self._defect = defect
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._loop.call_soon_threadsafe(self._failed.set)
 
 
 def _describe(pool: Pool, boot_id: bytes, serving: ServingThread, table: Region) -> pb.DescribeResponse:

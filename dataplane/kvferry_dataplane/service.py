@@ -70,6 +70,7 @@ class DataPlaneServicer(dataplane_pb2_grpc.DataPlaneServiceServicer):
         finally:
             offer.withdraw()
             self._plane.outbox.close(session)
+            self._plane.session_ended()
             self._metrics.session_connected.set(self._plane.outbox.connected)
             _log.info("session closed")
 

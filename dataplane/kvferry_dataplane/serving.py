@@ -11,6 +11,7 @@ import structlog
 
 from kvferry.core.errors import KvferryError
 from kvferry_dataplane.nixl_agent import NixlAgent, NixlLibrary, Region
+from kvferry_dataplane.thread_names import name_thread
 
 _log = structlog.get_logger("kvferry.dataplane.serving")
 
@@ -39,6 +40,8 @@ class ServingThread:
         self._ready = threading.Event()
         self._start_error: KvferryError | None = None
         self._metadata = b""
+        self.turn_count = 0
+        """Bursts so far."""
         self._thread = threading.Thread(target=self._run, name="kvferry-serving", daemon=True)
 
     @property
@@ -50,6 +53,11 @@ class ServingThread:
     def metadata(self) -> bytes:
         """What peers need to read from the agent."""
         return self._metadata
+
+    @property
+    def expecting(self) -> bool:
+        """Whether readers are expected, so that the thread has to make progress."""
+        return time.monotonic() < self._expected_until
 
     def start(self, before: Callable[[], None]) -> None:
         """Start the thread and wait until the agent is there. ``before`` runs on it first.
@@ -78,6 +86,7 @@ class ServingThread:
         self._thread.join()
 
     def _run(self) -> None:
+        name_thread(self._thread.name)
         try:
             self._before()
             agent = NixlAgent(self._library, self._name)
@@ -102,6 +111,7 @@ class ServingThread:
         while self._wait_until_expected():
             started = time.monotonic()
             self._burst(agent)
+            self.turn_count += 1
             ended = time.monotonic()
             idle_seconds = min(idle_seconds, ended - started)
             if ended - started > _BUSY_FACTOR * idle_seconds:

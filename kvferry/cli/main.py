@@ -129,6 +129,42 @@ def workers(
 
 
 @app.command()
+def drain(
+    worker: Annotated[str, typer.Argument(help="The worker's name.")],
+    endpoint: Endpoint,
+    json_output: Json = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds until the rest is ended; else as configured.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show what is left until nothing is.")] = False,
+    stay: Annotated[bool, typer.Option("--stay", help="Do not end the control: it stays, drained.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take work again.")] = False,
+) -> None:
+    """Take a worker out of service: no new work; what is published stays readable until pulled or expired; then end."""
+    from kvferry.cli import drain as command
+
+    if undo:
+        _run(command.undrain(endpoint, worker, json_output=json_output))
+    else:
+        options = command.DrainOptions(timeout_s=timeout, wait=wait, stay=stay)
+        _run(command.drain(endpoint, worker, options, json_output=json_output))
+
+
+@app.command()
+def health(
+    endpoint: Annotated[
+        str,
+        typer.Argument(envvar="KVFERRY_HEALTH", help="host:port of a control, or unix: and a process's health socket."),
+    ],
+    json_output: Json = False,
+    service: Annotated[str, typer.Option(help="A part, such as liveness or reads; else the whole process.")] = "",
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 4.0,
+) -> None:
+    """Ask whether a process serves and gets on. Exit status 0 if it does, else 1."""
+    from kvferry.cli import health as command
+
+    _run(command.health(endpoint, service, timeout, json_output=json_output))
+
+
+@app.command()
 def transfers(
     endpoint: Endpoint,
     name: Annotated[str | None, typer.Argument(help="transfers/ID, or the ID, to see one.")] = None,
@@ -150,7 +186,7 @@ def transfers(
 
 @app.command()
 def pull(
-    handle: Annotated[str, typer.Argument(help="The handle as base64 or hex, @FILE with its bytes, or -.")],
+    handle: Annotated[str, typer.Argument(help="Handle, single or joined: base64, hex, @FILE with its bytes, or -.")],
     engine_socket: Annotated[Path, typer.Option(help="The decode worker's engine socket.")],
     blocks: Annotated[str, typer.Option(help="Where to, such as 0-12,20.")],
     group: Annotated[str, typer.Option(help="The layer group of the blocks.")] = "full",

@@ -8,7 +8,7 @@ The tree is split by who must act::
     ├── KvGoneError         the KV is gone; prefill the prompt again
     │   └── LeaseEnded, Fenced, StaleIncarnation
     ├── RetryableError      the same call may succeed later, or on another worker
-    │   └── ResourceExhausted, PeerError, DeadlineExceeded, Cancelled, DataPlaneLost, NotReady;
+    │   └── ResourceExhausted, PeerError, DeadlineExceeded, Cancelled, DataPlaneLost, NotReady, Draining;
     │       QueueTimeout is a DeadlineExceeded
     ├── OperatorError       configuration or infrastructure must change
     │   └── LayoutMismatch, WorkerNameTaken, PermissionDenied, ConfigInvalid, PoolTooLarge, AddressInUse,
@@ -199,9 +199,15 @@ class DataPlaneLost(RetryableError):
 
 
 class NotReady(RetryableError):
-    """The worker takes no new work, or cannot be reached."""
+    """The worker takes no work yet, or cannot be reached."""
 
     default_reason = Reason.NOT_READY
+
+
+class Draining(RetryableError):
+    """The worker is being drained: it takes no new work, another one may."""
+
+    default_reason = Reason.DRAINING
 
 
 class OperatorError(KvferryError):
@@ -277,6 +283,7 @@ _CLASSES: dict[Reason, type[KvferryError]] = {
     Reason.CANCELLED: Cancelled,
     Reason.DATA_PLANE_LOST: DataPlaneLost,
     Reason.NOT_READY: NotReady,
+    Reason.DRAINING: Draining,
     Reason.QUEUE_TIMEOUT: QueueTimeout,
     Reason.LAYOUT_MISMATCH: LayoutMismatch,
     Reason.WORKER_NAME_TAKEN: WorkerNameTaken,

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     CANCELLED = "CANCELLED"
     DATA_PLANE_LOST = "DATA_PLANE_LOST"
     NOT_READY = "NOT_READY"
+    DRAINING = "DRAINING"
     QUEUE_TIMEOUT = "QUEUE_TIMEOUT"
     LAYOUT_MISMATCH = "LAYOUT_MISMATCH"
     WORKER_NAME_TAKEN = "WORKER_NAME_TAKEN"
@@ -89,6 +90,7 @@ _ACTORS: dict[Reason, Actor] = {
             Reason.CANCELLED,
             Reason.DATA_PLANE_LOST,
             Reason.NOT_READY,
+            Reason.DRAINING,
             Reason.QUEUE_TIMEOUT,
         ),
         Actor.OPERATOR: (

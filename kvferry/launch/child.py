@@ -111,6 +111,10 @@ class Child:
             for line in log:
                 yield line.decode(errors="replace").rstrip()
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def pause(self) -> None:
         """Freeze it (SIGSTOP)."""
         self._process.send_signal(signal.SIGSTOP)

@@ -24,6 +24,8 @@ class ControlConfig:
     metrics_listen: str | None
     log_level: str
     log_format: str = "json"
+    drain_timeout_s: float = 0.0
+    stall_s: float = 10.0
     limits: Section = field(default_factory=dict)
 
     def to_toml(self) -> str:
@@ -47,6 +49,8 @@ class ControlConfig:
         if self.limits:
             parts.append(_table("[limits]", self.limits))
         parts.append(_table("[log]", {"level": self.log_level, "format": self.log_format}))
+        parts.append(_table("[health]", {"stall_s": self.stall_s}))
+        parts.append(_table("[drain]", {"timeout_s": self.drain_timeout_s}))
         return "\n".join(parts)
 
 

@@ -40,6 +40,10 @@ class WorkerSpec:
     lease_ttl_s: int = 5
     metrics: bool = True
     log_level: str = "info"
+    stall_s: float = 10.0
+    """After how long without a sign of life a thread makes its process unhealthy."""
+    drain_timeout_s: float = 0.0
+    """How long control and data planes wait for what is left when they are told to end; 0: not at all."""
     limits: Section = field(default_factory=dict)
     """Of its control, where they are not the usual ones."""
 
@@ -122,6 +126,7 @@ class LocalWorker:
             command += ["--metrics-listen", f"{self._host}:0"]
         if self.spec.pack_listen and self.spec.device == "cpu":
             command += ["--pack-listen", self.spec.pack_listen]
+        command += ["--drain-timeout", str(self.spec.drain_timeout_s), "--stall-timeout", str(self.spec.stall_s)]
         command += ["--log-format", "json", *self.spec.data_plane_flags]
         child = await self._start(f"{self.name}.dp{rank}", command, self.spec.data_plane_environment)
         self.data_planes[rank] = child
@@ -191,6 +196,8 @@ class LocalWorker:
             lease_ttl_s=self.spec.lease_ttl_s,
             metrics_listen=f"{self._host}:0" if self.spec.metrics else None,
             log_level=self.spec.log_level,
+            drain_timeout_s=self.spec.drain_timeout_s,
+            stall_s=self.spec.stall_s,
             limits=self.spec.limits,
         )
 

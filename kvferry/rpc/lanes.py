@@ -55,6 +55,7 @@ class Lane(asyncio.Protocol):
         self._on_end: Callable[[], None] = _nothing
         self._on_writable: Callable[[], None] = _nothing
         self._is_behind = False
+        self._ended = asyncio.Event()
         self.is_open = False
 
     @property
@@ -79,6 +80,14 @@ class Lane(asyncio.Protocol):
                 b"".join(part for message in messages for part in (_LENGTH.pack(len(message)), message))
             )
 
+    async def wait_ended(self, seconds: float) -> None:
+        """Wait, at most so long, until the other side has ended the connection and all that it sent was taken."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            _log.warning("a lane did not end with its stream")
+
     def close(self) -> None:
         """End the connection, once what was sent is on its way."""
         if self._transport is not None:
@@ -97,6 +106,7 @@ class Lane(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's."""
         self.is_open = False
+        self._ended.set()
         self._on_lost(self)
         self._on_end()
 

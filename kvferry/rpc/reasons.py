@@ -30,6 +30,8 @@ STATUS_CODES: dict[Reason, grpc.StatusCode] = {
     Reason.CANCELLED: grpc.StatusCode.CANCELLED,
     Reason.DATA_PLANE_LOST: grpc.StatusCode.UNAVAILABLE,
     Reason.NOT_READY: grpc.StatusCode.UNAVAILABLE,
+    # Not UNAVAILABLE, which is repeated at the same worker.
+    Reason.DRAINING: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.QUEUE_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.LAYOUT_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.WORKER_NAME_TAKEN: grpc.StatusCode.ALREADY_EXISTS,

@@ -2,6 +2,7 @@
 
 import math
 import operator
+import os
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from google.protobuf.message import Message
 
 from kvferry.core.blocks import has_repeated
-from kvferry.core.errors import BlockError, InvalidArgument, MessageTooLarge
+from kvferry.core.errors import BlockError, ConfigInvalid, InvalidArgument, MessageTooLarge
 from kvferry.core.handles import split
 from kvferry.core.layouts import BLOCKS_MAX, WorkerLayout
 from kvferry.core.reasons import Reason
@@ -21,6 +22,7 @@ from kvferry.rpc.block_lists import block_list
 from kvferry.rpc.options import MESSAGE_BYTES_MAX
 
 ID_CHARS_MAX = 128
+SOCKET_PATH_BYTES_MAX = 107
 TIMEOUT_S_MAX = 86_400.0
 """Longest deadline or lease: a day."""
 COUNT_MAX = (1 << 32) - 1
@@ -199,3 +201,16 @@ def _listed(field: str, given: BlockIds) -> list[int]:
         if isinstance(block, bool) or not isinstance(block, SupportsIndex):
             raise InvalidArgument.of_field(f"{field}[{position}]", block, "must be an integer")
     return [operator.index(block) for block in ids]
+
+
+def checked_path(socket_path: str | os.PathLike[str]) -> str:
+    """The path of a Unix socket.
+
+    Raises:
+        ConfigInvalid: it is longer than the kernel takes.
+    """
+    path = os.fspath(socket_path)
+    length = len(os.fsencode(path))
+    if not 1 <= length <= SOCKET_PATH_BYTES_MAX:
+        raise ConfigInvalid.of_field("socket_path", path, f"must have 1 to {SOCKET_PATH_BYTES_MAX} bytes")
+    return path

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from grpc import aio
 
-from kvferry.core.errors import ConfigInvalid, KvferryError, NotFound, NotReady
+from kvferry.core.errors import KvferryError, NotFound, NotReady
 from kvferry.core.layouts import WorkerLayout, validate_layout
 from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.engine.v1.engine_pb2_grpc import EngineServiceStub
@@ -25,6 +25,7 @@ from kvferry.sdk.arguments import (
     checked_id,
     checked_int,
     checked_name,
+    checked_path,
     checked_seconds,
     checked_size,
 )
@@ -32,19 +33,19 @@ from kvferry.sdk.calls import Caller
 from kvferry.sdk.convert import publication_of
 from kvferry.sdk.engine_state import EngineState
 from kvferry.sdk.events import EngineEvent, EventStream, PublicationStream
+from kvferry.sdk.held import held_publications
 from kvferry.sdk.link import EngineLink
 from kvferry.sdk.log import sdk_log
 from kvferry.sdk.pools import AttachedPool, PoolInfo
 from kvferry.sdk.pull_request import pull_request
 from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.pulls import Pull
-from kvferry.sdk.results import Publication, TransferResult
+from kvferry.sdk.results import HeldPublication, Publication, TransferResult
 from kvferry.sdk.timeouts import set_timeouts, total_seconds
 
 if TYPE_CHECKING:
     from kvferry.engine.v1.engine_pb2_grpc import EngineServiceAsyncStub
 
-SOCKET_PATH_BYTES_MAX = 107
 CONNECT_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 10.0
 
@@ -64,7 +65,7 @@ class EngineClient:
         call_timeout_s: float,
         on_event: Callable[[EngineEvent], None] | None,
     ) -> None:
-        self._path = _checked_path(socket_path)
+        self._path = checked_path(socket_path)
         self._request = pb.OpenEngineRequest(engine_id=checked_id("engine_id", engine_id))
         if layout is not None:
             validate_layout(layout)
@@ -176,6 +177,7 @@ class EngineClient:
 
         Raises:
             InvalidArgument, BlockError, MessageTooLarge, RequestIdReused: the call is wrong.
+            Draining: the worker goes out of service.
             NotReady, DataPlaneLost, ResourceExhausted, DeadlineExceeded: not now. With ``metadata["outcome"] ==
                 "unknown"`` the blocks may be pinned for ``ttl_s``: repeat with the same ``request_id`` to find out.
         """
@@ -187,6 +189,7 @@ class EngineClient:
             ttl=duration(checked_seconds("ttl_s", ttl_s)),
             expected_reader_count=checked_int("expected_readers", expected_readers, 0, COUNT_MAX),
             data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
+            mapped_pools=state.pools.mapped(),
         )
         checked_size("blocks", request)
         try:
@@ -246,6 +249,11 @@ class EngineClient:
         table = self._open_state().publications
         return await table.wait(_name_of(publication), timeout_s, self._call_timeout_s)
 
+    async def held_publications(self) -> list[HeldPublication]:
+        """Live publications of this worker, newest first: after a restart, what an earlier life of the engine made."""
+        self._open_state()
+        return await held_publications(self._engines, self._call, self._call_timeout_s)
+
     def publication_ended(self) -> PublicationStream:
         """Every publication that ends from now on, once each, also those ended by :meth:`release`."""
         return PublicationStream(self.events())
@@ -296,6 +304,7 @@ class EngineClient:
             data_parallel_rank=data_parallel_rank,
             resumable=resumable,
         )
+        request.mapped_pools.extend(state.pools.mapped())
         set_timeouts(request, timeout_s, queue_timeout_s)
         return await state.pulls.run(request, total_seconds(request))
 
@@ -327,6 +336,7 @@ class EngineClient:
             data_parallel_rank=data_parallel_rank,
             resumable=resumable,
         )
+        request.mapped_pools.extend(state.pools.mapped())
         set_timeouts(request, timeout_s, queue_timeout_s)
         return await state.pulls.start(request, total_seconds(request))
 
@@ -360,14 +370,6 @@ class EngineClient:
             # The body's own error goes on by itself; the group only reports defects of the client.
             await self._tasks.__aexit__(None, None, None)
             await self._channel.close()
-
-
-def _checked_path(socket_path: str | os.PathLike[str]) -> str:
-    path = os.fspath(socket_path)
-    length = len(os.fsencode(path))
-    if not 1 <= length <= SOCKET_PATH_BYTES_MAX:
-        raise ConfigInvalid.of_field("socket_path", path, f"must have 1 to {SOCKET_PATH_BYTES_MAX} bytes")
-    return path
 
 
 def _name_of(publication: Publication | str) -> str:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from kvferry.core.layouts import WorkerLayout
 from kvferry.engine.v1 import engine_pb2
+from kvferry.rpc.times import seconds_of
 from kvferry.sdk.calls import Caller
 from kvferry.sdk.convert import publication_of
-from kvferry.sdk.events import EngineEvent, EventHub, PublicationEnded
+from kvferry.sdk.events import EngineEvent, EventHub, PublicationEnded, WorkerDraining
 from kvferry.sdk.pools import PoolTable
 from kvferry.sdk.publications import PublicationTable
 from kvferry.sdk.pull_stream import PullStream
@@ -64,6 +65,10 @@ class EngineState:
                 self.pools.lost(event.pool_lost.rank)
             case "pool_restored":
                 self.pools.restored(event.pool_restored)
+            case "worker_draining":
+                told = event.worker_draining
+                left = seconds_of(told.time_left) if told.HasField("time_left") else None
+                self._tell(WorkerDraining(told.draining, left))
 
     async def repair(self) -> None:
         """Ask for what may have been missed."""

@@ -35,7 +35,19 @@ class PoolRestored(Record):
     rank: int
 
 
-EngineEvent = PublicationEnded | PoolLost | PoolRestored
+@dataclass(frozen=True, slots=True)
+class WorkerDraining(Record):
+    """The worker takes no new publications and pulls (``draining``), or takes them again; those that run go on.
+
+    An engine releases what it publishes without an expected reader, and gets ready to end.
+    """
+
+    draining: bool
+    time_left_s: float | None
+    """After this, what is left is ended; None where there is no such bound."""
+
+
+EngineEvent = PublicationEnded | PoolLost | PoolRestored | WorkerDraining
 
 
 class EventStream:

@@ -29,6 +29,7 @@ from kvferry.device.cuda import CudaBytes, open_device_by_uuid
 from kvferry.device.descriptors import receive_offer
 from kvferry.device.memfd import map_shared_memory
 from kvferry.engine.v1 import engine_pb2
+from kvferry.layout.v1 import layout_pb2
 from kvferry.sdk.events import EngineEvent, PoolLost, PoolRestored
 from kvferry.sdk.records import Record
 
@@ -146,8 +147,15 @@ class AttachedPool:
             raise InvalidArgument.of_field("device", self.info.device, "numpy reads host memory only: use bytes")
         return np.frombuffer(memory, dtype=np.uint8)
 
+    @property
+    def lost(self) -> bool:
+        """Whether its data plane went away under it, and it was not closed since: views of it show dead memory."""
+        return isinstance(self._gone, DataPlaneLost)
+
     def close(self) -> None:
         """Hand out no more views. The memory is unmapped when the last view is gone. Idempotent."""
+        if self.lost:
+            self._gone = None
         self.end(NotReady(f"the pool of rank {self.rank} was closed"))
 
     def end(self, why: KvferryError) -> None:
@@ -218,6 +226,21 @@ class PoolTable:
                 raise _lost(rank)
             self._attached[rank] = pool
             return pool
+
+    def mapped(self) -> list[layout_pb2.MappedPool]:
+        """What control is told, so that nothing is published from, or pulled for, memory that is gone.
+
+        Raises:
+            DataPlaneLost: a pool was lost that was attached; attach it again, or close it.
+        """
+        for rank, pool in self._attached.items():
+            if pool.lost:
+                raise _lost(rank)
+        return [
+            layout_pb2.MappedPool(rank=rank, boot_id=pool.info.boot_id)
+            for rank, pool in self._attached.items()
+            if pool.valid
+        ]
 
     def learn(self, pools: Iterable[engine_pb2.RankPool]) -> None:
         """Take in all pools, after the engine was opened."""
@@ -329,4 +352,5 @@ def _info_of(pool: engine_pb2.RankPool) -> PoolInfo:
 
 
 def _lost(rank: int) -> DataPlaneLost:
-    return DataPlaneLost(f"the data plane of rank {rank} was lost", metadata={"rank": str(rank)})
+    why = f"the data plane of rank {rank} was lost, and its pool with it; attach again once it is back"
+    return DataPlaneLost(why, metadata={"rank": str(rank)})

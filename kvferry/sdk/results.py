@@ -1,5 +1,6 @@
 """What the clients give back: frozen values with units in their names (seconds as float, bytes as int)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -159,6 +160,44 @@ class Publication(Record):
     """How long the leases still held when this was said; 0 once it has ended."""
     handle: bytes = field(default=b"", repr=False)
     """For the decode engine. Secret: it lets its bearer read the blocks. Empty in what routers see."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPublication(Record):
+    """A live publication with all that its engine needs to go on with it after a restart."""
+
+    publication: Publication
+    """With its handle."""
+    request_id: str
+    blocks: Mapping[str, tuple[int, ...]]
+    """By layer group: leave them alone until the publication has ended."""
+
+
+class DrainState(StrEnum):
+    """Where a worker's drain stands."""
+
+    UNKNOWN = "unknown"
+    NONE = "none"
+    DRAINING = "draining"
+    ENDING = "ending"
+    DRAINED = "drained"
+
+
+@dataclass(frozen=True, slots=True)
+class Drain(Record):
+    """A worker on its way out of service."""
+
+    worker: str
+    """``workers/{worker}``."""
+    state: DrainState
+    live_publication_count: int
+    active_transfer_count: int
+    time_left_s: float | None
+    """After this, what is left is ended; None where there is no such bound."""
+    exits: bool
+    """Whether the control ends once nothing is left."""
+    leaving_ranks: tuple[int, ...]
+    """Ranks whose data planes were told to end."""
 
 
 @dataclass(frozen=True, slots=True)

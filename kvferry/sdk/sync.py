@@ -173,6 +173,7 @@ class SyncEngineClient(_SyncClient[EngineClient]):
     publish = _waiting(EngineClient.publish)
     renew = _waiting(EngineClient.renew)
     release = _waiting(EngineClient.release)
+    held_publications = _waiting(EngineClient.held_publications)
     wait_ended = _waiting(EngineClient.wait_ended)
     publication_ended = _iterating(EngineClient.publication_ended)
     events = _iterating(EngineClient.events)
@@ -209,6 +210,9 @@ class SyncWorkerClient(_Face[WorkerClient]):
     transfer = _waiting(WorkerClient.transfer)
     watch_transfers = _iterating(WorkerClient.watch_transfers)
     cancel_transfer = _waiting(WorkerClient.cancel_transfer)
+    drain = _waiting(WorkerClient.drain)
+    undrain = _waiting(WorkerClient.undrain)
+    watch_drain = _iterating(WorkerClient.watch_drain)
 
     @property
     def name(self) -> str:

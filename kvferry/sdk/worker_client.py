@@ -14,10 +14,13 @@ from kvferry.sdk.arguments import TOKENS_MAX, checked_int, checked_name
 from kvferry.sdk.calls import Method, control_error, is_transport_failure
 from kvferry.sdk.cluster import ITEMS_MAX, PAUSE_MAX_S, PAUSE_MIN_S, all_pages
 from kvferry.sdk.convert import publication_of, transfer_of
+from kvferry.sdk.drains import drain_of, drain_request
 from kvferry.sdk.log import sdk_log
-from kvferry.sdk.results import Publication, TransferResult
+from kvferry.sdk.results import Drain, Publication, TransferResult
 from kvferry.transfer.v1 import transfer_pb2
 from kvferry.transfer.v1.transfer_pb2_grpc import TransferServiceStub
+from kvferry.worker.v1 import drain_pb2
+from kvferry.worker.v1.drain_pb2_grpc import DrainServiceStub
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -134,6 +137,45 @@ class WorkerClient:
         request = transfer_pb2.CancelTransferRequest(name=checked_name("transfers", name))
         response = await self._call(lambda channel: TransferServiceStub(channel).CancelTransfer, request)
         return transfer_of(response.transfer)
+
+    async def drain(self, timeout_s: float | None = None, *, stay: bool = False) -> Drain:
+        """Take the worker out of service: no new work from now on; what is left after ``timeout_s`` is ended.
+
+        Then its control ends, unless it is to ``stay``. None: as long as it is configured.
+
+        Raises:
+            NotFound: no such worker lives.
+            PermissionDenied: the worker does not take this over the network.
+        """
+        request = drain_request(self.name, timeout_s, stay)
+        response = await self._call(lambda channel: DrainServiceStub(channel).DrainWorker, request)
+        return drain_of(response.drain)
+
+    async def undrain(self) -> Drain:
+        """Let the worker take work again.
+
+        Raises:
+            Draining: it is too late, or the worker was told to end by other means.
+        """
+        request = drain_pb2.UndrainWorkerRequest(name=self.name)
+        response = await self._call(lambda channel: DrainServiceStub(channel).UndrainWorker, request)
+        return drain_of(response.drain)
+
+    async def watch_drain(self) -> AsyncIterator[Drain]:
+        """The drain at once and after every change; ends after DRAINED if the control ends.
+
+        Raises:
+            NotReady: the control cannot be reached, or ended before that.
+        """
+        channel = await self._reach()
+        stream = DrainServiceStub(channel).WatchDrain(drain_pb2.WatchDrainRequest(name=self.name))
+        try:
+            async for change in stream:
+                yield drain_of(change.drain)
+        except aio.AioRpcError as error:
+            raise control_error(error, self._endpoint) from error
+        finally:
+            stream.cancel()
 
     async def close(self) -> None:
         """Close the connection. Called by the RouterClient that made it."""

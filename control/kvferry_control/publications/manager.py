@@ -140,7 +140,7 @@ class Publications:
             ResourceExhausted: as many publications are live as may be.
             KvferryError: a rank refused or is lost; nothing stays pinned.
         """
-        known = self._known(request_id, body)
+        known = self.known(request_id, body)
         if known is not None:
             return await self._settled(known)
         if self._live >= self._limits.live_publications:
@@ -292,7 +292,8 @@ class Publications:
         publication.leased.set()
         self._add(publication)
 
-    def _known(self, request_id: str, body: bytes) -> Publication | None:
+    def known(self, request_id: str, body: bytes) -> Publication | None:
+        """The publication of an earlier request. Raises RequestIdReused for another body."""
         publication = self._all.get(self._by_request.get(request_id, ""))
         if publication is not None and publication.fingerprint != body:
             raise RequestIdReused.of_field("request_id", request_id, "was used with another body")

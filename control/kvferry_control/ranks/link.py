@@ -22,6 +22,7 @@ OUTGOING_COMMANDS_MAX = 8_192
 UNARY_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 5.0
 RECONNECT_S = 0.1
+LANE_END_S = 0.5
 
 
 class LinkListener(Protocol):
@@ -45,6 +46,9 @@ class LinkListener(Protocol):
     def read_refused(self, link: "RankLink", transfer: str, error: KvferryError) -> None:
         """A read was not accepted."""
 
+    def link_leaving(self, link: "RankLink") -> None:
+        """``link.leaving`` changed."""
+
 
 class RankLink:
     """Commands to and events from the data plane of one rank.
@@ -56,6 +60,8 @@ class RankLink:
         self.rank = rank
         self.socket = socket
         self.up = False
+        self.leaving = False
+        """Whether the data plane was told to end, and waits to be let go."""
         self.description: pb.DescribeResponse | None = None
         self._listener = listener
         self._channel = aio.insecure_channel(f"unix:{socket}", options=channel_options())
@@ -156,11 +162,15 @@ class RankLink:
                     self.description = description
                     self.up = True
                     await self._listener.link_up(self, description, response.opened)
+                    self._set_leaving(response.opened.leaving)
                     if lane is not None:
                         # Only now: what happens next is told after that. The data plane sees the lane's end as well.
                         lane.begin(self._take_frame, outgoing.close, outgoing.flush)
                 else:
                     self._dispatch(response)
+            if lane is not None:
+                # What the data plane said last may still be under way there.
+                await lane.wait_ended(LANE_END_S)
         finally:
             if writing is not None:
                 writing.cancel()
@@ -178,6 +188,12 @@ class RankLink:
         if was_up:
             self._log.warning("session with data plane broke")
             self._listener.link_down(self)
+        self._set_leaving(False)
+
+    def _set_leaving(self, leaving: bool) -> None:
+        if leaving != self.leaving:
+            self.leaving = leaving
+            self._listener.link_leaving(self)
 
     def _take_frame(self, frame: bytes) -> None:
         self._dispatch(pb.SessionResponse.FromString(frame))
@@ -195,6 +211,8 @@ class RankLink:
                 answer.set_result(response)
         elif kind == "lease_ended":
             self._listener.lease_ended(self, response.lease_ended)
+        elif kind == "leaving":
+            self._set_leaving(True)
         elif kind == "command_refused":
             self._log.warning("command refused", error=str(_refusal(response.command_refused)))
 

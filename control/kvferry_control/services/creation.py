@@ -25,7 +25,6 @@ class TransferMaker:
         Raises:
             KvferryError: why it is not made.
         """
-        layout = self._worker.require_ready()
         body = pb.CreateTransferRequest(
             handle=request.handle,
             destination_blocks=request.destination_blocks,
@@ -34,9 +33,15 @@ class TransferMaker:
             data_parallel_rank=request.data_parallel_rank,
             resumable=request.resumable,
         )
+        request_id, body_print = check_id("request_id", request.request_id), fingerprint(body)
+        known = self._transfers.table.known(request_id, body_print)
+        if known is not None:
+            return known
+        layout = self._worker.require_ready()
+        self._worker.require_mapped(request.mapped_pools)
         wanted = PullRequest(
-            request_id=check_id("request_id", request.request_id),
-            fingerprint=fingerprint(body),
+            request_id=request_id,
+            fingerprint=body_print,
             handle=request.handle,
             blocks=blocks_by_group(request.destination_blocks),
             timeout_s=checked_seconds("timeout", request.timeout, self._limits.timeout_s),

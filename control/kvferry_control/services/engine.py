@@ -1,6 +1,7 @@
 """EngineService: what this worker's engine asks, over its Unix socket."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 from grpc import aio
@@ -16,15 +17,18 @@ from kvferry.rpc.times import checked_seconds, duration
 from kvferry_control.blocks import check_blocks, check_tokens
 from kvferry_control.config import LimitsSection
 from kvferry_control.handles import make_handle
+from kvferry_control.publications.machine import State
 from kvferry_control.publications.manager import Publication, Publications
 from kvferry_control.ranks.link import RankLink
-from kvferry_control.requests import check_id, fingerprint, id_of
+from kvferry_control.requests import check_id, fingerprint, id_of, page
 from kvferry_control.services.pull_session import PullSession, message_of
 from kvferry_control.worker import LocalWorker
 
 ENGINE_EVENTS_MAX = 8_192
 TOKENS_MAX = 1 << 32
 READERS_MAX = 1_000_000
+HELD_BLOCKS_MAX = 1_000_000
+"""Blocks on one page of held publications: 16 MiB hold three times as many, and one publication has at most so many."""
 
 
 class EngineService(EngineServiceServicer):
@@ -73,7 +77,7 @@ class EngineService(EngineServiceServicer):
     async def Publish(
         self, request: pb.PublishRequest, context: aio.ServicerContext[pb.PublishRequest, pb.PublishResponse]
     ) -> pb.PublishResponse:
-        layout = self._worker.require_ready()
+        layout = self._worker.require_layout()
         request_id = check_id("request_id", request.request_id)
         blocks = blocks_by_group(request.blocks)
         shard = request.data_parallel_rank
@@ -92,20 +96,20 @@ class EngineService(EngineServiceServicer):
             expected_reader_count=request.expected_reader_count,
             data_parallel_rank=shard,
         )
+        body_print = fingerprint(body)
+        if self._publications.known(request_id, body_print) is None:
+            self._worker.require_ready()
+            self._worker.require_mapped(request.mapped_pools)
         publication = await self._publications.publish(
             request_id,
-            fingerprint(body),
+            body_print,
             blocks,
             request.token_count,
             ttl_s,
             request.expected_reader_count,
             frozenset(rank.rank for rank in layout.ranks_of(shard)),
         )
-        identity = self._worker.identity
-        handle = make_handle(
-            self._worker.name, identity.incarnation, publication.id, publication.token_count, identity.handle_key
-        )
-        return pb.PublishResponse(publication=publication.to_wire(), handle=handle)
+        return pb.PublishResponse(publication=publication.to_wire(), handle=self._handle_of(publication))
 
     @unary_method
     async def RenewPublication(
@@ -128,6 +132,31 @@ class EngineService(EngineServiceServicer):
         return pb.ReleasePublicationResponse(publication=publication.to_wire())
 
     @unary_method
+    async def ListHeldPublications(
+        self,
+        request: pb.ListHeldPublicationsRequest,
+        context: aio.ServicerContext[pb.ListHeldPublicationsRequest, pb.ListHeldPublicationsResponse],
+    ) -> pb.ListHeldPublicationsResponse:
+        live = [p for p in self._publications.newest_first() if p.life.state is State.LIVE]
+        chosen, token = page(live, request.page_size, request.page_token, lambda publication: publication.id)
+        blocks = 0
+        for count, publication in enumerate(chosen, start=1):
+            blocks += publication.block_count
+            if blocks > HELD_BLOCKS_MAX and count < len(chosen):
+                chosen, token = chosen[:count], publication.id
+                break
+        held = [
+            pb.HeldPublication(
+                publication=publication.to_wire(),
+                request_id=publication.request_id,
+                handle=self._handle_of(publication),
+                blocks=publication.blocks.values(),
+            )
+            for publication in chosen
+        ]
+        return pb.ListHeldPublicationsResponse(publications=held, next_page_token=token)
+
+    @unary_method
     async def Heartbeat(
         self, request: pb.HeartbeatRequest, context: aio.ServicerContext[pb.HeartbeatRequest, pb.HeartbeatResponse]
     ) -> pb.HeartbeatResponse:
@@ -148,6 +177,8 @@ class EngineService(EngineServiceServicer):
         self._watchers.add(events)
         try:
             yield pb.WatchEngineResponse()
+            if self._worker.draining:
+                yield self._drain_event()
             while (event := await events.get()) is not None:
                 yield event
             raise ResourceExhausted(f"the engine reads too slowly: {ENGINE_EVENTS_MAX} events were waiting")
@@ -183,6 +214,22 @@ class EngineService(EngineServiceServicer):
     def pool_restored(self, link: RankLink) -> None:
         """Tell the engine that a pool is back."""
         self._tell(pb.WatchEngineResponse(pool_restored=rank_pool(link)))
+
+    def draining_changed(self) -> None:
+        """Tell the engine that the worker takes no new work, or takes work again."""
+        self._tell(self._drain_event())
+
+    def _drain_event(self) -> pb.WatchEngineResponse:
+        event = pb.WorkerDraining(draining=self._worker.draining)
+        if self._worker.drain_deadline is not None:
+            event.time_left.CopyFrom(duration(max(self._worker.drain_deadline - time.monotonic(), 0.0)))
+        return pb.WatchEngineResponse(worker_draining=event)
+
+    def _handle_of(self, publication: Publication) -> bytes:
+        identity = self._worker.identity
+        return make_handle(
+            self._worker.name, identity.incarnation, publication.id, publication.token_count, identity.handle_key
+        )
 
     def _tell(self, event: pb.WatchEngineResponse) -> None:
         for events in self._watchers:

@@ -56,20 +56,19 @@ class Transfers:
         self.books = Books(metrics, self._conclude)
         self._spawn = spawn
         self._worker_record = worker_record
+        self.silent_ranks: set[int] = set()
+        """Data planes that did not confirm the end of a read within its bound, and have ended none since."""
         self._log = structlog.get_logger("kvferry.control.transfers")
 
     def create(self, request: PullRequest, layout: WorkerLayout, incarnation: int) -> TransferRecord:
-        """Start a transfer, or give the one that this request started before.
+        """Start a transfer; its request id is not in the table.
 
         Raises:
-            RequestIdReused, HandleMalformed, BlockError, InvalidArgument: the request is wrong.
+            HandleMalformed, BlockError, InvalidArgument: the request is wrong.
             PeerError: the handle's worker is not in the snapshot, and it names no other.
             StaleIncarnation: the handle is of an earlier life of its worker, and it names no other.
             ResourceExhausted: too many transfers are active.
         """
-        known = self.table.known(request.request_id, request.fingerprint)
-        if known is not None:
-            return known
         sources = candidates_of(request.handle)
         shard = request.data_parallel_rank
         check_blocks("destination_blocks", request.blocks, layout, self._limits.blocks_per_request, shard)
@@ -111,7 +110,10 @@ class Transfers:
         """Ask for a transfer's end. Its terminal state acknowledges it, at most ``SETTLE_BOUND_S`` later."""
         if record.life.state.terminal or record.life.state is State.SETTLING:
             return
-        self.apply(record, machine.Ended(Failure(Reason.CANCELLED, "cancelled on request")))
+        self._end(record, Failure(Reason.CANCELLED, "cancelled on request"))
+
+    def _end(self, record: TransferRecord, failure: Failure) -> None:
+        self.apply(record, machine.Ended(failure))
         if not record.life.state.terminal:
             loop = asyncio.get_running_loop()
             record.timers.append(loop.call_later(SETTLE_BOUND_S, self.apply, record, machine.SettleTimedOut()))
@@ -131,6 +133,8 @@ class Transfers:
         before, record.life = record.life, machine.advance(record.life, event)
         if record.life == before:
             return
+        if isinstance(event, machine.SettleTimedOut):
+            self.silent_ranks |= before.pending
         if len(record.life.given_up) > len(record.attempts):
             self._leave_source(record, before.state)
         elif record.life.state is State.SETTLING and before.state is not State.SETTLING:
@@ -145,6 +149,7 @@ class Transfers:
 
     def read_finished(self, rank: int, event: dp.ReadFinished) -> None:
         """A data plane confirmed the end of a read."""
+        self.silent_ranks.discard(rank)
         self._confirm(rank, event.transfer)
         record = self.table.find(event.transfer)
         if record is None or rank not in record.life.pending:
@@ -168,6 +173,7 @@ class Transfers:
 
     def link_down(self, rank: int) -> None:
         """A data plane is gone: its reads are unsettled until it is back or known to be dead."""
+        self.silent_ranks.discard(rank)
         failure = Failure(Reason.DATA_PLANE_LOST, f"the data plane of rank {rank} was lost", rank)
         for record in self.table.active():
             if rank in record.life.pending:
@@ -192,10 +198,10 @@ class Transfers:
             self._log.info("late confirmation", transfer=record.name, rank=rank, settled=record.life.settled)
 
     def end_all(self, failure: Failure) -> None:
-        """The worker begins a new life: nothing that runs can go on."""
+        """Nothing that runs can go on. Each is terminal at most ``SETTLE_BOUND_S`` later."""
         for record in self.table.active():
             if record.life.state is not State.SETTLING:
-                self.apply(record, machine.Ended(failure))
+                self._end(record, failure)
 
     def _add(self, record: TransferRecord) -> None:
         try:

@@ -12,6 +12,7 @@ from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.executor import ReadExecutor
 from kvferry_dataplane.reads.mailbox import Mailbox
 from kvferry_dataplane.reads.request import ReadRequest
+from kvferry_dataplane.thread_names import name_thread
 
 _log = structlog.get_logger("kvferry.dataplane.reads")
 _STEPS_PER_PAUSE = 16
@@ -66,6 +67,10 @@ class ReadThread:
         """Forget a peer."""
         self._mailbox.put(lambda now: self._executor.disconnect(peer, now))
 
+    def ping(self, answer: Callable[[], None]) -> None:
+        """Have ``answer`` called on the thread."""
+        self._mailbox.put(lambda _: answer())
+
     def _stop(self, _: float) -> None:
         self._stopping = True
 
@@ -77,6 +82,7 @@ class ReadThread:
             _log.warning("peer refused by the backend", peer=peer.name, reason=error.reason, message=error.message)
 
     def _run(self) -> None:
+        name_thread(self._thread.name)
         try:
             self._before()
             self._executor.prepare()

@@ -29,7 +29,7 @@ from kvferry.negotiation.v1 import negotiation_pb2 as kvferry_dot_negotiation_do
 from kvferry.transfer.v1 import transfer_pb2 as kvferry_dot_transfer_dot_v1_dot_transfer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$kvferry/dataplane/v1/dataplane.proto\x12\x14kvferry.dataplane.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ckvferry/error/v1/error.proto\x1a\x1ekvferry/layout/v1/layout.proto\x1a(kvferry/negotiation/v1/negotiation.proto\x1a\"kvferry/transfer/v1/transfer.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xfb\x01\n\x10\x44\x65scribeResponse\x12\x32\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0b\x32\".kvferry.negotiation.v1.RankAccess\x12\x13\n\x0bpool_socket\x18\x02 \x01(\t\x12\x17\n\x0fhuge_page_bytes\x18\x03 \x01(\x04\x12\x30\n\x08\x61\x64option\x18\x04 \x01(\x0b\x32\x1e.kvferry.dataplane.v1.Adoption\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x42\n\x12transport_settings\x18\x06 \x03(\x0b\x32&.kvferry.dataplane.v1.TransportSetting\"I\n\x10TransportSetting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x18\n\x10\x66rom_environment\x18\x03 \x01(\x08\"\x97\x01\n\x08\x41\x64option\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x12\n\nhandle_key\x18\x04 \x01(\x0c\x12\x0c\n\x04rank\x18\x05 \x01(\r\x12/\n\x06layout\x18\x06 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\"@\n\x0c\x41\x64optRequest\x12\x30\n\x08\x61\x64option\x18\x01 \x01(\x0b\x32\x1e.kvferry.dataplane.v1.Adoption\"\x0f\n\rAdoptResponse\"\x82\x04\n\x0eSessionRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12;\n\racquire_lease\x18\x02 \x01(\x0b\x32\".kvferry.dataplane.v1.AcquireLeaseH\x00\x12\x37\n\x0brenew_lease\x18\x03 \x01(\x0b\x32 .kvferry.dataplane.v1.RenewLeaseH\x00\x12;\n\rrelease_lease\x18\x04 \x01(\x0b\x32\".kvferry.dataplane.v1.ReleaseLeaseH\x00\x12=\n\x0e\x65xpect_readers\x18\x05 \x01(\x0b\x32#.kvferry.dataplane.v1.ExpectReadersH\x00\x12\x39\n\x0c\x63onnect_peer\x18\x06 \x01(\x0b\x32!.kvferry.dataplane.v1.ConnectPeerH\x00\x12?\n\x0f\x64isconnect_peer\x18\x07 \x01(\x0b\x32$.kvferry.dataplane.v1.DisconnectPeerH\x00\x12*\n\x04read\x18\x08 \x01(\x0b\x32\x1a.kvferry.dataplane.v1.ReadH\x00\x12\x37\n\x0b\x63\x61ncel_read\x18\t \x01(\x0b\x32 .kvferry.dataplane.v1.CancelReadH\x00\x42\t\n\x07\x63ommand\"\x94\x03\n\x0fSessionResponse\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12\x35\n\x06opened\x18\x02 \x01(\x0b\x32#.kvferry.dataplane.v1.SessionOpenedH\x00\x12;\n\rlease_granted\x18\x03 \x01(\x0b\x32\".kvferry.dataplane.v1.LeaseGrantedH\x00\x12\x37\n\x0blease_ended\x18\x04 \x01(\x0b\x32 .kvferry.dataplane.v1.LeaseEndedH\x00\x12;\n\rread_finished\x18\x05 \x01(\x0b\x32\".kvferry.dataplane.v1.ReadFinishedH\x00\x12\x39\n\x0c\x63ommand_done\x18\x06 \x01(\x0b\x32!.kvferry.dataplane.v1.CommandDoneH\x00\x12?\n\x0f\x63ommand_refused\x18\x07 \x01(\x0b\x32$.kvferry.dataplane.v1.CommandRefusedH\x00\x42\x07\n\x05\x65vent\"\x8d\x01\n\x0c\x41\x63quireLease\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nattributes\x18\x04 \x01(\x0c\"I\n\nRenewLease\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"#\n\x0cReleaseLease\x12\x13\n\x0bpublication\x18\x01 \x01(\t\"<\n\rExpectReaders\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x80\x01\n\x0b\x43onnectPeer\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x32\n\x06\x61\x63\x63\x65ss\x18\x02 \x01(\x0b\x32\".kvferry.negotiation.v1.RankAccess\x12/\n\x06layout\x18\x03 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\"\x1e\n\x0e\x44isconnectPeer\x12\x0c\n\x04peer\x18\x01 \x01(\t\"\xce\x02\n\x04Read\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12\x31\n\x07sources\x18\x02 \x03(\x0b\x32 .kvferry.dataplane.v1.ReadSource\x12\x38\n\x12\x64\x65stination_blocks\x18\x03 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12,\n\ttime_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x13\n\x0btoken_count\x18\x06 \x01(\x04\x12\x13\n\x0b\x66irst_token\x18\x07 \x01(\x04\x12\x15\n\rsource_worker\x18\x1e \x01(\t\x12\x32\n\x0fqueue_time_left\x18\x1f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nspan_bytes\x18# \x01(\x04\"z\n\nReadSource\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12\x30\n\x05lease\x18\x03 \x01(\x0b\x32!.kvferry.negotiation.v1.RankLease\"\x1e\n\nCancelRead\x12\x10\n\x08transfer\x18\x01 \x01(\t\"T\n\rSessionOpened\x12\x30\n\x06leases\x18\x01 \x03(\x0b\x32 .kvferry.dataplane.v1.LeaseState\x12\x11\n\ttransfers\x18\x02 \x03(\t\"\xc3\x01\n\nLeaseState\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12\x30\n\x05lease\x18\x02 \x01(\x0b\x32!.kvferry.negotiation.v1.RankLease\x12,\n\x06\x62locks\x18\x03 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12,\n\ttime_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nattributes\x18\x05 \x01(\x0c\"U\n\x0cLeaseGranted\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12\x30\n\x05lease\x18\x02 \x01(\x0b\x32!.kvferry.negotiation.v1.RankLease\"N\n\nLeaseEnded\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12+\n\x03\x65nd\x18\x02 \x01(\x0e\x32\x1e.kvferry.dataplane.v1.LeaseEnd\"\x82\x01\n\x0cReadFinished\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12-\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1c.kvferry.transfer.v1.Failure\x12\x31\n\x07\x66igures\x18\x03 \x01(\x0b\x32 .kvferry.transfer.v1.RankFigures\"\r\n\x0b\x43ommandDone\"\xc2\x01\n\x0e\x43ommandRefused\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.kvferry.error.v1.Reason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x44\n\x08metadata\x18\x03 \x03(\x0b\x32\x32.kvferry.dataplane.v1.CommandRefused.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"s\n\tPoolOffer\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x12\n\npool_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x17\n\x0f\x63uda_ipc_handle\x18\x04 \x01(\x0c\x12\x18\n\x10\x63uda_device_uuid\x18\x05 \x01(\x0c\"\x8e\x01\n\nShareOffer\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x12\n\npool_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x18\n\x10lease_slot_count\x18\x04 \x01(\r\x12\x17\n\x0f\x63uda_ipc_handle\x18\x05 \x01(\x0c\x12\x18\n\x10\x63uda_device_uuid\x18\x06 \x01(\x0c*j\n\x08LeaseEnd\x12\x19\n\x15LEASE_END_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_END_RELEASED\x10\x01\x12\x15\n\x11LEASE_END_EXPIRED\x10\x02\x12\x14\n\x10LEASE_END_ABSENT\x10\x03\x32\x9b\x02\n\x10\x44\x61taPlaneService\x12Y\n\x08\x44\x65scribe\x12%.kvferry.dataplane.v1.DescribeRequest\x1a&.kvferry.dataplane.v1.DescribeResponse\x12P\n\x05\x41\x64opt\x12\".kvferry.dataplane.v1.AdoptRequest\x1a#.kvferry.dataplane.v1.AdoptResponse\x12Z\n\x07Session\x12$.kvferry.dataplane.v1.SessionRequest\x1a%.kvferry.dataplane.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$kvferry/dataplane/v1/dataplane.proto\x12\x14kvferry.dataplane.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ckvferry/error/v1/error.proto\x1a\x1ekvferry/layout/v1/layout.proto\x1a(kvferry/negotiation/v1/negotiation.proto\x1a\"kvferry/transfer/v1/transfer.proto\"\x11\n\x0f\x44\x65scribeRequest\"\xfb\x01\n\x10\x44\x65scribeResponse\x12\x32\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0b\x32\".kvferry.negotiation.v1.RankAccess\x12\x13\n\x0bpool_socket\x18\x02 \x01(\t\x12\x17\n\x0fhuge_page_bytes\x18\x03 \x01(\x04\x12\x30\n\x08\x61\x64option\x18\x04 \x01(\x0b\x32\x1e.kvferry.dataplane.v1.Adoption\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x42\n\x12transport_settings\x18\x06 \x03(\x0b\x32&.kvferry.dataplane.v1.TransportSetting\"I\n\x10TransportSetting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x18\n\x10\x66rom_environment\x18\x03 \x01(\x08\"\x97\x01\n\x08\x41\x64option\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x12\n\nhandle_key\x18\x04 \x01(\x0c\x12\x0c\n\x04rank\x18\x05 \x01(\r\x12/\n\x06layout\x18\x06 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\"@\n\x0c\x41\x64optRequest\x12\x30\n\x08\x61\x64option\x18\x01 \x01(\x0b\x32\x1e.kvferry.dataplane.v1.Adoption\"\x0f\n\rAdoptResponse\"\xb2\x04\n\x0eSessionRequest\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12;\n\racquire_lease\x18\x02 \x01(\x0b\x32\".kvferry.dataplane.v1.AcquireLeaseH\x00\x12\x37\n\x0brenew_lease\x18\x03 \x01(\x0b\x32 .kvferry.dataplane.v1.RenewLeaseH\x00\x12;\n\rrelease_lease\x18\x04 \x01(\x0b\x32\".kvferry.dataplane.v1.ReleaseLeaseH\x00\x12=\n\x0e\x65xpect_readers\x18\x05 \x01(\x0b\x32#.kvferry.dataplane.v1.ExpectReadersH\x00\x12\x39\n\x0c\x63onnect_peer\x18\x06 \x01(\x0b\x32!.kvferry.dataplane.v1.ConnectPeerH\x00\x12?\n\x0f\x64isconnect_peer\x18\x07 \x01(\x0b\x32$.kvferry.dataplane.v1.DisconnectPeerH\x00\x12*\n\x04read\x18\x08 \x01(\x0b\x32\x1a.kvferry.dataplane.v1.ReadH\x00\x12\x37\n\x0b\x63\x61ncel_read\x18\t \x01(\x0b\x32 .kvferry.dataplane.v1.CancelReadH\x00\x12.\n\x06\x64\x65part\x18- \x01(\x0b\x32\x1c.kvferry.dataplane.v1.DepartH\x00\x42\t\n\x07\x63ommand\"\xc6\x03\n\x0fSessionResponse\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12\x35\n\x06opened\x18\x02 \x01(\x0b\x32#.kvferry.dataplane.v1.SessionOpenedH\x00\x12;\n\rlease_granted\x18\x03 \x01(\x0b\x32\".kvferry.dataplane.v1.LeaseGrantedH\x00\x12\x37\n\x0blease_ended\x18\x04 \x01(\x0b\x32 .kvferry.dataplane.v1.LeaseEndedH\x00\x12;\n\rread_finished\x18\x05 \x01(\x0b\x32\".kvferry.dataplane.v1.ReadFinishedH\x00\x12\x39\n\x0c\x63ommand_done\x18\x06 \x01(\x0b\x32!.kvferry.dataplane.v1.CommandDoneH\x00\x12?\n\x0f\x63ommand_refused\x18\x07 \x01(\x0b\x32$.kvferry.dataplane.v1.CommandRefusedH\x00\x12\x30\n\x07leaving\x18- \x01(\x0b\x32\x1d.kvferry.dataplane.v1.LeavingH\x00\x42\x07\n\x05\x65vent\"\x8d\x01\n\x0c\x41\x63quireLease\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nattributes\x18\x04 \x01(\x0c\"I\n\nRenewLease\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"#\n\x0cReleaseLease\x12\x13\n\x0bpublication\x18\x01 \x01(\t\"<\n\rExpectReaders\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x80\x01\n\x0b\x43onnectPeer\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x32\n\x06\x61\x63\x63\x65ss\x18\x02 \x01(\x0b\x32\".kvferry.negotiation.v1.RankAccess\x12/\n\x06layout\x18\x03 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\"\x1e\n\x0e\x44isconnectPeer\x12\x0c\n\x04peer\x18\x01 \x01(\t\"\xce\x02\n\x04Read\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12\x31\n\x07sources\x18\x02 \x03(\x0b\x32 .kvferry.dataplane.v1.ReadSource\x12\x38\n\x12\x64\x65stination_blocks\x18\x03 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12,\n\ttime_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x13\n\x0btoken_count\x18\x06 \x01(\x04\x12\x13\n\x0b\x66irst_token\x18\x07 \x01(\x04\x12\x15\n\rsource_worker\x18\x1e \x01(\t\x12\x32\n\x0fqueue_time_left\x18\x1f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nspan_bytes\x18# \x01(\x04\"z\n\nReadSource\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12\x30\n\x05lease\x18\x03 \x01(\x0b\x32!.kvferry.negotiation.v1.RankLease\"\x1e\n\nCancelRead\x12\x10\n\x08transfer\x18\x01 \x01(\t\"e\n\rSessionOpened\x12\x30\n\x06leases\x18\x01 \x03(\x0b\x32 .kvferry.dataplane.v1.LeaseState\x12\x11\n\ttransfers\x18\x02 \x03(\t\x12\x0f\n\x07leaving\x18- \x01(\x08\"\xc3\x01\n\nLeaseState\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12\x30\n\x05lease\x18\x02 \x01(\x0b\x32!.kvferry.negotiation.v1.RankLease\x12,\n\x06\x62locks\x18\x03 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12,\n\ttime_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nattributes\x18\x05 \x01(\x0c\"\t\n\x07Leaving\"\x08\n\x06\x44\x65part\"U\n\x0cLeaseGranted\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12\x30\n\x05lease\x18\x02 \x01(\x0b\x32!.kvferry.negotiation.v1.RankLease\"N\n\nLeaseEnded\x12\x13\n\x0bpublication\x18\x01 \x01(\t\x12+\n\x03\x65nd\x18\x02 \x01(\x0e\x32\x1e.kvferry.dataplane.v1.LeaseEnd\"\x82\x01\n\x0cReadFinished\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12-\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1c.kvferry.transfer.v1.Failure\x12\x31\n\x07\x66igures\x18\x03 \x01(\x0b\x32 .kvferry.transfer.v1.RankFigures\"\r\n\x0b\x43ommandDone\"\xc2\x01\n\x0e\x43ommandRefused\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.kvferry.error.v1.Reason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x44\n\x08metadata\x18\x03 \x03(\x0b\x32\x32.kvferry.dataplane.v1.CommandRefused.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"s\n\tPoolOffer\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x12\n\npool_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x17\n\x0f\x63uda_ipc_handle\x18\x04 \x01(\x0c\x12\x18\n\x10\x63uda_device_uuid\x18\x05 \x01(\x0c\"\x8e\x01\n\nShareOffer\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x12\n\npool_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x18\n\x10lease_slot_count\x18\x04 \x01(\r\x12\x17\n\x0f\x63uda_ipc_handle\x18\x05 \x01(\x0c\x12\x18\n\x10\x63uda_device_uuid\x18\x06 \x01(\x0c*j\n\x08LeaseEnd\x12\x19\n\x15LEASE_END_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_END_RELEASED\x10\x01\x12\x15\n\x11LEASE_END_EXPIRED\x10\x02\x12\x14\n\x10LEASE_END_ABSENT\x10\x03\x32\x9b\x02\n\x10\x44\x61taPlaneService\x12Y\n\x08\x44\x65scribe\x12%.kvferry.dataplane.v1.DescribeRequest\x1a&.kvferry.dataplane.v1.DescribeResponse\x12P\n\x05\x41\x64opt\x12\".kvferry.dataplane.v1.AdoptRequest\x1a#.kvferry.dataplane.v1.AdoptResponse\x12Z\n\x07Session\x12$.kvferry.dataplane.v1.SessionRequest\x1a%.kvferry.dataplane.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_COMMANDREFUSED_METADATAENTRY']._loaded_options = None
   _globals['_COMMANDREFUSED_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_LEASEEND']._serialized_start=3775
-  _globals['_LEASEEND']._serialized_end=3881
+  _globals['_LEASEEND']._serialized_start=3911
+  _globals['_LEASEEND']._serialized_end=4017
   _globals['_DESCRIBEREQUEST']._serialized_start=234
   _globals['_DESCRIBEREQUEST']._serialized_end=251
   _globals['_DESCRIBERESPONSE']._serialized_start=254
@@ -53,47 +53,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADOPTRESPONSE']._serialized_start=802
   _globals['_ADOPTRESPONSE']._serialized_end=817
   _globals['_SESSIONREQUEST']._serialized_start=820
-  _globals['_SESSIONREQUEST']._serialized_end=1334
-  _globals['_SESSIONRESPONSE']._serialized_start=1337
-  _globals['_SESSIONRESPONSE']._serialized_end=1741
-  _globals['_ACQUIRELEASE']._serialized_start=1744
-  _globals['_ACQUIRELEASE']._serialized_end=1885
-  _globals['_RENEWLEASE']._serialized_start=1887
-  _globals['_RENEWLEASE']._serialized_end=1960
-  _globals['_RELEASELEASE']._serialized_start=1962
-  _globals['_RELEASELEASE']._serialized_end=1997
-  _globals['_EXPECTREADERS']._serialized_start=1999
-  _globals['_EXPECTREADERS']._serialized_end=2059
-  _globals['_CONNECTPEER']._serialized_start=2062
-  _globals['_CONNECTPEER']._serialized_end=2190
-  _globals['_DISCONNECTPEER']._serialized_start=2192
-  _globals['_DISCONNECTPEER']._serialized_end=2222
-  _globals['_READ']._serialized_start=2225
-  _globals['_READ']._serialized_end=2559
-  _globals['_READSOURCE']._serialized_start=2561
-  _globals['_READSOURCE']._serialized_end=2683
-  _globals['_CANCELREAD']._serialized_start=2685
-  _globals['_CANCELREAD']._serialized_end=2715
-  _globals['_SESSIONOPENED']._serialized_start=2717
-  _globals['_SESSIONOPENED']._serialized_end=2801
-  _globals['_LEASESTATE']._serialized_start=2804
-  _globals['_LEASESTATE']._serialized_end=2999
-  _globals['_LEASEGRANTED']._serialized_start=3001
-  _globals['_LEASEGRANTED']._serialized_end=3086
-  _globals['_LEASEENDED']._serialized_start=3088
-  _globals['_LEASEENDED']._serialized_end=3166
-  _globals['_READFINISHED']._serialized_start=3169
-  _globals['_READFINISHED']._serialized_end=3299
-  _globals['_COMMANDDONE']._serialized_start=3301
-  _globals['_COMMANDDONE']._serialized_end=3314
-  _globals['_COMMANDREFUSED']._serialized_start=3317
-  _globals['_COMMANDREFUSED']._serialized_end=3511
-  _globals['_COMMANDREFUSED_METADATAENTRY']._serialized_start=3464
-  _globals['_COMMANDREFUSED_METADATAENTRY']._serialized_end=3511
-  _globals['_POOLOFFER']._serialized_start=3513
-  _globals['_POOLOFFER']._serialized_end=3628
-  _globals['_SHAREOFFER']._serialized_start=3631
-  _globals['_SHAREOFFER']._serialized_end=3773
-  _globals['_DATAPLANESERVICE']._serialized_start=3884
-  _globals['_DATAPLANESERVICE']._serialized_end=4167
+  _globals['_SESSIONREQUEST']._serialized_end=1382
+  _globals['_SESSIONRESPONSE']._serialized_start=1385
+  _globals['_SESSIONRESPONSE']._serialized_end=1839
+  _globals['_ACQUIRELEASE']._serialized_start=1842
+  _globals['_ACQUIRELEASE']._serialized_end=1983
+  _globals['_RENEWLEASE']._serialized_start=1985
+  _globals['_RENEWLEASE']._serialized_end=2058
+  _globals['_RELEASELEASE']._serialized_start=2060
+  _globals['_RELEASELEASE']._serialized_end=2095
+  _globals['_EXPECTREADERS']._serialized_start=2097
+  _globals['_EXPECTREADERS']._serialized_end=2157
+  _globals['_CONNECTPEER']._serialized_start=2160
+  _globals['_CONNECTPEER']._serialized_end=2288
+  _globals['_DISCONNECTPEER']._serialized_start=2290
+  _globals['_DISCONNECTPEER']._serialized_end=2320
+  _globals['_READ']._serialized_start=2323
+  _globals['_READ']._serialized_end=2657
+  _globals['_READSOURCE']._serialized_start=2659
+  _globals['_READSOURCE']._serialized_end=2781
+  _globals['_CANCELREAD']._serialized_start=2783
+  _globals['_CANCELREAD']._serialized_end=2813
+  _globals['_SESSIONOPENED']._serialized_start=2815
+  _globals['_SESSIONOPENED']._serialized_end=2916
+  _globals['_LEASESTATE']._serialized_start=2919
+  _globals['_LEASESTATE']._serialized_end=3114
+  _globals['_LEAVING']._serialized_start=3116
+  _globals['_LEAVING']._serialized_end=3125
+  _globals['_DEPART']._serialized_start=3127
+  _globals['_DEPART']._serialized_end=3135
+  _globals['_LEASEGRANTED']._serialized_start=3137
+  _globals['_LEASEGRANTED']._serialized_end=3222
+  _globals['_LEASEENDED']._serialized_start=3224
+  _globals['_LEASEENDED']._serialized_end=3302
+  _globals['_READFINISHED']._serialized_start=3305
+  _globals['_READFINISHED']._serialized_end=3435
+  _globals['_COMMANDDONE']._serialized_start=3437
+  _globals['_COMMANDDONE']._serialized_end=3450
+  _globals['_COMMANDREFUSED']._serialized_start=3453
+  _globals['_COMMANDREFUSED']._serialized_end=3647
+  _globals['_COMMANDREFUSED_METADATAENTRY']._serialized_start=3600
+  _globals['_COMMANDREFUSED_METADATAENTRY']._serialized_end=3647
+  _globals['_POOLOFFER']._serialized_start=3649
+  _globals['_POOLOFFER']._serialized_end=3764
+  _globals['_SHAREOFFER']._serialized_start=3767
+  _globals['_SHAREOFFER']._serialized_end=3909
+  _globals['_DATAPLANESERVICE']._serialized_start=4020
+  _globals['_DATAPLANESERVICE']._serialized_end=4303
 # @@protoc_insertion_point(module_scope)

@@ -247,6 +247,7 @@ class SessionRequest(_message.Message):
     DISCONNECT_PEER_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
     CANCEL_READ_FIELD_NUMBER: _builtins.int
+    DEPART_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """Chosen by control, growing; events that answer the command carry it."""
     @_builtins.property
@@ -281,6 +282,10 @@ class SessionRequest(_message.Message):
     def cancel_read(self) -> Global___CancelRead:
         """End a read early."""
 
+    @_builtins.property
+    def depart(self) -> Global___Depart:
+        """Leave, as was asked for by `leaving`."""
+
     def __init__(
         self,
         *,
@@ -293,12 +298,13 @@ class SessionRequest(_message.Message):
         disconnect_peer: Global___DisconnectPeer | None = ...,
         read: Global___Read | None = ...,
         cancel_read: Global___CancelRead | None = ...,
+        depart: Global___Depart | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "connect_peer", b"connect_peer", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "command_id", b"command_id", "connect_peer", b"connect_peer", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "command_id", b"command_id", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["acquire_lease", "renew_lease", "release_lease", "expect_readers", "connect_peer", "disconnect_peer", "read", "cancel_read"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["acquire_lease", "renew_lease", "release_lease", "expect_readers", "connect_peer", "disconnect_peer", "read", "cancel_read", "depart"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -317,6 +323,7 @@ class SessionResponse(_message.Message):
     READ_FINISHED_FIELD_NUMBER: _builtins.int
     COMMAND_DONE_FIELD_NUMBER: _builtins.int
     COMMAND_REFUSED_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """The command that this answers; 0 when nothing asked for it."""
     @_builtins.property
@@ -343,6 +350,10 @@ class SessionResponse(_message.Message):
     def command_refused(self) -> Global___CommandRefused:
         """A command was refused; nothing changed."""
 
+    @_builtins.property
+    def leaving(self) -> Global___Leaving:
+        """The data plane was told to end and waits for what it holds."""
+
     def __init__(
         self,
         *,
@@ -353,12 +364,13 @@ class SessionResponse(_message.Message):
         read_finished: Global___ReadFinished | None = ...,
         command_done: Global___CommandDone | None = ...,
         command_refused: Global___CommandRefused | None = ...,
+        leaving: Global___Leaving | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command_done", b"command_done", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "opened", b"opened", "read_finished", b"read_finished"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command_done", b"command_done", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "read_finished", b"read_finished"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_done", b"command_done", "command_id", b"command_id", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "opened", b"opened", "read_finished", b"read_finished"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_done", b"command_done", "command_id", b"command_id", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "read_finished", b"read_finished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "lease_granted", "lease_ended", "read_finished", "command_done", "command_refused"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "lease_granted", "lease_ended", "read_finished", "command_done", "command_refused", "leaving"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -666,6 +678,9 @@ class SessionOpened(_message.Message):
 
     LEASES_FIELD_NUMBER: _builtins.int
     TRANSFERS_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    leaving: _builtins.bool
+    """Whether it was told to end before: see Leaving."""
     @_builtins.property
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseState]:
         """Leases that hold."""
@@ -679,10 +694,11 @@ class SessionOpened(_message.Message):
         *,
         leases: _abc.Iterable[Global___LeaseState] | None = ...,
         transfers: _abc.Iterable[_builtins.str] | None = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "transfers", b"transfers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "leaving", b"leaving", "transfers", b"transfers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -731,6 +747,43 @@ class LeaseState(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaseState: _TypeAlias = LeaseState  # noqa: Y015
+
+@_typing.final
+class Leaving(_message.Message):
+    """The data plane was told to end. It stays until control sends `depart`; without a session, until it holds no lease and
+    no read; and never longer than its own time-out, after which it clears its lease words and ends its reads. Control
+    gives its worker no new work meanwhile.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leaving: _TypeAlias = Leaving  # noqa: Y015
+
+@_typing.final
+class Depart(_message.Message):
+    """Nothing of this worker needs the data plane any more: it ends. Answered by `command_done`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Depart: _TypeAlias = Depart  # noqa: Y015
 
 @_typing.final
 class LeaseGranted(_message.Message):

@@ -29,7 +29,7 @@ from kvferry.publication.v1 import publication_pb2 as kvferry_dot_publication_do
 from kvferry.transfer.v1 import transfer_pb2 as kvferry_dot_transfer_dot_v1_dot_transfer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekvferry/engine/v1/engine.proto\x12\x11kvferry.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ckvferry/error/v1/error.proto\x1a\x1ekvferry/layout/v1/layout.proto\x1a(kvferry/publication/v1/publication.proto\x1a\"kvferry/transfer/v1/transfer.proto\"W\n\x11OpenEngineRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12/\n\x06layout\x18\x02 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\"b\n\x08RankPool\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x12\n\npool_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bpool_socket\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\x0c\"\x9c\x01\n\x12OpenEngineResponse\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12*\n\x05pools\x18\x03 \x03(\x0b\x32\x1b.kvferry.engine.v1.RankPool\x12\x35\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xca\x01\n\x0ePublishRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15\x65xpected_reader_count\x18\x05 \x01(\r\x12\x1a\n\x12\x64\x61ta_parallel_rank\x18\x06 \x01(\r\"[\n\x0fPublishResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\x12\x0e\n\x06handle\x18\x02 \x01(\x0c\"O\n\x17RenewPublicationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x18RenewPublicationResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\")\n\x19ReleasePublicationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"V\n\x1aReleasePublicationResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\"%\n\x10HeartbeatRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\"\x13\n\x11HeartbeatResponse\"\'\n\x12WatchEngineRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\"\xc8\x01\n\x13WatchEngineResponse\x12@\n\x11publication_ended\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.PublicationH\x00\x12\x30\n\tpool_lost\x18\x02 \x01(\x0b\x32\x1b.kvferry.engine.v1.PoolLostH\x00\x12\x34\n\rpool_restored\x18\x03 \x01(\x0b\x32\x1b.kvferry.engine.v1.RankPoolH\x00\x42\x07\n\x05\x65vent\"\x18\n\x08PoolLost\x12\x0c\n\x04rank\x18\x01 \x01(\r\"?\n\x0bPullRequest\x12\x30\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1e.kvferry.engine.v1.PullCommand\"\xf9\x01\n\x0bPullCommand\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12<\n\x06\x63reate\x18\x02 \x01(\x0b\x32*.kvferry.transfer.v1.CreateTransferRequestH\x00\x12<\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32*.kvferry.transfer.v1.CancelTransferRequestH\x00\x12\x38\n\x05watch\x18\x04 \x01(\x0b\x32\'.kvferry.transfer.v1.GetTransferRequestH\x00\x12\x15\n\ranswer_at_end\x18\x05 \x01(\x08\x42\t\n\x07\x63ommand\"<\n\x0cPullResponse\x12,\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1c.kvferry.engine.v1.PullEvent\"\x89\x01\n\tPullEvent\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12\x31\n\x08transfer\x18\x02 \x01(\x0b\x32\x1d.kvferry.transfer.v1.TransferH\x00\x12,\n\x07refused\x18\x03 \x01(\x0b\x32\x19.kvferry.error.v1.RefusalH\x00\x42\x07\n\x05\x65vent2\xa1\x05\n\rEngineService\x12Y\n\nOpenEngine\x12$.kvferry.engine.v1.OpenEngineRequest\x1a%.kvferry.engine.v1.OpenEngineResponse\x12P\n\x07Publish\x12!.kvferry.engine.v1.PublishRequest\x1a\".kvferry.engine.v1.PublishResponse\x12k\n\x10RenewPublication\x12*.kvferry.engine.v1.RenewPublicationRequest\x1a+.kvferry.engine.v1.RenewPublicationResponse\x12q\n\x12ReleasePublication\x12,.kvferry.engine.v1.ReleasePublicationRequest\x1a-.kvferry.engine.v1.ReleasePublicationResponse\x12V\n\tHeartbeat\x12#.kvferry.engine.v1.HeartbeatRequest\x1a$.kvferry.engine.v1.HeartbeatResponse\x12^\n\x0bWatchEngine\x12%.kvferry.engine.v1.WatchEngineRequest\x1a&.kvferry.engine.v1.WatchEngineResponse0\x01\x12K\n\x04Pull\x12\x1e.kvferry.engine.v1.PullRequest\x1a\x1f.kvferry.engine.v1.PullResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekvferry/engine/v1/engine.proto\x12\x11kvferry.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ckvferry/error/v1/error.proto\x1a\x1ekvferry/layout/v1/layout.proto\x1a(kvferry/publication/v1/publication.proto\x1a\"kvferry/transfer/v1/transfer.proto\"W\n\x11OpenEngineRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\x12/\n\x06layout\x18\x02 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\"b\n\x08RankPool\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x12\n\npool_bytes\x18\x03 \x01(\x04\x12\x13\n\x0bpool_socket\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\x0c\"\x9c\x01\n\x12OpenEngineResponse\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12*\n\x05pools\x18\x03 \x03(\x0b\x32\x1b.kvferry.engine.v1.RankPool\x12\x35\n\x12heartbeat_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xff\x01\n\x0ePublishRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15\x65xpected_reader_count\x18\x05 \x01(\r\x12\x1a\n\x12\x64\x61ta_parallel_rank\x18\x06 \x01(\r\x12\x33\n\x0cmapped_pools\x18- \x03(\x0b\x32\x1d.kvferry.layout.v1.MappedPool\"[\n\x0fPublishResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\x12\x0e\n\x06handle\x18\x02 \x01(\x0c\"O\n\x17RenewPublicationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x18RenewPublicationResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\")\n\x19ReleasePublicationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"V\n\x1aReleasePublicationResponse\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\"D\n\x1bListHeldPublicationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x9d\x01\n\x0fHeldPublication\x12\x38\n\x0bpublication\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.Publication\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06handle\x18\x03 \x01(\x0c\x12,\n\x06\x62locks\x18\x04 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\"q\n\x1cListHeldPublicationsResponse\x12\x38\n\x0cpublications\x18\x01 \x03(\x0b\x32\".kvferry.engine.v1.HeldPublication\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x10HeartbeatRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\"\x13\n\x11HeartbeatResponse\"\'\n\x12WatchEngineRequest\x12\x11\n\tengine_id\x18\x01 \x01(\t\"\x86\x02\n\x13WatchEngineResponse\x12@\n\x11publication_ended\x18\x01 \x01(\x0b\x32#.kvferry.publication.v1.PublicationH\x00\x12\x30\n\tpool_lost\x18\x02 \x01(\x0b\x32\x1b.kvferry.engine.v1.PoolLostH\x00\x12\x34\n\rpool_restored\x18\x03 \x01(\x0b\x32\x1b.kvferry.engine.v1.RankPoolH\x00\x12<\n\x0fworker_draining\x18- \x01(\x0b\x32!.kvferry.engine.v1.WorkerDrainingH\x00\x42\x07\n\x05\x65vent\"P\n\x0eWorkerDraining\x12\x10\n\x08\x64raining\x18\x01 \x01(\x08\x12,\n\ttime_left\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x18\n\x08PoolLost\x12\x0c\n\x04rank\x18\x01 \x01(\r\"?\n\x0bPullRequest\x12\x30\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1e.kvferry.engine.v1.PullCommand\"\xf9\x01\n\x0bPullCommand\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12<\n\x06\x63reate\x18\x02 \x01(\x0b\x32*.kvferry.transfer.v1.CreateTransferRequestH\x00\x12<\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32*.kvferry.transfer.v1.CancelTransferRequestH\x00\x12\x38\n\x05watch\x18\x04 \x01(\x0b\x32\'.kvferry.transfer.v1.GetTransferRequestH\x00\x12\x15\n\ranswer_at_end\x18\x05 \x01(\x08\x42\t\n\x07\x63ommand\"<\n\x0cPullResponse\x12,\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1c.kvferry.engine.v1.PullEvent\"\x89\x01\n\tPullEvent\x12\x12\n\ncommand_id\x18\x01 \x01(\x04\x12\x31\n\x08transfer\x18\x02 \x01(\x0b\x32\x1d.kvferry.transfer.v1.TransferH\x00\x12,\n\x07refused\x18\x03 \x01(\x0b\x32\x19.kvferry.error.v1.RefusalH\x00\x42\x07\n\x05\x65vent2\x9a\x06\n\rEngineService\x12Y\n\nOpenEngine\x12$.kvferry.engine.v1.OpenEngineRequest\x1a%.kvferry.engine.v1.OpenEngineResponse\x12P\n\x07Publish\x12!.kvferry.engine.v1.PublishRequest\x1a\".kvferry.engine.v1.PublishResponse\x12k\n\x10RenewPublication\x12*.kvferry.engine.v1.RenewPublicationRequest\x1a+.kvferry.engine.v1.RenewPublicationResponse\x12q\n\x12ReleasePublication\x12,.kvferry.engine.v1.ReleasePublicationRequest\x1a-.kvferry.engine.v1.ReleasePublicationResponse\x12V\n\tHeartbeat\x12#.kvferry.engine.v1.HeartbeatRequest\x1a$.kvferry.engine.v1.HeartbeatResponse\x12^\n\x0bWatchEngine\x12%.kvferry.engine.v1.WatchEngineRequest\x1a&.kvferry.engine.v1.WatchEngineResponse0\x01\x12w\n\x14ListHeldPublications\x12..kvferry.engine.v1.ListHeldPublicationsRequest\x1a/.kvferry.engine.v1.ListHeldPublicationsResponse\x12K\n\x04Pull\x12\x1e.kvferry.engine.v1.PullRequest\x1a\x1f.kvferry.engine.v1.PullResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,35 +43,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENENGINERESPONSE']._serialized_start=415
   _globals['_OPENENGINERESPONSE']._serialized_end=571
   _globals['_PUBLISHREQUEST']._serialized_start=574
-  _globals['_PUBLISHREQUEST']._serialized_end=776
-  _globals['_PUBLISHRESPONSE']._serialized_start=778
-  _globals['_PUBLISHRESPONSE']._serialized_end=869
-  _globals['_RENEWPUBLICATIONREQUEST']._serialized_start=871
-  _globals['_RENEWPUBLICATIONREQUEST']._serialized_end=950
-  _globals['_RENEWPUBLICATIONRESPONSE']._serialized_start=952
-  _globals['_RENEWPUBLICATIONRESPONSE']._serialized_end=1036
-  _globals['_RELEASEPUBLICATIONREQUEST']._serialized_start=1038
-  _globals['_RELEASEPUBLICATIONREQUEST']._serialized_end=1079
-  _globals['_RELEASEPUBLICATIONRESPONSE']._serialized_start=1081
-  _globals['_RELEASEPUBLICATIONRESPONSE']._serialized_end=1167
-  _globals['_HEARTBEATREQUEST']._serialized_start=1169
-  _globals['_HEARTBEATREQUEST']._serialized_end=1206
-  _globals['_HEARTBEATRESPONSE']._serialized_start=1208
-  _globals['_HEARTBEATRESPONSE']._serialized_end=1227
-  _globals['_WATCHENGINEREQUEST']._serialized_start=1229
-  _globals['_WATCHENGINEREQUEST']._serialized_end=1268
-  _globals['_WATCHENGINERESPONSE']._serialized_start=1271
-  _globals['_WATCHENGINERESPONSE']._serialized_end=1471
-  _globals['_POOLLOST']._serialized_start=1473
-  _globals['_POOLLOST']._serialized_end=1497
-  _globals['_PULLREQUEST']._serialized_start=1499
-  _globals['_PULLREQUEST']._serialized_end=1562
-  _globals['_PULLCOMMAND']._serialized_start=1565
-  _globals['_PULLCOMMAND']._serialized_end=1814
-  _globals['_PULLRESPONSE']._serialized_start=1816
-  _globals['_PULLRESPONSE']._serialized_end=1876
-  _globals['_PULLEVENT']._serialized_start=1879
-  _globals['_PULLEVENT']._serialized_end=2016
-  _globals['_ENGINESERVICE']._serialized_start=2019
-  _globals['_ENGINESERVICE']._serialized_end=2692
+  _globals['_PUBLISHREQUEST']._serialized_end=829
+  _globals['_PUBLISHRESPONSE']._serialized_start=831
+  _globals['_PUBLISHRESPONSE']._serialized_end=922
+  _globals['_RENEWPUBLICATIONREQUEST']._serialized_start=924
+  _globals['_RENEWPUBLICATIONREQUEST']._serialized_end=1003
+  _globals['_RENEWPUBLICATIONRESPONSE']._serialized_start=1005
+  _globals['_RENEWPUBLICATIONRESPONSE']._serialized_end=1089
+  _globals['_RELEASEPUBLICATIONREQUEST']._serialized_start=1091
+  _globals['_RELEASEPUBLICATIONREQUEST']._serialized_end=1132
+  _globals['_RELEASEPUBLICATIONRESPONSE']._serialized_start=1134
+  _globals['_RELEASEPUBLICATIONRESPONSE']._serialized_end=1220
+  _globals['_LISTHELDPUBLICATIONSREQUEST']._serialized_start=1222
+  _globals['_LISTHELDPUBLICATIONSREQUEST']._serialized_end=1290
+  _globals['_HELDPUBLICATION']._serialized_start=1293
+  _globals['_HELDPUBLICATION']._serialized_end=1450
+  _globals['_LISTHELDPUBLICATIONSRESPONSE']._serialized_start=1452
+  _globals['_LISTHELDPUBLICATIONSRESPONSE']._serialized_end=1565
+  _globals['_HEARTBEATREQUEST']._serialized_start=1567
+  _globals['_HEARTBEATREQUEST']._serialized_end=1604
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1606
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1625
+  _globals['_WATCHENGINEREQUEST']._serialized_start=1627
+  _globals['_WATCHENGINEREQUEST']._serialized_end=1666
+  _globals['_WATCHENGINERESPONSE']._serialized_start=1669
+  _globals['_WATCHENGINERESPONSE']._serialized_end=1931
+  _globals['_WORKERDRAINING']._serialized_start=1933
+  _globals['_WORKERDRAINING']._serialized_end=2013
+  _globals['_POOLLOST']._serialized_start=2015
+  _globals['_POOLLOST']._serialized_end=2039
+  _globals['_PULLREQUEST']._serialized_start=2041
+  _globals['_PULLREQUEST']._serialized_end=2104
+  _globals['_PULLCOMMAND']._serialized_start=2107
+  _globals['_PULLCOMMAND']._serialized_end=2356
+  _globals['_PULLRESPONSE']._serialized_start=2358
+  _globals['_PULLRESPONSE']._serialized_end=2418
+  _globals['_PULLEVENT']._serialized_start=2421
+  _globals['_PULLEVENT']._serialized_end=2558
+  _globals['_ENGINESERVICE']._serialized_start=2561
+  _globals['_ENGINESERVICE']._serialized_end=3355
 # @@protoc_insertion_point(module_scope)

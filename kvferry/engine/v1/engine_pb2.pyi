@@ -139,6 +139,7 @@ class PublishRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     EXPECTED_READER_COUNT_FIELD_NUMBER: _builtins.int
     DATA_PARALLEL_RANK_FIELD_NUMBER: _builtins.int
+    MAPPED_POOLS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required, 1 to 128 characters."""
     token_count: _builtins.int
@@ -155,6 +156,12 @@ class PublishRequest(_message.Message):
     def ttl(self) -> _duration_pb2.Duration:
         """How long the leases last."""
 
+    @_builtins.property
+    def mapped_pools(self) -> _containers.RepeatedCompositeFieldContainer[_layout_pb2.MappedPool]:
+        """The pools that the engine has mapped. Refused as DATA_PLANE_LOST if one of them is gone: the blocks were written to
+        memory that nobody can read any more.
+        """
+
     def __init__(
         self,
         *,
@@ -164,10 +171,11 @@ class PublishRequest(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         expected_reader_count: _builtins.int = ...,
         data_parallel_rank: _builtins.int = ...,
+        mapped_pools: _abc.Iterable[_layout_pb2.MappedPool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "data_parallel_rank", b"data_parallel_rank", "expected_reader_count", b"expected_reader_count", "request_id", b"request_id", "token_count", b"token_count", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "data_parallel_rank", b"data_parallel_rank", "expected_reader_count", b"expected_reader_count", "mapped_pools", b"mapped_pools", "request_id", b"request_id", "token_count", b"token_count", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -300,6 +308,98 @@ class ReleasePublicationResponse(_message.Message):
 Global___ReleasePublicationResponse: _TypeAlias = ReleasePublicationResponse  # noqa: Y015
 
 @_typing.final
+class ListHeldPublicationsRequest(_message.Message):
+    """Request of ListHeldPublications."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many; 0 means 100, the bound is 1000. Fewer come where their blocks are many."""
+    page_token: _builtins.str
+    """From the previous answer."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHeldPublicationsRequest: _TypeAlias = ListHeldPublicationsRequest  # noqa: Y015
+
+@_typing.final
+class HeldPublication(_message.Message):
+    """A publication that is live."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLICATION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    HANDLE_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """As given to Publish."""
+    handle: _builtins.bytes
+    """As the answer to Publish had it."""
+    @_builtins.property
+    def publication(self) -> _publication_pb2.Publication:
+        """The publication."""
+
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[_layout_pb2.BlockList]:
+        """Its blocks, per layer group."""
+
+    def __init__(
+        self,
+        *,
+        publication: _publication_pb2.Publication | None = ...,
+        request_id: _builtins.str = ...,
+        handle: _builtins.bytes = ...,
+        blocks: _abc.Iterable[_layout_pb2.BlockList] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["publication", b"publication"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "handle", b"handle", "publication", b"publication", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldPublication: _TypeAlias = HeldPublication  # noqa: Y015
+
+@_typing.final
+class ListHeldPublicationsResponse(_message.Message):
+    """Response of ListHeldPublications."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLICATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def publications(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldPublication]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        publications: _abc.Iterable[Global___HeldPublication] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "publications", b"publications"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHeldPublicationsResponse: _TypeAlias = ListHeldPublicationsResponse  # noqa: Y015
+
+@_typing.final
 class HeartbeatRequest(_message.Message):
     """Request of Heartbeat."""
 
@@ -369,6 +469,7 @@ class WatchEngineResponse(_message.Message):
     PUBLICATION_ENDED_FIELD_NUMBER: _builtins.int
     POOL_LOST_FIELD_NUMBER: _builtins.int
     POOL_RESTORED_FIELD_NUMBER: _builtins.int
+    WORKER_DRAINING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def publication_ended(self) -> _publication_pb2.Publication:
         """The publication ended: its blocks are the engine's again."""
@@ -381,22 +482,55 @@ class WatchEngineResponse(_message.Message):
     def pool_restored(self) -> Global___RankPool:
         """A data plane is back, with a new pool to attach."""
 
+    @_builtins.property
+    def worker_draining(self) -> Global___WorkerDraining:
+        """The worker takes no new work, or takes work again. Told at the beginning of a stream if it holds then."""
+
     def __init__(
         self,
         *,
         publication_ended: _publication_pb2.Publication | None = ...,
         pool_lost: Global___PoolLost | None = ...,
         pool_restored: Global___RankPool | None = ...,
+        worker_draining: Global___WorkerDraining | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "pool_lost", b"pool_lost", "pool_restored", b"pool_restored", "publication_ended", b"publication_ended"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "pool_lost", b"pool_lost", "pool_restored", b"pool_restored", "publication_ended", b"publication_ended", "worker_draining", b"worker_draining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "pool_lost", b"pool_lost", "pool_restored", b"pool_restored", "publication_ended", b"publication_ended"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "pool_lost", b"pool_lost", "pool_restored", b"pool_restored", "publication_ended", b"publication_ended", "worker_draining", b"worker_draining"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["publication_ended", "pool_lost", "pool_restored"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["publication_ended", "pool_lost", "pool_restored", "worker_draining"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___WatchEngineResponse: _TypeAlias = WatchEngineResponse  # noqa: Y015
+
+@_typing.final
+class WorkerDraining(_message.Message):
+    """Whether the worker is being drained."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRAINING_FIELD_NUMBER: _builtins.int
+    TIME_LEFT_FIELD_NUMBER: _builtins.int
+    draining: _builtins.bool
+    """No new publications and pulls are taken; those that run go on."""
+    @_builtins.property
+    def time_left(self) -> _duration_pb2.Duration:
+        """After this, what is left is ended; unset where there is no such bound."""
+
+    def __init__(
+        self,
+        *,
+        draining: _builtins.bool = ...,
+        time_left: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time_left", b"time_left"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "time_left", b"time_left"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerDraining: _TypeAlias = WorkerDraining  # noqa: Y015
 
 @_typing.final
 class PoolLost(_message.Message):

@@ -65,6 +65,11 @@ class EngineServiceStub(object):
                 request_serializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.WatchEngineRequest.SerializeToString,
                 response_deserializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.WatchEngineResponse.FromString,
                 _registered_method=True)
+        self.ListHeldPublications = channel.unary_unary(
+                '/kvferry.engine.v1.EngineService/ListHeldPublications',
+                request_serializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.ListHeldPublicationsRequest.SerializeToString,
+                response_deserializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.ListHeldPublicationsResponse.FromString,
+                _registered_method=True)
         self.Pull = channel.stream_stream(
                 '/kvferry.engine.v1.EngineService/Pull',
                 request_serializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.PullRequest.SerializeToString,
@@ -119,6 +124,14 @@ class EngineServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListHeldPublications(self, request, context):
+        """Lists the publications of this worker that are live, with their blocks and handles: what an engine that was restarted
+        must leave alone, and can still hand out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Pull(self, request_iterator, context):
         """This engine's pulls on one long-lived stream, several at once: makes and cancels transfers, and tells their ends.
         Does the same as CreateTransfer, CancelTransfer and WatchTransfers of kvferry.transfer.v1.TransferService.
@@ -159,6 +172,11 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.WatchEngine,
                     request_deserializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.WatchEngineRequest.FromString,
                     response_serializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.WatchEngineResponse.SerializeToString,
+            ),
+            'ListHeldPublications': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHeldPublications,
+                    request_deserializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.ListHeldPublicationsRequest.FromString,
+                    response_serializer=kvferry_dot_engine_dot_v1_dot_engine__pb2.ListHeldPublicationsResponse.SerializeToString,
             ),
             'Pull': grpc.stream_stream_rpc_method_handler(
                     servicer.Pull,
@@ -329,6 +347,33 @@ class EngineService(object):
             '/kvferry.engine.v1.EngineService/WatchEngine',
             kvferry_dot_engine_dot_v1_dot_engine__pb2.WatchEngineRequest.SerializeToString,
             kvferry_dot_engine_dot_v1_dot_engine__pb2.WatchEngineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHeldPublications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvferry.engine.v1.EngineService/ListHeldPublications',
+            kvferry_dot_engine_dot_v1_dot_engine__pb2.ListHeldPublicationsRequest.SerializeToString,
+            kvferry_dot_engine_dot_v1_dot_engine__pb2.ListHeldPublicationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class EngineServiceStub:
     """Says that the engine lives."""
     WatchEngine: _grpc.UnaryStreamMultiCallable[_engine_pb2.WatchEngineRequest, _engine_pb2.WatchEngineResponse]
     """Streams what the engine must know: ended publications and lost pools."""
+    ListHeldPublications: _grpc.UnaryUnaryMultiCallable[_engine_pb2.ListHeldPublicationsRequest, _engine_pb2.ListHeldPublicationsResponse]
+    """Lists the publications of this worker that are live, with their blocks and handles: what an engine that was restarted
+    must leave alone, and can still hand out.
+    """
     Pull: _grpc.StreamStreamMultiCallable[_engine_pb2.PullRequest, _engine_pb2.PullResponse]
     """This engine's pulls on one long-lived stream, several at once: makes and cancels transfers, and tells their ends.
     Does the same as CreateTransfer, CancelTransfer and WatchTransfers of kvferry.transfer.v1.TransferService.
@@ -71,6 +75,10 @@ class EngineServiceAsyncStub(EngineServiceStub):
     """Says that the engine lives."""
     WatchEngine: _aio.UnaryStreamMultiCallable[_engine_pb2.WatchEngineRequest, _engine_pb2.WatchEngineResponse]  # type: ignore[assignment]
     """Streams what the engine must know: ended publications and lost pools."""
+    ListHeldPublications: _aio.UnaryUnaryMultiCallable[_engine_pb2.ListHeldPublicationsRequest, _engine_pb2.ListHeldPublicationsResponse]  # type: ignore[assignment]
+    """Lists the publications of this worker that are live, with their blocks and handles: what an engine that was restarted
+    must leave alone, and can still hand out.
+    """
     Pull: _aio.StreamStreamMultiCallable[_engine_pb2.PullRequest, _engine_pb2.PullResponse]  # type: ignore[assignment]
     """This engine's pulls on one long-lived stream, several at once: makes and cancels transfers, and tells their ends.
     Does the same as CreateTransfer, CancelTransfer and WatchTransfers of kvferry.transfer.v1.TransferService.
@@ -128,6 +136,16 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_pb2.WatchEngineResponse], _abc.AsyncIterator[_engine_pb2.WatchEngineResponse]]:
         """Streams what the engine must know: ended publications and lost pools."""
+
+    @_abc_1.abstractmethod
+    def ListHeldPublications(
+        self,
+        request: _engine_pb2.ListHeldPublicationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.ListHeldPublicationsResponse, _abc.Awaitable[_engine_pb2.ListHeldPublicationsResponse]]:
+        """Lists the publications of this worker that are live, with their blocks and handles: what an engine that was restarted
+        must leave alone, and can still hand out.
+        """
 
     @_abc_1.abstractmethod
     def Pull(

@@ -70,9 +70,11 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_DATA_PLANE_LOST: _Reason.ValueType  # 36
     """A data plane of this worker is gone or does not answer."""
     REASON_NOT_READY: _Reason.ValueType  # 37
-    """The worker takes no new work because it is shutting down or has no engine yet."""
+    """The worker takes no new work yet or any more: it has no engine, lacks a data plane, or ends at this moment."""
     REASON_QUEUE_TIMEOUT: _Reason.ValueType  # 38
     """The transfer was not served within its queue timeout: too much else is asked of the destination."""
+    REASON_DRAINING: _Reason.ValueType  # 45
+    """The worker is being drained and takes no new work: go to another one. What it has published can still be pulled."""
     REASON_LAYOUT_MISMATCH: _Reason.ValueType  # 50
     """The two workers' layouts cannot be paired; metadata `field`, `source` and `destination` give both sides' values."""
     REASON_WORKER_NAME_TAKEN: _Reason.ValueType  # 51
@@ -143,9 +145,11 @@ REASON_CANCELLED: Reason.ValueType  # 35
 REASON_DATA_PLANE_LOST: Reason.ValueType  # 36
 """A data plane of this worker is gone or does not answer."""
 REASON_NOT_READY: Reason.ValueType  # 37
-"""The worker takes no new work because it is shutting down or has no engine yet."""
+"""The worker takes no new work yet or any more: it has no engine, lacks a data plane, or ends at this moment."""
 REASON_QUEUE_TIMEOUT: Reason.ValueType  # 38
 """The transfer was not served within its queue timeout: too much else is asked of the destination."""
+REASON_DRAINING: Reason.ValueType  # 45
+"""The worker is being drained and takes no new work: go to another one. What it has published can still be pulled."""
 REASON_LAYOUT_MISMATCH: Reason.ValueType  # 50
 """The two workers' layouts cannot be paired; metadata `field`, `source` and `destination` give both sides' values."""
 REASON_WORKER_NAME_TAKEN: Reason.ValueType  # 51

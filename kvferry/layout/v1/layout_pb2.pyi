@@ -308,3 +308,29 @@ class BlockList(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BlockList: _TypeAlias = BlockList  # noqa: Y015
+
+@_typing.final
+class MappedPool(_message.Message):
+    """A pool that an engine has mapped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """Index of the rank."""
+    boot_id: _builtins.bytes
+    """Identity of the life of its data plane, as in kvferry.engine.v1.RankPool."""
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        boot_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "rank", b"rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MappedPool: _TypeAlias = MappedPool  # noqa: Y015

@@ -472,6 +472,7 @@ class CreateTransferRequest(_message.Message):
     DATA_PARALLEL_RANK_FIELD_NUMBER: _builtins.int
     QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
     RESUMABLE_FIELD_NUMBER: _builtins.int
+    MAPPED_POOLS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required, 1 to 128 characters."""
     handle: _builtins.bytes
@@ -504,6 +505,12 @@ class CreateTransferRequest(_message.Message):
         fails as QUEUE_TIMEOUT. It is terminal after `queue_timeout` and `timeout` together.
         """
 
+    @_builtins.property
+    def mapped_pools(self) -> _containers.RepeatedCompositeFieldContainer[_layout_pb2.MappedPool]:
+        """The pools that the engine has mapped. Refused as DATA_PLANE_LOST if one of them is gone: the engine would never see
+        what is read.
+        """
+
     def __init__(
         self,
         *,
@@ -516,10 +523,11 @@ class CreateTransferRequest(_message.Message):
         data_parallel_rank: _builtins.int = ...,
         queue_timeout: _duration_pb2.Duration | None = ...,
         resumable: _builtins.bool = ...,
+        mapped_pools: _abc.Iterable[_layout_pb2.MappedPool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queue_timeout", b"queue_timeout", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "priority", b"priority", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "resumable", b"resumable", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "mapped_pools", b"mapped_pools", "priority", b"priority", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "resumable", b"resumable", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -156,6 +156,12 @@ class FakeControl(
         return engine_pb2.ReleasePublicationResponse(publication=self.publications[request.name])
 
     @unary_method
+    async def ListHeldPublications(
+        self, request: engine_pb2.ListHeldPublicationsRequest, context: Context
+    ) -> engine_pb2.ListHeldPublicationsResponse:
+        return engine_pb2.ListHeldPublicationsResponse()
+
+    @unary_method
     async def RenewPublication(
         self, request: engine_pb2.RenewPublicationRequest, context: Context
     ) -> engine_pb2.RenewPublicationResponse:

@@ -46,6 +46,9 @@ class ThreadedControl(engine_pb2_grpc.EngineServiceServicer):
     def OpenEngine(self, request: object, context: object) -> engine_pb2.OpenEngineResponse:
         return engine_pb2.OpenEngineResponse(worker="fake", incarnation=7)
 
+    def ListHeldPublications(self, request: object, context: object) -> engine_pb2.ListHeldPublicationsResponse:
+        return engine_pb2.ListHeldPublicationsResponse()
+
     def WatchEngine(self, request: object, context: object) -> Iterator[engine_pb2.WatchEngineResponse]:
         yield engine_pb2.WatchEngineResponse()
         ended = publication_pb2.Publication(name="publications/x", state=publication_pb2.PUBLICATION_STATE_EXPIRED)

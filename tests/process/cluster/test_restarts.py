@@ -17,7 +17,7 @@ from kvferry.launch.errors import ProcessEnded
 from kvferry.launch.worker import WorkerSpec
 from kvferry.layout.v1 import layout_pb2
 from kvferry.rpc.times import duration
-from tests.process.cluster.pair import POOL_BYTES, RANKS, Pair, eventually, layout_of, ready, running_pair
+from tests.process.cluster.pair import BLOCK_BYTES, POOL_BYTES, RANKS, Pair, eventually, layout_of, ready, running_pair
 
 
 @pytest_asyncio.fixture
@@ -104,6 +104,7 @@ async def test_a_pull_goes_on_with_the_successor_of_its_own_control(pair: Pair) 
             child.resume()
         await pair.decode.start_control()
     assert "succeeded" == pull.result().state
+    assert 2 * RANKS * BLOCK_BYTES == pull.result().received_bytes
     assert 0 == await pair.differing([1, 2], [3, 4])
 
 

@@ -131,7 +131,8 @@ class DataPlane:
             self.process = subprocess.Popen(  # noqa: S603 - the interpreter of this test
                 [
                     *(sys.executable, "-m", "kvferry_dataplane", "--pool-bytes", str(POOL_BYTES)),
-                    *("--socket", str(self.socket), "--ready-fd", str(ready_write), *flags),
+                    *("--socket", str(self.socket), "--ready-fd", str(ready_write)),
+                    *("--drain-timeout", "0", *flags),
                 ],
                 stderr=log,
                 pass_fds=[ready_write],

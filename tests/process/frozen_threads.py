@@ -1,0 +1,65 @@
+"""Stops one thread of another process where it waits, so that it is really stuck, and lets it go on again."""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17
+_WALL = 0x40000000
+_ATTEMPTS = 1_000
+_BLOCKING_CALLS = {"202": "futex", "232": "epoll_wait", "281": "epoll_pwait", "441": "epoll_pwait2"}
+"""By their numbers on x86-64, which is where the tests run."""
+
+
+@contextlib.contextmanager
+def frozen_thread(pid: int, name: str | None = None) -> Iterator[None]:
+    """Stop the thread ``name`` of a process, None: its main thread, for as long as the block lasts.
+
+    It is stopped in a wait, where it does not hold the interpreter's lock: the other threads go on.
+    """
+    thread = pid if name is None else _thread_of(pid, name)
+    for _ in range(_ATTEMPTS):
+        _attach(thread)
+        if _waits(pid, thread):
+            break
+        _ptrace(_DETACH, thread)
+    else:
+        raise AssertionError(f"thread {name} of process {pid} never waits")
+    try:
+        yield
+    finally:
+        _ptrace(_DETACH, thread)
+
+
+def _attach(thread: int) -> None:
+    try:
+        _ptrace(_SEIZE, thread)
+    except PermissionError:
+        pytest.skip("this system lets nobody trace processes")
+    _ptrace(_INTERRUPT, thread)
+    os.waitpid(thread, _WALL)
+
+
+def _waits(pid: int, thread: int) -> bool:
+    """Whether it is inside a system call that blocks; the first field is the call's number, or a word."""
+    call = Path(f"/proc/{pid}/task/{thread}/syscall").read_text().split()[0]
+    return call in _BLOCKING_CALLS
+
+
+def _thread_of(pid: int, name: str) -> int:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        if (task / "comm").read_text().strip() == name:
+            return int(task.name)
+    raise AssertionError(f"process {pid} has no thread {name}")
+
+
+def _ptrace(request: int, thread: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    if libc.ptrace(request, thread, None, None) == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
