@@ -8,6 +8,7 @@ from functools import partial
 
 import structlog
 
+from kvferry.core.checksums.shares import every_of
 from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
@@ -71,10 +72,11 @@ class Parts:
 class ControlProcess:
     """One control. ``run`` returns after ``stop`` was called; a typed error from it ends the process."""
 
-    def __init__(self, config: ControlConfig) -> None:
+    def __init__(self, config: ControlConfig, servers: Servers | None = None) -> None:
+        """``servers`` are those that the configuration names, unless they are given."""
         self._config = config
         self._metrics = ControlMetrics()
-        self._servers = Servers(config.worker.listen, config.worker.engine_socket)
+        self._servers = servers or Servers(config.worker.listen, config.worker.engine_socket)
         self._cluster = Cluster()
         self._links = [RankLink(rank, section.socket, self) for rank, section in enumerate(config.ranks)]
         self._worker = LocalWorker(config, config.worker.advertise or self._servers.listen, self._links)
@@ -155,7 +157,8 @@ class ControlProcess:
         publications = Publications(self._links, limits, self._metrics, spawn)
         sources = Sources(self._worker.name, self._links, spawn)
         transfers = Transfers(self._worker.name, self._links, sources, limits, self._metrics, spawn, self._cluster.find)
-        maker = TransferMaker(self._worker, transfers, limits)
+        compare_every = every_of("transfers.verify", self._config.transfers.verify)
+        maker = TransferMaker(self._worker, transfers, limits, compare_every)
         engine = EngineService(
             self._worker,
             publications,
@@ -163,6 +166,7 @@ class ControlProcess:
             limits,
             self._busy,
             lambda: self._layout_replaced(spawn),
+            self._servers.lanes,
         )
         drain = Drain(
             self._worker, publications, transfers, self._links, spawn, self._stopping.set, engine.draining_changed
@@ -190,7 +194,8 @@ class ControlProcess:
             add_TransferServiceServicer_to_server(service, server)
             allowed = for_engine or self._config.drain.remote
             add_DrainServiceServicer_to_server(DrainService(self._config, parts.drain, allowed), server)
-        negotiation = NegotiationService(self._worker, parts.publications, self._links, self._metrics)
+        lanes = self._servers.lanes
+        negotiation = NegotiationService(self._worker, parts.publications, self._links, self._metrics, lanes)
         add_NegotiationServiceServicer_to_server(negotiation, tcp)
         add_EngineServiceServicer_to_server(parts.engine, uds)
 
@@ -207,7 +212,7 @@ class ControlProcess:
             if all(other.up for other in self._links):
                 await self._establish()
         elif known != boot:
-            await self._new_life(f"the data plane of rank {link.rank} was restarted")
+            await self._new_life(f"the data plane of rank {link.rank} was restarted", link.rank)
             self._parts.transfers.link_up(link, opened.transfers)
         else:
             await link.adopt(self._worker.adoption(link.rank))
@@ -262,10 +267,10 @@ class ControlProcess:
         self._established = True
         self._parts.membership.begin()
 
-    async def _new_life(self, why: str) -> None:
+    async def _new_life(self, why: str, lost_rank: int | None = None) -> None:
         """Nothing published before can be read any more: take a new incarnation."""
         self._log.warning("the worker begins a new life", why=why, was=self._worker.identity.incarnation)
-        self._parts.publications.lose_all(why)
+        self._parts.publications.end_all(why, lost_rank)
         self._parts.transfers.end_all(Failure(Reason.DATA_PLANE_LOST, why))
         self._worker.identity = new_identity()
         await self._worker.adopt_ranks()

@@ -25,9 +25,13 @@ from kvferry.device.copying import Window
 from kvferry.device.memfd import SharedMemory, create_shared_memory
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry.rpc.health import SOCKET_SUFFIX, status_of
+from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
 from kvferry.rpc.options import server_options
 from kvferry.rpc.socket_paths import claim_socket_path
 from kvferry_dataplane.allocator import keep_freed_memory
+from kvferry_dataplane.checksums.desk import Checksums
+from kvferry_dataplane.checksums.pools import PoolDigester
+from kvferry_dataplane.checksums.threads import DigestThreads
 from kvferry_dataplane.config import Config, Listen
 from kvferry_dataplane.copiers import Copiers
 from kvferry_dataplane.departure import Departure
@@ -71,6 +75,9 @@ SHARE_SOCKET_SUFFIX = ".share"
 ENGINES_MAX = 64
 READERS_MAX = 1024
 """Data planes of this host that map this one's memory at a time."""
+CHECKSUM_BYTES_MIN = 64 << 20
+CHECKSUM_POOL_SHARE = 32
+"""Checksums of what is published may take this part of the pool's size, and at least ``CHECKSUM_BYTES_MIN``."""
 _SERVICE = pb.DESCRIPTOR.services_by_name["DataPlaneService"].full_name
 _GRACE_SECONDS = 0.5
 _log = structlog.get_logger("kvferry.dataplane")
@@ -106,6 +113,7 @@ class DataPlaneProcess:
         control_path = claim_socket_path("socket", str(self._config.socket))
         pool_path = claim_socket_path("socket", str(self._config.socket), suffix=POOL_SOCKET_SUFFIX)
         share_path = claim_socket_path("socket", str(self._config.socket), suffix=SHARE_SOCKET_SUFFIX)
+        lanes = LaneServer(claim_socket_path("socket", str(self._config.socket), suffix=LANE_SOCKET_SUFFIX))
         async with AsyncExitStack() as parts:
             pool = open_pool(self._config.device, self._config.pool_bytes)
             parts.callback(pool.close)
@@ -118,7 +126,9 @@ class DataPlaneProcess:
             sharing = self._share(parts, share_path, pool, table)
             description.access.share_socket = str(share_path.absolute())
             description.access.host_id = self._host_id
-            await self._start_server(parts, control_path, plane, description)
+            await lanes.start()
+            parts.push_async_callback(lanes.close)
+            await self._start_server(parts, control_path, DataPlaneServicer(plane, description, self._metrics, lanes))
             metrics_port = self._start_metrics(parts)
             async with asyncio.TaskGroup() as tasks:
                 served = (plane.reap_leases(), handoff.serve(), sharing.serve())
@@ -179,8 +189,16 @@ class DataPlaneProcess:
         self._metrics.read_slots_held.set_function(lambda: ends[0].held_count)
         self._metrics.pack_slots_held.set_function(lambda: ends[1].held_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
+        digester = PoolDigester(pool, self._config.copy_thread_count, self._config.sm_count_max)
+        parts.callback(digester.close)
+        threads = DigestThreads(digester.digest, pool.make_current, self._on_defect)
+        parts.push_async_callback(threads.close)
+        bytes_max = max(CHECKSUM_BYTES_MIN, pool.region.size_bytes // CHECKSUM_POOL_SHARE)
+        checksums = Checksums(threads, self._metrics, every=self._config.checksum_every, bytes_max=bytes_max)
         self._watched = desk, reads, serving
-        self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics, self._departure)
+        self._plane = Plane(
+            words, pool.region.size_bytes, desk, reads, serving, self._metrics, self._departure, checksums
+        )
         packing = open_pack_server(self._config, pool, self._boot_id, words, ends[1])
         if packing is not None:
             parts.push_async_callback(asyncio.to_thread, packing.server.close)
@@ -231,11 +249,8 @@ class DataPlaneProcess:
         parts.callback(sharing.close)
         return sharing
 
-    async def _start_server(
-        self, parts: AsyncExitStack, path: FilePath, plane: Plane, description: pb.DescribeResponse
-    ) -> None:
+    async def _start_server(self, parts: AsyncExitStack, path: FilePath, servicer: DataPlaneServicer) -> None:
         server = aio.server(options=server_options())
-        servicer = DataPlaneServicer(plane, description, self._metrics)
         dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicer, server)
         status = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(status, server)

@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from kvferry.device.cuda import call, constant, raise_unless_ok, raw_call
 
 
@@ -63,8 +60,16 @@ class Stream:
         call("cuStreamWaitEvent", self.handle, event.handle, 0)
 
     def upload(self, device_address: int, host_address: int, size_bytes: int) -> None:
-        """Copy from pinned host memory."""
+        """Copy from host memory; where that is not pinned, the driver copies it to memory of its own first."""
         call("cuMemcpyHtoDAsync", device_address, host_address, size_bytes, self.handle)
+
+    def download(self, host_address: int, device_address: int, size_bytes: int) -> None:
+        """Copy to host memory."""
+        call("cuMemcpyDtoHAsync", host_address, device_address, size_bytes, self.handle)
+
+    def clear(self, device_address: int, size_bytes: int) -> None:
+        """Set device memory to zeros."""
+        call("cuMemsetD8Async", device_address, 0, size_bytes, self.handle)
 
     def write_word(self, address: int, value: int) -> None:
         """Write 32 bits of device memory, without a kernel."""
@@ -91,10 +96,10 @@ class Kernel:
         attribute = constant("CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES")
         call("cuFuncSetAttribute", self.handle, attribute, size)
 
-    def launch(self, stream: Stream, blocks: int, shared_bytes: int, pointers: npt.NDArray[np.uint64]) -> None:
-        """Launch; ``pointers`` holds the address of each parameter."""
+    def launch(self, stream: Stream, blocks: int, shared_bytes: int, pointers: int) -> None:
+        """Launch; at the address ``pointers`` lies the address of each parameter."""
         grid = (blocks, 1, 1, self.block_threads, 1, 1)
-        call("cuLaunchKernel", self.handle, *grid, shared_bytes, stream.handle, pointers.ctypes.data, 0)
+        call("cuLaunchKernel", self.handle, *grid, shared_bytes, stream.handle, pointers, 0)
 
 
 def load_module(image: bytes) -> Any:

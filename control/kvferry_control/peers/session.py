@@ -14,11 +14,13 @@ import grpc
 import structlog
 from grpc import aio
 
-from kvferry.core.errors import DeadlineExceeded, KvferryError, PeerError, ResourceExhausted
+from kvferry.core.errors import ChecksumsAbsent, DeadlineExceeded, KvferryError, PeerError, ResourceExhausted
+from kvferry.core.reasons import Reason
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
 from kvferry.rpc.errors import from_rpc
+from kvferry.rpc.lanes import Lane, connect_lane
 from kvferry.rpc.refusals import refusal_from_wire
-from kvferry.rpc.streams import Outgoing, write_batches
+from kvferry.rpc.streams import Outgoing, carry_by, write_batches
 from kvferry.rpc.times import duration
 from kvferry_control.tasks import Spawn
 
@@ -83,6 +85,21 @@ class NegotiationSession:
             self._outgoing.put(pb.SessionCall(call_id=self._last_id, conclude=request))
             self._ensure_running()
 
+    async def checksums(self, request: pb.ChecksumsRequest, timeout_s: float) -> pb.ChecksumsResponse:
+        """Ask for checksums, by a call of its own: their size must not hold up the negotiations of others.
+
+        Raises:
+            KvferryError: as :meth:`negotiate`; ChecksumsAbsent also from a source that knows of none.
+        """
+        if self._closed is not None:
+            raise self._closed
+        try:
+            return await self._checksums_unary(request, timeout_s)
+        except KvferryError as failure:
+            if failure.reason is Reason.PROTOCOL_MISMATCH:
+                raise ChecksumsAbsent(f"workers/{self._worker} knows of no checksums") from failure
+            raise
+
     def close(self, error: KvferryError) -> None:
         """End the stream; what waits for an answer ends with ``error``."""
         self._closed = error
@@ -108,6 +125,17 @@ class NegotiationSession:
             raise DeadlineExceeded(f"no answer within {timeout_s:.3g} s") from error
         finally:
             del self._waiting[call_id]
+
+    async def _checksums_unary(self, request: pb.ChecksumsRequest, timeout_s: float) -> pb.ChecksumsResponse:
+        try:
+            response: pb.ChecksumsResponse = await self._stub.Checksums(request, timeout=timeout_s)
+        except (aio.UsageError, asyncio.CancelledError) as error:
+            if self._closed is None or _is_cancelled():
+                raise
+            raise self._closed from error
+        except grpc.RpcError as error:
+            raise from_rpc(error) from error
+        return response
 
     async def _negotiate_unary(self, request: pb.NegotiateRequest, timeout_s: float) -> pb.NegotiateResponse:
         try:
@@ -151,19 +179,35 @@ class NegotiationSession:
     async def _hold_stream(self) -> KvferryError:
         """Hold one stream until it breaks; why it did."""
         call = self._stub.Session()
-        writing = self._spawn(write_batches(call, self._outgoing, _message_of))
+        lane: Lane | None = None
+        writing: asyncio.Task[None] | None = None
         try:
+            lane = await connect_lane(call, same_network=True)
+            if lane is None:
+                writing = self._spawn(write_batches(call, self._outgoing, _message_of))
+            else:
+                # The source sees the end of the lane as well, and ends the stream.
+                carry_by(lane, self._outgoing, self._take_frame, self._outgoing.close)
             while isinstance(message := await call.read(), pb.SessionResponse):
-                for answer in message.answers:
-                    self._take(answer)
+                self._take_all(message)
         except aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 return _NoSession(f"workers/{self._worker} serves no sessions")
             return from_rpc(error)
         finally:
-            writing.cancel()
+            if writing is not None:
+                writing.cancel()
+            if lane is not None:
+                lane.close()
             call.cancel()
         return PeerError(f"workers/{self._worker} ended the session")
+
+    def _take_frame(self, frame: bytes) -> None:
+        self._take_all(pb.SessionResponse.FromString(frame))
+
+    def _take_all(self, message: pb.SessionResponse) -> None:
+        for answer in message.answers:
+            self._take(answer)
 
     def _take(self, answer: pb.SessionAnswer) -> None:
         kind = answer.WhichOneof("answer")

@@ -38,6 +38,8 @@ class Source:
 
     worker: str
     incarnation: int
+    instance_id: bytes
+    """Tells lives apart that have the same incarnation, as may be after etcd has lost its data."""
     endpoint: str
     channel: aio.Channel
     session: NegotiationSession
@@ -48,6 +50,10 @@ class Source:
     """Ranks of this worker whose data plane was told about this source."""
     verdict: tuple[WorkerLayout, tuple[Mismatch, ...]] | None = None
     """Whether it can be paired with the layout named first."""
+
+    def is_life_of(self, record: WorkerRecord) -> bool:
+        """Whether ``record`` is of this life."""
+        return (self.incarnation, self.instance_id) == (record.incarnation, record.instance_id)
 
     def peer(self, rank: int) -> str:
         """The name under which our data planes know a rank of this source."""
@@ -86,6 +92,24 @@ class Sources:
         if response.HasField("description"):
             self._learn(source, response.description)
         return source, response
+
+    async def checksums(
+        self, source: Source, transfer: str, handle: bytes, scope: pb.ChecksumScope, deadline: float
+    ) -> dict[int, pb.RankChecksums]:
+        """Ask a source for checksums of a publication, by rank.
+
+        Raises:
+            KvferryError: the source refused, with its reason; or it cannot be reached before the deadline.
+        """
+        request = pb.ChecksumsRequest(transfer=transfer, handle=handle, scope=scope)
+        left = deadline - time.monotonic() - DEADLINE_MARGIN_S
+        if left <= 0:
+            raise DeadlineExceeded(f"no time is left to ask workers/{source.worker} for checksums")
+        try:
+            response = await source.session.checksums(request, left)
+        except KvferryError as failure:
+            raise _located(failure, source) from failure
+        return {checksums.rank: checksums for checksums in response.ranks}
 
     def require_pairable(self, source: Source, destination: WorkerLayout) -> None:
         """Refuse a pair whose layouts do not fit.
@@ -129,7 +153,7 @@ class Sources:
         """Forget sources that are gone or have begun another life."""
         for key, source in list(self._sources.items()):
             record = workers.get(source.worker)
-            if record is None or record.incarnation != source.incarnation:
+            if record is None or not source.is_life_of(record):
                 del self._sources[key]
                 self._drop(source)
 
@@ -143,7 +167,7 @@ class Sources:
     def _source(self, record: WorkerRecord) -> Source:
         key = (record.name, record.incarnation)
         source = self._sources.get(key)
-        if source is not None and source.endpoint == record.endpoint:
+        if source is not None and source.is_life_of(record) and source.endpoint == record.endpoint:
             return source
         if source is not None:
             self._drop(self._sources.pop(key))
@@ -153,6 +177,7 @@ class Sources:
         source = Source(
             worker=record.name,
             incarnation=record.incarnation,
+            instance_id=record.instance_id,
             endpoint=record.endpoint,
             channel=channel,
             session=NegotiationSession(record.name, NegotiationServiceStub(channel), self._spawn),

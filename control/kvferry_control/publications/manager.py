@@ -256,11 +256,11 @@ class Publications:
                 recovered += 1
         return recovered
 
-    def lose_all(self, why: str) -> None:
-        """The worker begins a new life: every rank's lease table is gone or ended."""
+    def end_all(self, why: str, lost_rank: int | None) -> None:
+        """The worker begins a new life: ``lost_rank`` holds nothing any more, the others still have to clear theirs."""
         for publication in list(self._all.values()):
-            for link in self._of(publication):
-                self._apply(publication, machine.RankLost(link.rank, DataPlaneLost(why)))
+            lost = lost_rank if lost_rank in publication.ranks else None
+            self._apply(publication, machine.Release() if lost is None else machine.RankLost(lost, DataPlaneLost(why)))
 
     def _of(self, publication: Publication) -> list[RankLink]:
         """The links to the ranks that hold it."""
@@ -269,8 +269,7 @@ class Publications:
     @staticmethod
     def _is_whole(states: Mapping[int, dp.LeaseState]) -> bool:
         """Whether every rank that was given the lease still holds it."""
-        first = next(iter(states.values()))
-        return len(states) == pb.LeaseAttributes.FromString(first.attributes).rank_count
+        return len(states) == pb.LeaseAttributes.FromString(next(iter(states.values())).attributes).rank_count
 
     def _recover_one(self, publication_id: str, states: Mapping[int, dp.LeaseState]) -> None:
         first = next(iter(states.values()))
@@ -329,6 +328,7 @@ class Publications:
             blocks=publication.blocks.values(),
             ttl=duration(ttl_s),
             attributes=attributes.SerializeToString(),
+            token_count=publication.token_count,
         )
         try:
             answer = await link.command(dp.SessionRequest(acquire_lease=command))

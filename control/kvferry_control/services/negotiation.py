@@ -12,12 +12,15 @@ from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
 from kvferry.negotiation.v1.negotiation_pb2_grpc import NegotiationServiceServicer
 from kvferry.rpc.errors import abort, unary_method
+from kvferry.rpc.lanes import LaneServer
 from kvferry.rpc.layouts import layout_to_wire
-from kvferry.rpc.streams import serve_batches
+from kvferry.rpc.streams import StreamServer
 from kvferry.rpc.times import duration
 from kvferry_control.handles import open_handle
 from kvferry_control.metrics import ControlMetrics
+from kvferry_control.publications.machine import State
 from kvferry_control.publications.manager import Publication, Publications
+from kvferry_control.ranks.checksums import checksums_of
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import PROTOCOL_VERSION
 from kvferry_control.requests import check_id
@@ -35,13 +38,20 @@ class NegotiationService(NegotiationServiceServicer):
     """Serves peers."""
 
     def __init__(
-        self, worker: LocalWorker, publications: Publications, links: Sequence[RankLink], metrics: ControlMetrics
+        self,
+        worker: LocalWorker,
+        publications: Publications,
+        links: Sequence[RankLink],
+        metrics: ControlMetrics,
+        lanes: LaneServer,
     ) -> None:
         self._worker = worker
         self._publications = publications
         self._links = links
         self._metrics = metrics
-        self._expected_until: dict[bytes, float] = {}
+        self._lanes = lanes
+        self._expected: dict[int, tuple[int, float]] = {}
+        """By rank: in which session its data plane was told to expect readers, and until when."""
         self._last_begun = 0.0
         self._looking = False
         self._session_count = 0
@@ -59,6 +69,17 @@ class NegotiationService(NegotiationServiceServicer):
         self.conclude(request)
         return pb.ConcludeResponse()
 
+    @unary_method
+    async def Checksums(
+        self, request: pb.ChecksumsRequest, context: aio.ServicerContext[pb.ChecksumsRequest, pb.ChecksumsResponse]
+    ) -> pb.ChecksumsResponse:
+        publication = self._find(request.handle)
+        if publication.life.state is not State.LIVE:
+            raise LeaseEnded.of_field("publication", publication.name, f"is {publication.life.state.name}")
+        command = dp.SumChecksums(publication=publication.id, scope=request.scope)
+        links = [link for link in self._links if link.rank in publication.ranks]
+        return pb.ChecksumsResponse(ranks=await checksums_of(links, command))
+
     # The generated base class speaks of the generator style; this method reads and writes through its context.
     async def Session(  # type: ignore[override]
         self,
@@ -70,7 +91,8 @@ class NegotiationService(NegotiationServiceServicer):
         self._session_count += 1
         try:
             session = PeerSession(self)
-            await serve_batches(request_iterator, context, session.handle, session.outgoing, message_of)
+            stream = StreamServer(pb.SessionRequest, session.handle, session.outgoing, message_of)
+            await stream.serve(request_iterator, context, self._lanes)
         finally:
             self._session_count -= 1
 
@@ -137,11 +159,10 @@ class NegotiationService(NegotiationServiceServicer):
         self._last_begun = now = time.monotonic()
         command = dp.ExpectReaders(duration=duration(seconds + EXPECT_AHEAD_S))
         for link in self._links:
-            if link.up and link.description is not None:
-                boot_id = link.description.access.boot_id
-                if self._expected_until.get(boot_id, 0.0) < now + seconds:
-                    link.post(dp.SessionRequest(expect_readers=command))
-                    self._expected_until[boot_id] = now + seconds + EXPECT_AHEAD_S
+            session, until = self._expected.get(link.rank, (0, 0.0))
+            if link.up and (session != link.session_count or until < now + seconds):
+                link.post(dp.SessionRequest(expect_readers=command))
+                self._expected[link.rank] = link.session_count, now + seconds + EXPECT_AHEAD_S
 
     def _look_for_readers(self) -> None:
         """Let the data planes rest once no reader is left and none has come for a while."""
@@ -154,7 +175,7 @@ class NegotiationService(NegotiationServiceServicer):
         for link in self._links:
             if link.up:
                 link.post(dp.SessionRequest(expect_readers=dp.ExpectReaders(duration=duration(0))))
-        self._expected_until.clear()
+        self._expected.clear()
 
     def _look_later(self) -> None:
         if not self._looking:

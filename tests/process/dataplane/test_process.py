@@ -64,7 +64,8 @@ async def test_a_killed_one_leaves_no_obstacle(start: Start, tmp_path: Path) -> 
     first = await start("plane")
     first.signal(signal.SIGKILL)
     await asyncio.to_thread(first.process.wait, 10)
-    assert ["plane.sock", "plane.sock.health", "plane.sock.pool", "plane.sock.share"] == _sockets(tmp_path)
+    suffixes = ("", ".health", ".lane", ".pool", ".share")
+    assert [f"plane.sock{suffix}" for suffix in suffixes] == _sockets(tmp_path)
     await start("plane")
 
 
@@ -110,6 +111,7 @@ def _refusal(*flags: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
+        (("--pool-bytes", "1MiB", "--checksums", "sampled:0"), "checksums"),
         (("--pool-bytes", "many"), "CONFIG_INVALID: pool_bytes=many"),
         (("--pool-bytes", "900TiB"), "POOL_TOO_LARGE: pool_bytes="),
         (("--pool-bytes", "1MiB", "--device", "tpu"), "CONFIG_INVALID: device=tpu"),
