@@ -34,7 +34,6 @@ from kvferry.sdk.calls import Caller
 from kvferry.sdk.convert import publication_of
 from kvferry.sdk.engine_state import EngineState
 from kvferry.sdk.events import EngineEvent, EventStream, PublicationStream
-from kvferry.sdk.failures import failed_pull
 from kvferry.sdk.held import held_publications
 from kvferry.sdk.link import EngineLink
 from kvferry.sdk.log import sdk_log
@@ -359,10 +358,7 @@ class EngineClient:
             KvferryError: control cannot be reached, or does not know the transfer; the blocks must stay out of use.
         """
         checked_seconds("timeout_s", timeout_s)
-        failed = failed_pull(error)
-        if failed is None or failed.destination_settled or failed.transfer is None:
-            return None if failed is None else failed.transfer
-        return await self._open_state().pulls.wait_settled(failed.transfer, timeout_s)
+        return await self._open_state().pulls.wait_settled_after(error, timeout_s)
 
     def _open_state(self) -> EngineState:
         if self._state is None or self._state.closed:

@@ -13,7 +13,7 @@ from kvferry.core.errors import DeadlineExceeded, KvferryError, NotFound, NotRea
 from kvferry.engine.v1.engine_pb2 import PullCommand
 from kvferry.sdk.calls import is_outcome_unknown, mark_outcome_unknown
 from kvferry.sdk.convert import TERMINAL_STATES, transfer_of
-from kvferry.sdk.failures import PullFailed, failure_of, pull_failed
+from kvferry.sdk.failures import PullFailed, failed_pull, failure_of, pull_failed
 from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.results import TransferResult
 from kvferry.transfer.v1 import transfer_pb2 as pb
@@ -188,6 +188,13 @@ class PullTable:
         except TimeoutError as error:
             raise DeadlineExceeded(f"{transfer.name} has not settled within {timeout_s:g} s") from error
         return found
+
+    async def wait_settled_after(self, error: BaseException, timeout_s: float) -> TransferResult | None:
+        """As :meth:`wait_settled`, of the transfer of a pull that raised ``error``; None if none was made."""
+        failed = failed_pull(error)
+        if failed is None or failed.transfer is None or failed.destination_settled:
+            return None if failed is None else failed.transfer
+        return await self.wait_settled(failed.transfer, timeout_s)
 
     def learn(self, wire: pb.Transfer) -> None:
         """Take in a state that control told."""
