@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
+from kvferry.core.layouts import WorkerLayout
 from kvferry_control.publications import machine
 from kvferry_control.publications.manager import Publication, Publications
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.transfers.manager import Transfers
-from kvferry_control.transfers.table import TransferTable
+from kvferry_control.transfers.record import TransferRecord
+from kvferry_control.transfers.request import PullRequest
 from kvferry_dataplane.leases import LeaseTable
 from kvferry_dataplane.reads.active import ActiveRead
 from kvferry_dataplane.reads.executor import ReadExecutor
@@ -50,19 +52,17 @@ def word_left_set() -> Any:
     return patch.object(LeaseTable, "release", release)
 
 
-def publications_repeated() -> Any:
-    """A request that is sent again, since its answer was lost, makes another publication."""
-    return patch.object(Publications, "known", lambda *_: None)
-
-
-def transfers_repeated() -> Any:
-    """A command that is sent again, since its stream broke, makes another transfer."""
-    return patch.object(TransferTable, "known", lambda *_: None)
-
-
 def no_deadline() -> Any:
-    """Nobody ends a transfer at its deadline."""
-    return patch.object(Transfers, "_deadline_passed", lambda *_: None)
+    """No timer ends a transfer."""
+    real = Transfers.create
+
+    def create(self: Transfers, request: PullRequest, layout: WorkerLayout, incarnation: int) -> TransferRecord:
+        record = real(self, request, layout, incarnation)
+        for timer in record.timers:
+            timer.cancel()
+        return record
+
+    return patch.object(Transfers, "create", create)
 
 
 def early_hand_back() -> Any:
@@ -80,8 +80,6 @@ BREAKAGES: tuple[Breakage, ...] = (
     fence_off,
     rollover_off,
     word_left_set,
-    publications_repeated,
-    transfers_repeated,
     no_deadline,
     early_hand_back,
 )

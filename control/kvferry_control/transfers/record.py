@@ -39,8 +39,8 @@ class TransferRecord:
     """With a queue deadline: how long each of its reads may take once it is served."""
     queue_deadline: float | None = None
     """When it must be served; None: whenever, before its deadline."""
-    begun: float = field(default_factory=time.monotonic)
-    created_at: float = field(default_factory=time.time)
+    begun: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - asked for anew each time
+    created_at: float = field(default_factory=lambda: time.time())  # noqa: PLW0108 - asked for anew each time
     ended_at: float = 0.0
     life: Life = field(default_factory=Life)
     revision: int = 0
