@@ -29,6 +29,7 @@ def configure_logs(level: str = "info", form: str = "auto") -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_identity,
+        _add_unwritten,
         _hide_secrets,
         _drop_nothing_said,
     ]
@@ -41,10 +42,10 @@ def configure_logs(level: str = "info", form: str = "auto") -> None:
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _StandardError())),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _standard_error)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(cast("TextIO", _StandardError()))
+    handler = logging.StreamHandler(cast("TextIO", _standard_error))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
@@ -55,15 +56,37 @@ def configure_logs(level: str = "info", form: str = "auto") -> None:
 
 
 class _StandardError:
-    """Standard error as it is at the time of a line: who exchanged it may have closed the one that was there before."""
+    """Standard error as it is at the time of a line: who exchanged it may have closed the one that was there before.
+
+    A full disk, or a reader of a pipe that has gone, must not fail what logs. Lines that could not be written are
+    counted, and the next one that can be says how many.
+    """
+
+    def __init__(self) -> None:
+        self.unwritten_count = 0
 
     def write(self, text: str) -> int:
-        """Write there."""
-        return sys.stderr.write(text)
+        """Write there, if that is possible."""
+        try:
+            written = sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:
+            self.unwritten_count += 1
+            return 0
+        self.unwritten_count = 0
+        return written
 
     def flush(self) -> None:
-        """Flush it."""
-        sys.stderr.flush()
+        """Nothing: every write was flushed."""
+
+
+_standard_error = _StandardError()
+
+
+def _add_unwritten(_logger: object, _method: str, event: EventDict) -> EventDict:
+    if _standard_error.unwritten_count:
+        event["unwritten_lines"] = _standard_error.unwritten_count
+    return event
 
 
 def _add_identity(_logger: object, _method: str, event: EventDict) -> EventDict:

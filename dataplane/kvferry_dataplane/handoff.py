@@ -11,6 +11,8 @@ from kvferry.core.errors import AddressInUse, TransportFailed
 from kvferry.device.descriptors import is_trusted, peer_of, send_offer
 from kvferry_dataplane.pool import Offer
 
+ACCEPT_PAUSE_SECONDS = 0.1
+"""When a connection cannot be accepted, the next attempt comes after so long."""
 _log = structlog.get_logger("kvferry.dataplane.handoff")
 
 
@@ -40,12 +42,11 @@ class OfferSocket:
 
     async def serve(self) -> None:
         """Serve until cancelled."""
-        loop = asyncio.get_running_loop()
         free = asyncio.Semaphore(self._connections_max)
         async with asyncio.TaskGroup() as connections:
             while True:
                 await free.acquire()
-                connection, _ = await loop.sock_accept(self._socket)
+                connection = await self._accept()
                 served = connections.create_task(self._hand_over(connection))
                 served.add_done_callback(lambda _: free.release())
 
@@ -53,6 +54,20 @@ class OfferSocket:
         """Stop listening and remove the socket file."""
         self._socket.close()
         self._path.unlink(missing_ok=True)
+
+    async def _accept(self) -> socket.socket:
+        """The next connection. Who connects while there are no descriptors waits in the backlog until there are."""
+        said = False
+        while True:
+            try:
+                connection, _ = await asyncio.get_running_loop().sock_accept(self._socket)
+            except OSError as error:
+                if not said:
+                    self._log.warning("a connection cannot be accepted; trying on", message=str(error))
+                    said = True
+                await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
+            else:
+                return connection
 
     async def _hand_over(self, connection: socket.socket) -> None:
         with connection:

@@ -221,8 +221,8 @@ class DataPlane:
         self.process.send_signal(number)
 
     def log(self) -> str:
-        """What it has logged."""
-        return self.log_path.read_text()
+        """What it has logged; nothing where the log is a device without end."""
+        return self.log_path.read_text() if self.log_path.is_file() else ""
 
     async def close(self) -> None:
         """End the process, whatever state it is in."""
