@@ -1,6 +1,7 @@
 """Product code broken on purpose, to see that the simulation notices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -13,6 +14,7 @@ from kvferry_control.transfers.record import TransferRecord
 from kvferry_control.transfers.request import PullRequest
 from kvferry_dataplane.leases import LeaseTable
 from kvferry_dataplane.reads.active import ActiveRead
+from kvferry_dataplane.reads.deadlines import Deadlines
 from kvferry_dataplane.reads.executor import ReadExecutor
 
 Breakage = Callable[[], Any]
@@ -52,8 +54,9 @@ def word_left_set() -> Any:
     return patch.object(LeaseTable, "release", release)
 
 
-def no_deadline() -> Any:
-    """No timer ends a transfer."""
+@contextmanager
+def no_deadline() -> Iterator[None]:
+    """No timer ends a transfer, and none a read."""
     real = Transfers.create
 
     def create(self: Transfers, request: PullRequest, layout: WorkerLayout, incarnation: int) -> TransferRecord:
@@ -62,7 +65,8 @@ def no_deadline() -> Any:
             timer.cancel()
         return record
 
-    return patch.object(Transfers, "create", create)
+    with patch.object(Transfers, "create", create), patch.object(Deadlines, "passed", lambda *_: iter(())):
+        yield
 
 
 def early_hand_back() -> Any:
