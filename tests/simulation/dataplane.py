@@ -5,14 +5,19 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from unittest.mock import Mock
+from pathlib import Path as FilePath
 
 import numpy as np
 
+from kvferry.core.checksums.formula import Words
+from kvferry.core.checksums.regions import DigestRegion
 from kvferry.core.errors import KvferryError
 from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
+from kvferry.device.native import CancelFlag
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
+from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
 from kvferry_dataplane.checksums.desk import Checksums
+from kvferry_dataplane.checksums.threads import DigestThreads
 from kvferry_dataplane.departure import Departure
 from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.metrics import Metrics
@@ -183,14 +188,15 @@ class DataPlaneLife:
             _Serving(self.host),  # type: ignore[arg-type]
             self.metrics,
             Departure(0.0),
-            # Whether wrong bytes are told as right is what is to be found out: nothing but the fence is to tell.
-            Checksums(Mock(), self.metrics, every=0, bytes_max=0),
+            # Nothing here is summed: digests run on threads, which virtual time does not know.
+            Checksums(DigestThreads(_no_digest, lambda: None, _raise), self.metrics, every=0, bytes_max=0),
         )
 
     async def run(self) -> None:
         """Serve until killed."""
         server = SimServer(self.fabric.network)
-        servicer = DataPlaneServicer(self.plane, self._describe(), self.metrics)
+        lanes = LaneServer(FilePath(f"{self.socket}{LANE_SOCKET_SUFFIX}"))
+        servicer = DataPlaneServicer(self.plane, self._describe(), self.metrics, lanes)
         dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call, arg-type, unused-ignore]
         server.add_insecure_port(f"unix:{self.socket}")
         await server.start()
@@ -212,6 +218,14 @@ class DataPlaneLife:
             backend=BACKEND,
         )
         return pb.DescribeResponse(access=access, pool_socket=f"{self.socket}.pool", version="simulated")
+
+
+def _no_digest(region: DigestRegion, flag: CancelFlag) -> Words:
+    raise AssertionError(f"a digest of {region} is asked for")
+
+
+def _raise(defect: BaseException) -> None:
+    raise defect
 
 
 def small_bounds(seeded: random.Random) -> ReadBounds:

@@ -82,11 +82,7 @@ class Generation:
                 self.forget(other)
         if peer.name not in self.connected:
             if not self._sharing(peer):
-                try:
-                    self.agent.connect(peer)
-                except TransportFailed:
-                    self.refused = True
-                    raise
+                self._learn(peer)
             self.connected[peer.name] = peer
         return True
 
@@ -96,6 +92,13 @@ class Generation:
         if self.connected.pop(peer.name, None) is not None and not self._sharing(peer):
             self.forgotten += 1
             self.agent.disconnect(peer)
+
+    def _learn(self, peer: Peer) -> None:
+        try:
+            self.agent.connect(peer)
+        except TransportFailed:
+            self.refused = True
+            raise
 
     def _sharing(self, peer: Peer) -> list[Peer]:
         """Other connected peers that are the same agent: a data plane that outlived an incarnation of its worker."""

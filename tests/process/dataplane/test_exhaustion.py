@@ -1,6 +1,5 @@
 """A machine that has no more of something: descriptors, room for the log, memory."""
 
-import os
 import resource
 import socket
 import subprocess
@@ -16,7 +15,7 @@ FULL = "/dev/full"
 
 def spare_descriptors(pid: int, count: int) -> tuple[int, int]:
     """Let a process open only ``count`` descriptors more; the limits that it had."""
-    held = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+    held = max(int(descriptor.name) for descriptor in Path(f"/proc/{pid}/fd").iterdir())
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (held + 1 + count, before[1]))
     return before

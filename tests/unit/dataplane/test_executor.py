@@ -310,19 +310,6 @@ def test_waiting_reads_without_a_route_all_fail_at_once() -> None:
     assert {"t", "u", "v"} == set(bench.outcomes)
 
 
-def test_two_names_of_one_agent_share_its_connection() -> None:
-    """An agent that is known under two names, of two incarnations of its worker, is forgotten with the second only."""
-    agent = FakeAgent(Network(), 1)
-    generation = Generation(1, agent)
-    first, second = peer("a"), replace(peer("a"), name="b")
-    assert generation.connect(first)
-    assert generation.connect(second)
-    generation.forget(first)
-    assert {"a"} == agent.connected
-    generation.forget(second)
-    assert set() == agent.connected
-
-
 def test_an_agent_that_cannot_learn_a_peer_is_replaced() -> None:
     """Reads of a peer that the agent does not reach fail, a new agent is made, and reads through that one succeed."""
     bench = Bench(Network(unreachable={(1, "a")}))
@@ -342,3 +329,16 @@ def test_a_peer_that_no_agent_learns_costs_an_agent_now_and_then() -> None:
         bench.run(0.1)
     assert {Reason.TRANSPORT_FAILED} == {reason(bench, transfer) for transfer in bench.outcomes}
     assert 2 == len(bench.network.agents)
+
+
+def test_two_names_of_one_agent_share_its_connection() -> None:
+    """An agent that is known under two names, of two incarnations of its worker, is forgotten with the second only."""
+    agent = FakeAgent(Network(), 1)
+    generation = Generation(1, agent)
+    first, second = peer("a"), replace(peer("a"), name="b")
+    assert generation.connect(first)
+    assert generation.connect(second)
+    generation.forget(first)
+    assert {"a"} == agent.connected
+    generation.forget(second)
+    assert set() == agent.connected
