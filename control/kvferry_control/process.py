@@ -275,8 +275,11 @@ class ControlProcess:
         self._parts.publications.end_all(why, lost_rank)
         self._parts.transfers.end_all(Failure(Reason.DATA_PLANE_LOST, why))
         self._worker.identity = new_identity()
-        await self._worker.adopt_ranks()
-        self._parts.membership.begin()
+        try:
+            await self._worker.adopt_ranks()
+        finally:
+            # Also if a rank was lost meanwhile, which is adopted when it is back: the life has to be registered.
+            self._parts.membership.begin()
 
     def _layout_replaced(self, spawn: Spawn) -> None:
         spawn(self._new_life("the engine came back with another layout"))
