@@ -44,6 +44,24 @@ test-tsan: ## stress the native core under ThreadSanitizer
 test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
 	@$(BIN)/pytest tests/gpu
 
+SEED ?= random
+chaos_seed = $(if $(filter-out random,$(SEED)),--seed $(SEED))
+chaos_json = $(if $(JSON),--json $(JSON))
+
+.PHONY: chaos
+chaos: $(READY) ## break real processes and networks under load for ten minutes (SEED=n repeats a run; JSON=file)
+	@$(BIN)/python -m tests.chaos $(chaos_seed) $(chaos_json)
+
+.PHONY: chaos-short
+chaos-short: $(READY) ## two minutes of that, as in the tests
+	@$(BIN)/python -m tests.chaos --short $(chaos_seed) $(chaos_json)
+
+MINUTES ?= 30
+
+.PHONY: soak
+soak: $(READY) ## load without faults for MINUTES: what grows, and whether it stays as quick (JSON=file)
+	@$(BIN)/python -m tests.chaos.soak --minutes $(MINUTES) $(chaos_json)
+
 .PHONY: bench
 bench: $(READY) ## measure planning, whole pulls against raw NIXL, warm pulls against unary calls, and many at once
 	@$(BIN)/kvferry bench plan

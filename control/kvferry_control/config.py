@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from kvferry.core.errors import ConfigInvalid
+from kvferry.core.checksums.shares import every_of
+from kvferry.core.errors import ConfigInvalid, InvalidArgument
 from kvferry.rpc.addresses import check_address
 
 WorkerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
@@ -120,6 +121,13 @@ class HealthSection(_Section):
     """After an event loop that does not turn for so long."""
 
 
+class TransfersSection(_Section):
+    """``[transfers]``: what pulls do that do not say it themselves."""
+
+    verify: str = "off"
+    """Compare checksums with the source's: ``off``, ``full`` or ``sampled:N``."""
+
+
 class ControlConfig(_Section):
     """The whole configuration of one control process."""
 
@@ -131,6 +139,7 @@ class ControlConfig(_Section):
     drain: DrainSection = DrainSection()
     health: HealthSection = HealthSection()
     limits: LimitsSection = LimitsSection()
+    transfers: TransfersSection = TransfersSection()
 
 
 def load_config(path: Path) -> ControlConfig:
@@ -164,6 +173,10 @@ def parse_config(values: Mapping[str, Any]) -> ControlConfig:
         check_address("worker.advertise", config.worker.advertise)
     if config.metrics is not None:
         check_address("metrics.listen", config.metrics.listen)
+    try:
+        every_of("transfers.verify", config.transfers.verify)
+    except InvalidArgument as error:
+        raise ConfigInvalid(error.message, metadata=error.metadata) from error
     sockets = [rank.socket for rank in config.ranks]
     for index, socket in enumerate(sockets):
         if socket in sockets[:index]:

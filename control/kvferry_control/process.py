@@ -8,6 +8,7 @@ from functools import partial
 
 import structlog
 
+from kvferry.core.checksums.shares import every_of
 from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
@@ -155,7 +156,8 @@ class ControlProcess:
         publications = Publications(self._links, limits, self._metrics, spawn)
         sources = Sources(self._worker.name, self._links, spawn)
         transfers = Transfers(self._worker.name, self._links, sources, limits, self._metrics, spawn, self._cluster.find)
-        maker = TransferMaker(self._worker, transfers, limits)
+        compare_every = every_of("transfers.verify", self._config.transfers.verify)
+        maker = TransferMaker(self._worker, transfers, limits, compare_every)
         engine = EngineService(
             self._worker,
             publications,

@@ -10,7 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from kvferry.core.errors import ConfigInvalid
+from kvferry.core.checksums.shares import every_of
+from kvferry.core.errors import ConfigInvalid, InvalidArgument
 from kvferry.logs import FORMATS
 from kvferry_dataplane.paths import PackWire, PathPolicy, PathRule, SameHost, WireRule
 
@@ -72,6 +73,8 @@ class Config:
     """How long it stays for control and for what it holds once it was told to end."""
     stall_seconds: float = 10.0
     """A thread that does not answer for so long makes the health service say NOT_SERVING."""
+    checksum_every: int = 0
+    """One in so many of the blocks that are published is summed, for readers that compare: 0 none, 1 all."""
     ready_fd: int | None = None
     """Where the line `ready` is written once the process serves."""
 
@@ -110,6 +113,7 @@ def config_from_flags(flags: Namespace) -> Config:
         pack_congestion=flags.pack_congestion,
         drain_seconds=_seconds("drain_timeout", flags.drain_timeout),
         stall_seconds=_seconds("stall_timeout", flags.stall_timeout, 0.5),
+        checksum_every=_every(flags.checksums),
         ready_fd=None if flags.ready_fd is None else _count("ready_fd", flags.ready_fd, 1 << 20),
     )
 
@@ -187,6 +191,13 @@ def _seconds(field: str, text: str, least: float = 0.0) -> float:
     if not least <= seconds <= SECONDS_MAX:
         raise ConfigInvalid.of_field(field, text, f"must be {least:g} to {SECONDS_MAX:g} seconds")
     return seconds
+
+
+def _every(text: str) -> int:
+    try:
+        return every_of("checksums", text)
+    except InvalidArgument as error:
+        raise ConfigInvalid(error.message, metadata=error.metadata) from error
 
 
 def _count(field: str, text: str, bound: int) -> int:

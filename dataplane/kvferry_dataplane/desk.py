@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kvferry.core.blocks import BlockLists, checked_blocks
 from kvferry.core.drain import DrainMeter
 from kvferry.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, NotReady, QueueTimeout, ResourceExhausted
+from kvferry.core.planning.planner import PairPlan
 from kvferry.core.planning.tokens import TokenRange
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.rpc.times import seconds_of
@@ -181,14 +182,32 @@ class ReadDesk:
             self._idle.set()
         return read.ended(outcome)
 
+    def plan_of(self, read: pb.Read, peers: PeerBook, destination: Side) -> ReadPlan:
+        """What a read is to bring, checked but not accepted.
+
+        Raises:
+            KvferryError: why it would be refused.
+        """
+        lists = [(listed.group, listed.block_ids) for listed in read.destination_blocks]
+        return self._plan(read, peers, checked_blocks(lists, destination.block_counts, "destination_blocks"))
+
+    def pair_of(self, source: Side) -> PairPlan:
+        """What this rank reads from the worker that a source rank belongs to.
+
+        Raises:
+            NotReady: there is no layout yet.
+            LayoutMismatch: the workers cannot be paired.
+        """
+        if self._pairs is None:
+            raise NotReady("this data plane has no layout yet")
+        return self._pairs.get(source)
+
     async def wait_until_idle(self) -> None:
         """Wait until nothing is outstanding."""
         await self._idle.wait()
 
     def _plan(self, read: pb.Read, peers: PeerBook, wanted: BlockLists) -> ReadPlan:
         """What the read is to bring."""
-        if self._pairs is None:
-            raise NotReady("this data plane has no layout yet")
         sources = _sources(read, peers)
         peer, first = next(iter(sources.values()))
         lists = [(listed.group, listed.block_ids) for listed in first.blocks]
@@ -200,7 +219,7 @@ class ReadDesk:
         ranks = {
             rank: SourceRank(peer, source.lease.slot, source.lease.word) for rank, (peer, source) in sources.items()
         }
-        return ReadPlan(self._pairs.get(peer.side), held, wanted, _tokens(read), ranks)
+        return ReadPlan(self.pair_of(peer.side), held, wanted, tokens_of(read), ranks)
 
     def _check_bounds(self, read: pb.Read) -> float:
         """The seconds that are left for the read."""
@@ -271,7 +290,8 @@ def _spans(plan: ReadPlan, accepted: ReadRequest, read: pb.Read) -> SpannedRead 
     return SpannedRead(plan, accepted, read.first_token, list(stops)) if len(stops) > 1 else None
 
 
-def _tokens(read: pb.Read) -> TokenRange | None:
+def tokens_of(read: pb.Read) -> TokenRange | None:
+    """The tokens that are read; None for whole blocks."""
     if not read.token_count:
         if read.first_token:
             raise InvalidArgument.of_field("first_token", read.first_token, "token_count is not given")

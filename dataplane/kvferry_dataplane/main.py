@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="congestion control for packed bytes (default: auto, the system's, or cubic in place of bbr)",
     )
+    add("--checksums", default="off", metavar="SHARE", help="off, full, sampled:N: sum what is published")
     add(
         "--drain-timeout",
         default="90",

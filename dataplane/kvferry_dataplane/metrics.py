@@ -27,6 +27,10 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._compared_bytes = self._counter(
+            "compared_bytes", "Bytes that arrived whose checksums were those of their source."
+        )
+        self.checksum_bytes = self._gauge("checksum_bytes", "Memory of the checksums of what is published.")
         self.reads_outstanding = self._gauge("reads_outstanding", "Reads queued or running.")
         self.reads_queued = self._gauge("reads_queued", "Reads that wait for their turn.")
         self.queued_bytes = self._gauge("queued_bytes", "Bytes of the reads that wait for their turn.")
@@ -64,6 +68,9 @@ class Metrics:
         self._queue_seconds.labels(_rank_of(outcome.priority)).observe(outcome.queue_seconds)
         self._seconds.labels("read").observe(outcome.read_seconds)
         self._seconds.labels("verify").observe(outcome.verify_seconds)
+        if outcome.checksum_seconds:
+            self._seconds.labels("checksum").observe(outcome.checksum_seconds)
+            self._compared_bytes.inc(outcome.compared_bytes)
 
     def command_refused(self, error: KvferryError) -> None:
         """Count a refusal."""

@@ -112,6 +112,11 @@ class NixlAgent:
         if BACKEND not in self._agent.backends:
             raise ConfigInvalid.of_field("backend", BACKEND, f"{library.wheel} has no such plugin")
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether a read was started that is not known to be done."""
+        return bool(self._handles)
+
     def register(self, region: Region) -> None:
         """Make a region readable by peers, and usable as the local side of reads."""
         row = [(region.address, region.size_bytes, region.device_index, "")]

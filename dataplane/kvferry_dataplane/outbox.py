@@ -78,6 +78,15 @@ class Outbox:
         """Whether a session is in place."""
         return self._session is not None
 
+    def is_current(self, session: SessionQueue | None) -> bool:
+        """Whether that session is the one in place."""
+        return session is not None and session is self._session
+
+    @property
+    def session(self) -> SessionQueue | None:
+        """The session in place."""
+        return self._session
+
     def open(self, opened: pb.SessionOpened) -> SessionQueue:
         """Put a session in place: first `opened`, then what had no session to go to. An older session ends."""
         if self._session is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.logs import bind_identity
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry.rpc.times import seconds_of
+from kvferry_dataplane.checksums.desk import Answer, Checksums
 from kvferry_dataplane.departure import Departure
 from kvferry_dataplane.desk import ReadDesk, held_block_counts
 from kvferry_dataplane.leases import Lease, LeaseTable
@@ -22,6 +24,7 @@ from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.outbox import Outbox
 from kvferry_dataplane.peers import PeerBook, peer_from_wire
 from kvferry_dataplane.plan import Side
+from kvferry_dataplane.reads.log import log_read
 from kvferry_dataplane.reads.request import ReadOutcome
 from kvferry_dataplane.reads.thread import ReadThread
 from kvferry_dataplane.serving import ServingThread
@@ -47,9 +50,11 @@ class Plane:
         serving: ServingThread,
         metrics: Metrics,
         departure: Departure,
+        checksums: Checksums,
     ) -> None:
         self._departure = departure
         self._pool_bytes = pool_bytes
+        self._checksums = checksums
         self._leases = LeaseTable(words)
         self._leases_changed = asyncio.Event()
         self._desk = desk
@@ -70,6 +75,7 @@ class Plane:
             "disconnect_peer": self._disconnect_peer,
             "read": self._read,
             "cancel_read": self._cancel_read,
+            "sum_checksums": self._sum_checksums,
             "depart": self._depart,
         }
 
@@ -201,18 +207,32 @@ class Plane:
                 ended = pb.LeaseEnded(publication=lease.publication, end=pb.LEASE_END_RELEASED)
                 self.outbox.emit(pb.SessionResponse(lease_ended=ended))
 
-    def _acquire_lease(self, request: pb.SessionRequest) -> pb.SessionResponse:
+    def _acquire_lease(self, request: pb.SessionRequest) -> pb.SessionResponse | None:
         command = request.acquire_lease
         side = self._require_side()
         lists = [(listed.group, listed.block_ids) for listed in command.blocks]
         blocks = checked_blocks(lists, side.block_counts, "blocks")
         self._desk.destinations.refuse_held(blocks, "blocks", "is the destination of a read")
+        to_sum = self._checksums.to_sum(command, side, blocks)
         lease = self._leases.acquire(
             command.publication, blocks, seconds_of(command.ttl), command.attributes, time.monotonic()
         )
         self._lease_granted(lease)
         granted = pb.LeaseGranted(publication=lease.publication, lease=rank_lease_of(lease, self.rank))
-        return pb.SessionResponse(lease_granted=granted)
+        if to_sum is None:
+            return pb.SessionResponse(lease_granted=granted)
+        answer = self._answer_later(request)
+        self._checksums.sum_lease(lease.publication, to_sum, partial(self._lease_summed, granted, answer))
+        return None
+
+    def _lease_summed(self, granted: pb.LeaseGranted, answer: Answer, error: KvferryError | None) -> None:
+        """The blocks of a lease are summed, or could not be: then there is no lease."""
+        if error is None:
+            answer(pb.SessionResponse(lease_granted=granted))
+            return
+        if self._leases.release(granted.publication):
+            self._lease_ended(granted.publication, "not_summed")
+        answer(pb.SessionResponse(command_refused=refused(error)))
 
     def _renew_lease(self, request: pb.SessionRequest) -> pb.SessionResponse:
         command = request.renew_lease
@@ -238,7 +258,23 @@ class Plane:
         self._show_leases()
         _log.debug("lease granted", publication=lease.publication, slot=lease.slot)
 
+    def _sum_checksums(self, request: pb.SessionRequest) -> None:
+        self._checksums.answer(request.sum_checksums, self.rank, self._answer_later(request))
+
+    def _answer_later(self, request: pb.SessionRequest) -> Answer:
+        """What answers a command once it is done, unless its session is gone by then."""
+        command_id, session = request.command_id, self.outbox.session
+
+        def answer(event: pb.SessionResponse) -> None:
+            event.command_id = command_id
+            # Another session has commands of the same number.
+            if self.outbox.is_current(session):
+                self.outbox.emit(event)
+
+        return answer
+
     def _lease_ended(self, publication: str, cause: str) -> None:
+        self._checksums.lease_ended(publication)
         self._departure.changed()
         self._metrics.lease_ended(cause)
         self._show_leases()
@@ -263,9 +299,11 @@ class Plane:
         return pb.SessionResponse(command_done=pb.CommandDone())
 
     def _read(self, request: pb.SessionRequest) -> None:
-        accepted = self._desk.accept(
-            request.command_id, request.read, self._peers, self._require_side(), self._leases.pins
-        )
+        read, side = request.read, self._require_side()
+        comparisons = self._checksums.comparisons(read, self._desk, self._peers, side)
+        accepted = self._desk.accept(request.command_id, read, self._peers, side, self._leases.pins)
+        if comparisons:
+            self._checksums.expect(accepted[0], comparisons)
         for part in accepted:
             self._reads.submit(part)
         self._metrics.reads_outstanding.set(len(self._desk))
@@ -277,9 +315,15 @@ class Plane:
     def _cancel(self, transfer: str) -> None:
         for part in self._desk.cancel(transfer):
             self._reads.cancel(part)
+        self._checksums.cancel(transfer)
 
     def read_finished(self, outcome: ReadOutcome) -> None:
-        """A read or a span of one is over and settled: read the next span, or give the blocks free and tell control."""
+        """A read or a span of one is over and settled: compare what it has brought, where that is asked for."""
+        if not self._checksums.compare(outcome, self._step):
+            self._step(outcome)
+
+    def _step(self, outcome: ReadOutcome) -> None:
+        """A read or a span of one is over: read the next span, or give the blocks free and tell control."""
         step = self._desk.step(outcome, self._peers)
         for request in step.begin:
             self._reads.submit(request)
@@ -298,7 +342,7 @@ class Plane:
         self._metrics.reads_outstanding.set(len(self._desk))
         self._metrics.events_dropped.set(self.outbox.dropped_count)
         self._metrics.read_ended(outcome)
-        _log_read(outcome)
+        log_read(outcome)
 
     def _require_side(self) -> Side:
         if self._side is None:
@@ -335,22 +379,3 @@ def _is_other_life(known: pb.Adoption | None, given: pb.Adoption) -> bool:
         return False
     same = (known.worker, known.instance_id, known.rank) == (given.worker, given.instance_id, given.rank)
     return not same or known.incarnation not in (0, given.incarnation)
-
-
-def _log_read(outcome: ReadOutcome) -> None:
-    log = _log.bind(transfer=outcome.transfer)
-    main = outcome.main
-    figures = {
-        "path": main.path.value if main is not None else "",
-        "backend": main.backend if main is not None else "",
-        "choice": main.choice if main is not None else "",
-        "received_bytes": outcome.received_bytes,
-        "descriptor_count": outcome.descriptor_count,
-        "queue_ms": round(outcome.queue_seconds * 1e3, 3),
-        "read_ms": round(outcome.read_seconds * 1e3, 3),
-        "verify_ms": round(outcome.verify_seconds * 1e3, 3),
-    }
-    if outcome.failure is None:
-        log.info("read succeeded", **figures)
-    else:
-        log.warning("read failed", reason=outcome.failure.reason.value, message=outcome.failure.message, **figures)

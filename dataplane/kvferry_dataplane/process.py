@@ -28,6 +28,9 @@ from kvferry.rpc.health import SOCKET_SUFFIX, status_of
 from kvferry.rpc.options import server_options
 from kvferry.rpc.socket_paths import claim_socket_path
 from kvferry_dataplane.allocator import keep_freed_memory
+from kvferry_dataplane.checksums.desk import Checksums
+from kvferry_dataplane.checksums.pools import PoolDigester
+from kvferry_dataplane.checksums.threads import DigestThreads
 from kvferry_dataplane.config import Config, Listen
 from kvferry_dataplane.copiers import Copiers
 from kvferry_dataplane.departure import Departure
@@ -71,6 +74,9 @@ SHARE_SOCKET_SUFFIX = ".share"
 ENGINES_MAX = 64
 READERS_MAX = 1024
 """Data planes of this host that map this one's memory at a time."""
+CHECKSUM_BYTES_MIN = 64 << 20
+CHECKSUM_POOL_SHARE = 32
+"""Checksums of what is published may take this part of the pool's size, and at least ``CHECKSUM_BYTES_MIN``."""
 _SERVICE = pb.DESCRIPTOR.services_by_name["DataPlaneService"].full_name
 _GRACE_SECONDS = 0.5
 _log = structlog.get_logger("kvferry.dataplane")
@@ -179,8 +185,16 @@ class DataPlaneProcess:
         self._metrics.read_slots_held.set_function(lambda: ends[0].held_count)
         self._metrics.pack_slots_held.set_function(lambda: ends[1].held_count)
         desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
+        digester = PoolDigester(pool, self._config.copy_thread_count, self._config.sm_count_max)
+        parts.callback(digester.close)
+        threads = DigestThreads(digester.digest, pool.make_current, self._on_defect)
+        parts.push_async_callback(threads.close)
+        bytes_max = max(CHECKSUM_BYTES_MIN, pool.region.size_bytes // CHECKSUM_POOL_SHARE)
+        checksums = Checksums(threads, self._metrics, every=self._config.checksum_every, bytes_max=bytes_max)
         self._watched = desk, reads, serving
-        self._plane = Plane(words, pool.region.size_bytes, desk, reads, serving, self._metrics, self._departure)
+        self._plane = Plane(
+            words, pool.region.size_bytes, desk, reads, serving, self._metrics, self._departure, checksums
+        )
         packing = open_pack_server(self._config, pool, self._boot_id, words, ends[1])
         if packing is not None:
             parts.push_async_callback(asyncio.to_thread, packing.server.close)

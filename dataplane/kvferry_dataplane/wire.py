@@ -72,5 +72,7 @@ def read_finished_of(ended: EndedRead, rank: int) -> pb.ReadFinished:
         read_time=duration(outcome.read_seconds),
         verify_time=duration(outcome.verify_seconds),
         verified_token_count=ended.verified_tokens,
+        compared_bytes=outcome.compared_bytes,
+        checksum_time=duration(outcome.checksum_seconds),
     )
     return pb.ReadFinished(transfer=outcome.transfer, failure=failure, figures=figures)

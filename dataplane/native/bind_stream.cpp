@@ -20,11 +20,6 @@ using Outcome = std::tuple<int, std::uint64_t, int>;
 
 constexpr std::size_t SUFFIX_BYTES_MAX = std::size_t{1} << 20;
 
-// Shared by the thread that is in a transfer and the one that ends it.
-struct Flag {
-    CancelFlag raised{false};
-};
-
 // Copies of the arrays: what was checked is what is used, whatever Python does to its own meanwhile.
 class Checked {
   public:
@@ -47,7 +42,7 @@ class Checked {
     const StreamPieces pieces_;
 };
 
-StreamWait wait_of(double limit_s, const Flag *flag, int wake_descriptor) {
+StreamWait wait_of(double limit_s, const FlagHandle *flag, int wake_descriptor) {
     return {limit_s, flag == nullptr ? nullptr : &flag->raised, wake_descriptor};
 }
 
@@ -62,7 +57,7 @@ Outcome send(int socket, const nb::bytes &prefix, const WindowTuple &window, con
 }
 
 std::tuple<Outcome, nb::bytes> receive(int socket, const WindowTuple &window, const Array &offsets,
-                                       const Array &lengths, std::size_t suffix_size, double limit_s, const Flag *flag,
+                                       const Array &lengths, std::size_t suffix_size, double limit_s, const FlagHandle *flag,
                                        int wake_descriptor) {
     const Checked checked(window, offsets, lengths);
     if (suffix_size > SUFFIX_BYTES_MAX)
@@ -84,10 +79,10 @@ Outcome discard(int socket, std::uint64_t bytes, double limit_s) {
 } // namespace
 
 void bind_stream(nb::module_ &module) {
-    nb::class_<Flag>(module, "CancelFlag")
+    nb::class_<FlagHandle>(module, "CancelFlag")
         .def(nb::init<>())
-        .def("raise_", [](Flag &self) { self.raised.store(true, std::memory_order_release); })
-        .def_prop_ro("raised", [](const Flag &self) { return self.raised.load(std::memory_order_acquire); });
+        .def("raise_", [](FlagHandle &self) { self.raised.store(true, std::memory_order_release); })
+        .def_prop_ro("raised", [](const FlagHandle &self) { return self.raised.load(std::memory_order_acquire); });
     module.def("stream_send", &send, "socket"_a, "prefix"_a, "window"_a, "offsets"_a, "lengths"_a, "limit_s"_a);
     module.def("stream_receive", &receive, "socket"_a, "window"_a, "offsets"_a, "lengths"_a, "suffix_size"_a,
                "limit_s"_a, "flag"_a = nb::none(), "wake_descriptor"_a = -1);

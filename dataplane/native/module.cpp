@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind_digest.hpp"
 #include "bind_stream.hpp"
 #include "ceiling.hpp"
 #include "copier.hpp"
@@ -147,6 +148,7 @@ NB_MODULE(_core, module) {
     bind_job(module);
     bind_copier(module);
     kvferry::bind_stream(module);
+    kvferry::bind_digest(module);
     module.def("instruction_sets", [] {
         std::vector<std::string> names;
         for (const kvferry::Kernel &kernel : kvferry::kernels())

@@ -186,7 +186,7 @@ def transfers(
 
 @app.command()
 def pull(
-    handle: Annotated[str, typer.Argument(help="The handle as base64 or hex, @FILE with its bytes, or -.")],
+    handle: Annotated[str, typer.Argument(help="Handle, single or joined: base64, hex, @FILE with its bytes, or -.")],
     engine_socket: Annotated[Path, typer.Option(help="The decode worker's engine socket.")],
     blocks: Annotated[str, typer.Option(help="Where to, such as 0-12,20.")],
     group: Annotated[str, typer.Option(help="The layer group of the blocks.")] = "full",
@@ -284,6 +284,21 @@ def bench_latency(
     from kvferry.cli import bench as command
 
     _run(command.latency(device=device, repeats=repeats, json_output=json_output), log_level="error")
+
+
+@bench.command("checksums")
+def bench_checksums(
+    json_output: Json = False,
+    device: Device = "cpu",
+    total: Annotated[str, typer.Option(help="Bytes of a pull.")] = "256MiB",
+    threads: Annotated[int, typer.Option(min=1, max=32, help="Threads that copy and sum host memory.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Timed rounds.")] = 15,
+) -> None:
+    """Checksums: summing against copying the same bytes, and pulls that compare nothing, a sample and everything."""
+    from kvferry.cli import bench_checksums as command
+
+    measured = command.checksums(total, device=device, threads=threads, repeats=repeats, json_output=json_output)
+    _run(measured, log_level="error")
 
 
 @bench.command("control")

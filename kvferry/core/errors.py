@@ -150,6 +150,12 @@ class StaleIncarnation(KvGoneError):
     default_reason = Reason.STALE_INCARNATION
 
 
+class ChecksumMismatch(KvGoneError):
+    """What arrived is not what was published: it changed at the source or on its way, and must not be used."""
+
+    default_reason = Reason.CHECKSUM_MISMATCH
+
+
 class RetryableError(KvferryError):
     """The same call may succeed later, or on another worker."""
 
@@ -256,6 +262,12 @@ class TransportFailed(OperatorError):
     default_reason = Reason.TRANSPORT_FAILED
 
 
+class ChecksumsAbsent(OperatorError):
+    """Checksums are to be compared that the source does not make."""
+
+    default_reason = Reason.CHECKSUMS_ABSENT
+
+
 class InternalError(KvferryError):
     """A defect of kvferry."""
 
@@ -275,6 +287,7 @@ _CLASSES: dict[Reason, type[KvferryError]] = {
     Reason.LEASE_ENDED: LeaseEnded,
     Reason.FENCED: Fenced,
     Reason.STALE_INCARNATION: StaleIncarnation,
+    Reason.CHECKSUM_MISMATCH: ChecksumMismatch,
     Reason.RESOURCE_EXHAUSTED: ResourceExhausted,
     Reason.WORKER_UNKNOWN: PeerError,
     Reason.PEER_UNREACHABLE: PeerError,
@@ -293,6 +306,7 @@ _CLASSES: dict[Reason, type[KvferryError]] = {
     Reason.ADDRESS_IN_USE: AddressInUse,
     Reason.TRANSPORT_FAILED: TransportFailed,
     Reason.PROTOCOL_MISMATCH: OperatorError,
+    Reason.CHECKSUMS_ABSENT: ChecksumsAbsent,
     Reason.INTERNAL: InternalError,
 }
 

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     LEASE_ENDED = "LEASE_ENDED"
     FENCED = "FENCED"
     STALE_INCARNATION = "STALE_INCARNATION"
+    CHECKSUM_MISMATCH = "CHECKSUM_MISMATCH"
     RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
     WORKER_UNKNOWN = "WORKER_UNKNOWN"
     PEER_UNREACHABLE = "PEER_UNREACHABLE"
@@ -56,6 +57,7 @@ class Reason(StrEnum):
     ADDRESS_IN_USE = "ADDRESS_IN_USE"
     TRANSPORT_FAILED = "TRANSPORT_FAILED"
     PROTOCOL_MISMATCH = "PROTOCOL_MISMATCH"
+    CHECKSUMS_ABSENT = "CHECKSUMS_ABSENT"
     INTERNAL = "INTERNAL"
 
     @property
@@ -80,7 +82,12 @@ _ACTORS: dict[Reason, Actor] = {
             Reason.LAYOUT_INVALID,
             Reason.MESSAGE_TOO_LARGE,
         ),
-        Actor.PREFILL: (Reason.LEASE_ENDED, Reason.FENCED, Reason.STALE_INCARNATION),
+        Actor.PREFILL: (
+            Reason.LEASE_ENDED,
+            Reason.FENCED,
+            Reason.STALE_INCARNATION,
+            Reason.CHECKSUM_MISMATCH,
+        ),
         Actor.RETRY: (
             Reason.RESOURCE_EXHAUSTED,
             Reason.WORKER_UNKNOWN,
@@ -102,6 +109,7 @@ _ACTORS: dict[Reason, Actor] = {
             Reason.ADDRESS_IN_USE,
             Reason.TRANSPORT_FAILED,
             Reason.PROTOCOL_MISMATCH,
+            Reason.CHECKSUMS_ABSENT,
         ),
         Actor.KVFERRY: (Reason.INTERNAL,),
     }.items()

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from kvferry.core.planning.copies import Offsets
 
 class PlanError(Exception):
@@ -91,3 +94,22 @@ def stream_receive(
     wake_descriptor: int = -1,
 ) -> tuple[tuple[int, int, int], bytes]: ...
 def stream_discard(socket: int, size_bytes: int, limit_s: float) -> tuple[int, int, int]: ...
+def add_digest(
+    window: tuple[int, int],
+    bases: Offsets,
+    tokens: Offsets,
+    counts: Offsets,
+    rows: Offsets,
+    cell_offsets: Offsets,
+    cell_keys: npt.NDArray[np.uint64],
+    inner: int,
+    shape: tuple[int, int, int, int],
+    word_keys: npt.NDArray[np.uint32],
+    sums: npt.NDArray[np.uint64],
+    thread_count: int,
+    flag: CancelFlag | None = None,
+    instruction_set: str = "",
+) -> bool:
+    """Adds to ``sums``, [row, cell]; ``shape``: token stride, dim stride, elements of a run, bytes of an element."""
+
+def digest_instruction_sets() -> list[str]: ...

@@ -33,7 +33,7 @@ class KernelShape:
     bulk_loads: int = 1
     """Tiles that are being loaded while one is stored."""
 
-    def macros(self) -> dict[str, int]:
+    def macros(self) -> dict[str, int | str]:
         """What the source is compiled with."""
         return {
             "PLAIN_WARPS": self.plain_warps,

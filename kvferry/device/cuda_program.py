@@ -9,7 +9,7 @@ from kvferry.device.cuda import compiler_version
 from kvferry.device.kernel_cache import cache_key, cached
 
 
-def compiled(name: str, source: str, architecture: str, macros: Mapping[str, int], directory: Path) -> bytes:
+def compiled(name: str, source: str, architecture: str, macros: Mapping[str, int | str], directory: Path) -> bytes:
     """The image of ``source`` for ``architecture`` (``sm_90``), from ``directory`` if it is kept there.
 
     Raises:
@@ -20,7 +20,7 @@ def compiled(name: str, source: str, architecture: str, macros: Mapping[str, int
     return cached(directory, key, lambda: _compile(name, source, architecture, macros))
 
 
-def _compile(name: str, source: str, architecture: str, macros: Mapping[str, int]) -> bytes:
+def _compile(name: str, source: str, architecture: str, macros: Mapping[str, int | str]) -> bytes:
     try:
         core = importlib.import_module("cuda.core")
     except ImportError as error:

@@ -63,8 +63,16 @@ class Stream:
         call("cuStreamWaitEvent", self.handle, event.handle, 0)
 
     def upload(self, device_address: int, host_address: int, size_bytes: int) -> None:
-        """Copy from pinned host memory."""
+        """Copy from host memory; where that is not pinned, the driver copies it to memory of its own first."""
         call("cuMemcpyHtoDAsync", device_address, host_address, size_bytes, self.handle)
+
+    def download(self, host_address: int, device_address: int, size_bytes: int) -> None:
+        """Copy to host memory."""
+        call("cuMemcpyDtoHAsync", host_address, device_address, size_bytes, self.handle)
+
+    def clear(self, device_address: int, size_bytes: int) -> None:
+        """Set device memory to zeros."""
+        call("cuMemsetD8Async", device_address, 0, size_bytes, self.handle)
 
     def write_word(self, address: int, value: int) -> None:
         """Write 32 bits of device memory, without a kernel."""

@@ -25,7 +25,7 @@ def default_directory(environment: Mapping[str, str] = os.environ) -> Path:
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "kvferry" / "kernels"
 
 
-def cache_key(source: str, architecture: str, macros: Mapping[str, int], compiler: str) -> str:
+def cache_key(source: str, architecture: str, macros: Mapping[str, int | str], compiler: str) -> str:
     """Name of what this compiler makes of this source for this architecture."""
     parts = [source, architecture, compiler, *(f"{name}={value}" for name, value in sorted(macros.items()))]
     digest = hashlib.sha256()

@@ -6,7 +6,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from kvferry.core.errors import ConfigInvalid, InvalidArgument, NotReady, ResourceExhausted, TransportFailed
+from kvferry.core.checksums.formula import Words, word_keys
+from kvferry.core.checksums.regions import DigestRegion
+from kvferry.core.errors import Cancelled, ConfigInvalid, InvalidArgument, NotReady, ResourceExhausted, TransportFailed
 from kvferry.core.planning.copies import CopyPlan, Offsets, StridedCopy
 from kvferry.device import _core
 from kvferry.device.copying import Copier, Copies, CopyJob, Window
@@ -276,3 +278,53 @@ def _array(offsets: Offsets) -> Offsets:
 def _invalid(error: _core.PlanError) -> InvalidArgument:
     field, value, why = error.args
     return InvalidArgument.of_field(field, value, why)
+
+
+def digest_instruction_sets() -> tuple[str, ...]:
+    """What this processor can sum with, best first."""
+    return tuple(_core.digest_instruction_sets())
+
+
+def digest_host(
+    window: Window,
+    region: DigestRegion,
+    thread_count: int,
+    flag: CancelFlag | None = None,
+    *,
+    instruction_set: str | None = None,
+) -> Words:
+    """The sums of a region of host memory, ``[row, cell]``, by at most so many threads.
+
+    Raises:
+        InvalidArgument: the region leaves the window.
+        ConfigInvalid: as for :class:`HostCopier`.
+        Cancelled: another thread raised ``flag``.
+    """
+    if not 1 <= thread_count <= THREADS_MAX:
+        raise ConfigInvalid.of_field("thread_count", thread_count, f"must be from 1 to {THREADS_MAX}")
+    if instruction_set is not None and instruction_set not in digest_instruction_sets():
+        known = ", ".join(digest_instruction_sets())
+        raise ConfigInvalid.of_field("instruction_set", instruction_set, f"this processor has {known}")
+    sums = np.zeros((region.row_count, region.cell_offsets.size), dtype=np.uint64)
+    try:
+        done = _core.add_digest(
+            _pair("window", window),
+            _array(region.bases),
+            _array(region.tokens),
+            _array(region.counts),
+            _array(region.rows),
+            _array(region.cell_offsets),
+            np.ascontiguousarray(region.cell_keys),
+            region.inner,
+            (region.token_stride, region.dim_stride, region.run_elements, region.element_bytes),
+            word_keys(),
+            sums,
+            thread_count,
+            flag,
+            instruction_set or "",
+        )
+    except _core.PlanError as error:
+        raise _invalid(error) from error
+    if not done:
+        raise Cancelled("the digest was cancelled")
+    return sums

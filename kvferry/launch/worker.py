@@ -30,6 +30,8 @@ class WorkerSpec:
     listen: str = "127.0.0.1:0"
     namespace: Namespace | None = None
     """Where all of its processes run; ``listen`` is then an address in there, and so are those of its metrics."""
+    data_plane_module: str = "kvferry_dataplane"
+    """What is run as data plane; tests run it with a part replaced."""
     data_plane_flags: tuple[str, ...] = ()
     """Beyond those that follow from the fields here."""
     data_plane_environment: Mapping[str, str] = field(default_factory=dict)
@@ -120,7 +122,7 @@ class LocalWorker:
 
     async def start_data_plane(self, rank: int) -> Child:
         """Start, or start again, the data plane of ``rank``."""
-        command = ["-m", "kvferry_dataplane", "--device", self.spec.device]
+        command = ["-m", self.spec.data_plane_module, "--device", self.spec.device]
         command += ["--pool-bytes", str(self.spec.pool_bytes), "--socket", str(self.rank_sockets[rank])]
         if self.spec.metrics:
             command += ["--metrics-listen", f"{self._host}:0"]

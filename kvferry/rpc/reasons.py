@@ -22,6 +22,7 @@ STATUS_CODES: dict[Reason, grpc.StatusCode] = {
     Reason.LEASE_ENDED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.FENCED: grpc.StatusCode.ABORTED,
     Reason.STALE_INCARNATION: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.CHECKSUM_MISMATCH: grpc.StatusCode.DATA_LOSS,
     Reason.RESOURCE_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.WORKER_UNKNOWN: grpc.StatusCode.NOT_FOUND,
     Reason.PEER_UNREACHABLE: grpc.StatusCode.UNAVAILABLE,
@@ -41,6 +42,7 @@ STATUS_CODES: dict[Reason, grpc.StatusCode] = {
     Reason.ADDRESS_IN_USE: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.TRANSPORT_FAILED: grpc.StatusCode.INTERNAL,
     Reason.PROTOCOL_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.CHECKSUMS_ABSENT: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 """The gRPC status code that goes with each reason."""

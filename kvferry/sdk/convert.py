@@ -128,6 +128,8 @@ def transfer_of(wire: transfer_pb2.Transfer) -> TransferResult:
         end_time=_time_of(wire.end_time) if wire.HasField("end_time") else None,
         revision=wire.revision,
         ranks=ranks,
+        compared_bytes=wire.compared_bytes,
+        checksum_s=seconds_of(wire.checksum_time),
         verified_tokens=wire.verified_token_count,
         attempts=tuple(map(_attempt_of, wire.attempts)),
     )
@@ -162,6 +164,8 @@ def _figures_of(wire: transfer_pb2.RankFigures) -> RankFigures:
         queue_s=seconds_of(wire.queue_time),
         read_s=seconds_of(wire.read_time),
         verify_s=seconds_of(wire.verify_time),
+        compared_bytes=wire.compared_bytes,
+        checksum_s=seconds_of(wire.checksum_time),
         paths=tuple(
             PathFigures(
                 source_rank=figures.source_rank,

@@ -274,11 +274,14 @@ class EngineClient:
         data_parallel_rank: int = 0,
         resumable: bool = False,
         queue_timeout_s: float | None = None,
+        verify: str | None = None,
     ) -> TransferResult:
         """Read a publication into ``blocks``, as many as its tokens take here; returns when all is there, verified.
 
         Tokens before ``first_token`` are at the destination already, in the first of its blocks, and are not read.
-        ``data_parallel_rank`` is the one of this worker that shall hold the request.
+        ``data_parallel_rank`` is the one of this worker that shall hold the request. ``verify`` has checksums of what
+        arrived compared with those that the source made when it published: ``off``, ``full``, ``sampled:N`` for one
+        block in N, None as the worker is configured; the result's ``compared_bytes`` says of how much.
 
         ``handle`` may be several joined to one (``join_handles``): if a source fails, the next goes on where the
         verified tokens end. ``resumable`` has the tokens verified in spans also where there is one source, so that
@@ -303,6 +306,7 @@ class EngineClient:
             first_token=first_token,
             data_parallel_rank=data_parallel_rank,
             resumable=resumable,
+            verify=verify,
         )
         request.mapped_pools.extend(state.pools.mapped())
         set_timeouts(request, timeout_s, queue_timeout_s)
@@ -320,6 +324,7 @@ class EngineClient:
         data_parallel_rank: int = 0,
         resumable: bool = False,
         queue_timeout_s: float | None = None,
+        verify: str | None = None,
     ) -> Pull:
         """Like :meth:`pull`, but returns once control has made the transfer.
 
@@ -335,6 +340,7 @@ class EngineClient:
             first_token=first_token,
             data_parallel_rank=data_parallel_rank,
             resumable=resumable,
+            verify=verify,
         )
         request.mapped_pools.extend(state.pools.mapped())
         set_timeouts(request, timeout_s, queue_timeout_s)

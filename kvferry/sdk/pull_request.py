@@ -1,5 +1,7 @@
 """The request of a pull, its arguments checked before anything is sent."""
 
+from kvferry.core.checksums.shares import every_of
+from kvferry.core.errors import InvalidArgument
 from kvferry.layout.v1.layout_pb2 import BlockList
 from kvferry.sdk.arguments import (
     COUNT_MAX,
@@ -22,6 +24,7 @@ def pull_request(
     first_token: int,
     data_parallel_rank: int,
     resumable: bool,
+    verify: str | None,
 ) -> CreateTransferRequest:
     """The request but for its times; ``blocks`` were checked before.
 
@@ -36,6 +39,13 @@ def pull_request(
         first_token=checked_int("first_token", first_token, 0, TOKENS_MAX),
         data_parallel_rank=checked_int("data_parallel_rank", data_parallel_rank, 0, COUNT_MAX),
         resumable=bool(resumable),
+        compare_every=None if verify is None else _every("verify", verify),
     )
     checked_size("blocks", request)
     return request
+
+
+def _every(field: str, value: object) -> int:
+    if not isinstance(value, str):
+        raise InvalidArgument.of_field(field, value, "must be off, full or sampled:N")
+    return every_of(field, value)

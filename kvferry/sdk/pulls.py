@@ -18,7 +18,7 @@ from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.results import TransferResult
 from kvferry.transfer.v1 import transfer_pb2 as pb
 
-GRACE_S = 1.0
+GRACE_S = 0.95
 """After its deadline a transfer has this long to reach its terminal state; then the client stops waiting."""
 CANCEL_S = 5.0
 """How long a cancellation waits for its acknowledgement."""
@@ -260,22 +260,36 @@ class PullTable:
         return await asyncio.shield(self._tasks.create_task(self._cancel(pull)))
 
     async def _cancel(self, pull: Pull) -> Outcome:
+        asking = self._tasks.create_task(self._ask_to_cancel(pull))
+        ending = self._tasks.create_task(pull.outcome())
         try:
             async with asyncio.timeout(CANCEL_S):
-                if not pull.name:
-                    # Control may have made it without our having heard its name; the same request tells.
-                    pull.learn(await self._stream.ask(PullCommand(create=pull.request), CANCEL_S))
-                if not pull.done():
-                    cancel = pb.CancelTransferRequest(name=pull.name)
-                    pull.learn(await self._stream.ask(PullCommand(cancel=cancel), CANCEL_S))
-                return await pull.outcome()
+                # The outcome may come without an answer: the pull's own bound passes, also while control is silent.
+                await asyncio.wait((asking, ending), return_when=asyncio.FIRST_COMPLETED)
+                if not ending.done() and (failure := asking.result()) is not None:
+                    return failure
+                return await ending
         except TimeoutError:
             return pull.lost(DeadlineExceeded(f"the cancellation was not acknowledged within {CANCEL_S:g} s"))
+        finally:
+            asking.cancel()
+            ending.cancel()
+
+    async def _ask_to_cancel(self, pull: Pull) -> PullFailed | None:
+        """Have control end the transfer; why that cannot be had, if so."""
+        try:
+            if not pull.name:
+                # Control may have made it without our having heard its name; the same request tells.
+                pull.learn(await self._stream.ask(PullCommand(create=pull.request), CANCEL_S))
+            if not pull.done():
+                cancel = pb.CancelTransferRequest(name=pull.name)
+                pull.learn(await self._stream.ask(PullCommand(cancel=cancel), CANCEL_S))
         except KvferryError as error:
             failure = pull.lost(error) if pull.name else _not_made(pull, error)
             if not is_outcome_unknown(error):
                 pull.settle(failure)
             return failure
+        return None
 
 
 def _not_made(pull: Pull, error: KvferryError) -> PullFailed:

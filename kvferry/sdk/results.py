@@ -229,6 +229,8 @@ class RankFigures(Record):
     queue_s: float
     read_s: float
     verify_s: float
+    compared_bytes: int = 0
+    checksum_s: float = 0.0
     paths: tuple[PathFigures, ...] = ()
     """By source rank; ``path`` and ``backend`` are those that carried most."""
     verified_tokens: int = 0
@@ -299,6 +301,10 @@ class TransferResult(Record):
     blocks may begin there (``first_token=``)."""
     attempts: tuple[Attempt, ...] = ()
     """The sources that were given up, in order; ``source_worker`` and its neighbours name the one after them."""
+    compared_bytes: int = 0
+    """Of ``received_bytes``, those whose checksums were compared with the source's."""
+    checksum_s: float = 0.0
+    """How long that took, on the slowest rank."""
 
     @property
     def device_s(self) -> float:

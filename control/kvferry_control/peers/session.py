@@ -14,7 +14,8 @@ import grpc
 import structlog
 from grpc import aio
 
-from kvferry.core.errors import DeadlineExceeded, KvferryError, PeerError, ResourceExhausted
+from kvferry.core.errors import ChecksumsAbsent, DeadlineExceeded, KvferryError, PeerError, ResourceExhausted
+from kvferry.core.reasons import Reason
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
 from kvferry.rpc.errors import from_rpc
 from kvferry.rpc.refusals import refusal_from_wire
@@ -83,6 +84,21 @@ class NegotiationSession:
             self._outgoing.put(pb.SessionCall(call_id=self._last_id, conclude=request))
             self._ensure_running()
 
+    async def checksums(self, request: pb.ChecksumsRequest, timeout_s: float) -> pb.ChecksumsResponse:
+        """Ask for checksums, by a call of its own: their size must not hold up the negotiations of others.
+
+        Raises:
+            KvferryError: as :meth:`negotiate`; ChecksumsAbsent also from a source that knows of none.
+        """
+        if self._closed is not None:
+            raise self._closed
+        try:
+            return await self._checksums_unary(request, timeout_s)
+        except KvferryError as failure:
+            if failure.reason is Reason.PROTOCOL_MISMATCH:
+                raise ChecksumsAbsent(f"workers/{self._worker} knows of no checksums") from failure
+            raise
+
     def close(self, error: KvferryError) -> None:
         """End the stream; what waits for an answer ends with ``error``."""
         self._closed = error
@@ -108,6 +124,17 @@ class NegotiationSession:
             raise DeadlineExceeded(f"no answer within {timeout_s:.3g} s") from error
         finally:
             del self._waiting[call_id]
+
+    async def _checksums_unary(self, request: pb.ChecksumsRequest, timeout_s: float) -> pb.ChecksumsResponse:
+        try:
+            response: pb.ChecksumsResponse = await self._stub.Checksums(request, timeout=timeout_s)
+        except (aio.UsageError, asyncio.CancelledError) as error:
+            if self._closed is None or _is_cancelled():
+                raise
+            raise self._closed from error
+        except grpc.RpcError as error:
+            raise from_rpc(error) from error
+        return response
 
     async def _negotiate_unary(self, request: pb.NegotiateRequest, timeout_s: float) -> pb.NegotiateResponse:
         try:

@@ -87,6 +87,24 @@ class Sources:
             self._learn(source, response.description)
         return source, response
 
+    async def checksums(
+        self, source: Source, transfer: str, handle: bytes, scope: pb.ChecksumScope, deadline: float
+    ) -> dict[int, pb.RankChecksums]:
+        """Ask a source for checksums of a publication, by rank.
+
+        Raises:
+            KvferryError: the source refused, with its reason; or it cannot be reached before the deadline.
+        """
+        request = pb.ChecksumsRequest(transfer=transfer, handle=handle, scope=scope)
+        left = deadline - time.monotonic() - DEADLINE_MARGIN_S
+        if left <= 0:
+            raise DeadlineExceeded(f"no time is left to ask workers/{source.worker} for checksums")
+        try:
+            response = await source.session.checksums(request, left)
+        except KvferryError as failure:
+            raise _located(failure, source) from failure
+        return {checksums.rank: checksums for checksums in response.ranks}
+
     def require_pairable(self, source: Source, destination: WorkerLayout) -> None:
         """Refuse a pair whose layouts do not fit.
 

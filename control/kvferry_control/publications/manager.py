@@ -269,8 +269,7 @@ class Publications:
     @staticmethod
     def _is_whole(states: Mapping[int, dp.LeaseState]) -> bool:
         """Whether every rank that was given the lease still holds it."""
-        first = next(iter(states.values()))
-        return len(states) == pb.LeaseAttributes.FromString(first.attributes).rank_count
+        return len(states) == pb.LeaseAttributes.FromString(next(iter(states.values())).attributes).rank_count
 
     def _recover_one(self, publication_id: str, states: Mapping[int, dp.LeaseState]) -> None:
         first = next(iter(states.values()))
@@ -329,6 +328,7 @@ class Publications:
             blocks=publication.blocks.values(),
             ttl=duration(ttl_s),
             attributes=attributes.SerializeToString(),
+            token_count=publication.token_count,
         )
         try:
             answer = await link.command(dp.SessionRequest(acquire_lease=command))

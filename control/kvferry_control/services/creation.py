@@ -1,5 +1,7 @@
 """From a request for a transfer to the transfer, whichever way the request came."""
 
+from kvferry.core.checksums.shares import EVERY_MAX
+from kvferry.core.errors import InvalidArgument
 from kvferry.rpc.layouts import blocks_by_group
 from kvferry.rpc.times import checked_seconds
 from kvferry.transfer.v1 import transfer_pb2 as pb
@@ -14,10 +16,22 @@ from kvferry_control.worker import LocalWorker
 class TransferMaker:
     """Makes transfers for the engine."""
 
-    def __init__(self, worker: LocalWorker, transfers: Transfers, limits: LimitsSection) -> None:
+    def __init__(
+        self, worker: LocalWorker, transfers: Transfers, limits: LimitsSection, compare_every: int = 0
+    ) -> None:
+        """``compare_every`` is for transfers that do not say it themselves."""
         self._worker = worker
         self._transfers = transfers
         self._limits = limits
+        self._compare_every_default = compare_every
+
+    def _compare_every(self, request: pb.CreateTransferRequest) -> int:
+        if not request.HasField("compare_every"):
+            return self._compare_every_default
+        if request.compare_every > EVERY_MAX:
+            why = f"must be 0 to {EVERY_MAX}"
+            raise InvalidArgument.of_field("compare_every", request.compare_every, why)
+        return request.compare_every
 
     def make(self, request: pb.CreateTransferRequest) -> TransferRecord:
         """Start a transfer, or give the one that this request started before.
@@ -32,6 +46,7 @@ class TransferMaker:
             first_token=request.first_token,
             data_parallel_rank=request.data_parallel_rank,
             resumable=request.resumable,
+            compare_every=request.compare_every if request.HasField("compare_every") else None,
         )
         request_id, body_print = check_id("request_id", request.request_id), fingerprint(body)
         known = self._transfers.table.known(request_id, body_print)
@@ -50,6 +65,7 @@ class TransferMaker:
             data_parallel_rank=request.data_parallel_rank,
             resumable=request.resumable,
             queue_timeout_s=self._queue_timeout_of(request),
+            compare_every=self._compare_every(request),
         )
         return self._transfers.create(wanted, layout, self._worker.identity.incarnation)
 

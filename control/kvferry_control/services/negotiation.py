@@ -17,7 +17,9 @@ from kvferry.rpc.streams import serve_batches
 from kvferry.rpc.times import duration
 from kvferry_control.handles import open_handle
 from kvferry_control.metrics import ControlMetrics
+from kvferry_control.publications.machine import State
 from kvferry_control.publications.manager import Publication, Publications
+from kvferry_control.ranks.checksums import checksums_of
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import PROTOCOL_VERSION
 from kvferry_control.requests import check_id
@@ -58,6 +60,17 @@ class NegotiationService(NegotiationServiceServicer):
     ) -> pb.ConcludeResponse:
         self.conclude(request)
         return pb.ConcludeResponse()
+
+    @unary_method
+    async def Checksums(
+        self, request: pb.ChecksumsRequest, context: aio.ServicerContext[pb.ChecksumsRequest, pb.ChecksumsResponse]
+    ) -> pb.ChecksumsResponse:
+        publication = self._find(request.handle)
+        if publication.life.state is not State.LIVE:
+            raise LeaseEnded.of_field("publication", publication.name, f"is {publication.life.state.name}")
+        command = dp.SumChecksums(publication=publication.id, scope=request.scope)
+        links = [link for link in self._links if link.rank in publication.ranks]
+        return pb.ChecksumsResponse(ranks=await checksums_of(links, command))
 
     # The generated base class speaks of the generator style; this method reads and writes through its context.
     async def Session(  # type: ignore[override]

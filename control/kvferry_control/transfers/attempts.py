@@ -18,6 +18,8 @@ CURABLE = frozenset(
         Reason.LEASE_ENDED,
         Reason.FENCED,
         Reason.STALE_INCARNATION,
+        Reason.CHECKSUM_MISMATCH,
+        Reason.CHECKSUMS_ABSENT,
         Reason.RESOURCE_EXHAUSTED,
         Reason.WORKER_UNKNOWN,
         Reason.PEER_UNREACHABLE,

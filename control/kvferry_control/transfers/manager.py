@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -13,7 +13,6 @@ from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
 from kvferry.rpc.reasons import reason_from_wire
-from kvferry.rpc.times import duration
 from kvferry_control.blocks import check_blocks, check_tokens
 from kvferry_control.config import LimitsSection
 from kvferry_control.metrics import ControlMetrics
@@ -24,7 +23,9 @@ from kvferry_control.tasks import Spawn
 from kvferry_control.transfers import machine
 from kvferry_control.transfers.attempts import CURABLE, candidates_of, figures_since, live_source, living_first
 from kvferry_control.transfers.books import Books
+from kvferry_control.transfers.checksums import checksum_scope
 from kvferry_control.transfers.machine import Failure, State
+from kvferry_control.transfers.read_command import read_command
 from kvferry_control.transfers.record import TransferRecord
 from kvferry_control.transfers.request import PullRequest, deadline_in
 from kvferry_control.transfers.table import TransferTable
@@ -94,6 +95,7 @@ class Transfers:
             layout=layout,
             sources=others,
             in_spans=bool(others) or request.resumable,
+            compare_every=request.compare_every,
         )
         self._add(record)
         loop = asyncio.get_running_loop()
@@ -253,13 +255,31 @@ class Transfers:
                 return
             check_tokens("destination_blocks", record.blocks, layout, answer.token_count, record.first_token)
             record.token_count = answer.token_count
-            self._send_reads(record, source, answer)
+            try:
+                sums = await self._checksums(record, source, layout)
+            except KvferryError as error:
+                self._refuse(record, machine.SourceFailed(Failure.of(error)))
+                return
+            self._send_reads(record, source, answer, sums)
         except KvferryError as error:
             self._refuse(record, machine.Ended(Failure.of(error)))
         except Exception as error:
             self._log.exception("defect while negotiating", transfer=record.name)
             failure = Failure(Reason.INTERNAL, f"{type(error).__name__} while negotiating")
             self._refuse(record, machine.Ended(failure))
+
+    async def _checksums(
+        self, record: TransferRecord, source: Source, layout: WorkerLayout
+    ) -> dict[int, neg.RankChecksums]:
+        """What the source says of its blocks, by rank; nothing unless it is to be compared."""
+        if not record.compare_every:
+            return {}
+        scope = checksum_scope(layout, record)
+        # Until they are here the source has not answered: an end of the transfer ends the asking.
+        record.negotiated = False
+        sums = await self._sources.checksums(source, record.id, record.handle, scope, record.deadline)
+        record.negotiated = True
+        return sums
 
     async def _answer(self, record: TransferRecord, layout: WorkerLayout) -> tuple[Source, neg.NegotiateResponse]:
         """What the source answers, if it can be used. Whatever is raised here is its own fault."""
@@ -280,20 +300,29 @@ class Transfers:
         if not record.life.state.terminal:
             self.apply(record, event)
 
-    def _send_reads(self, record: TransferRecord, source: Source, answer: neg.NegotiateResponse) -> None:
+    def _send_reads(
+        self,
+        record: TransferRecord,
+        source: Source,
+        answer: neg.NegotiateResponse,
+        sums: Mapping[int, neg.RankChecksums],
+    ) -> None:
         """Give each reading rank its read. Every source rank is named: the data plane knows which it needs."""
         links = [link for link in self._links if link.rank in record.ranks - record.life.done]
         for link in links:
             if not link.up:
                 raise DataPlaneLost(f"rank {link.rank}: no session", metadata={"rank": str(link.rank)})
-        sources = [dp.ReadSource(peer=source.peer(lease.rank), lease=lease) for lease in answer.leases]
+        sources = [
+            dp.ReadSource(peer=source.peer(lease.rank), lease=lease, checksums=sums.get(lease.rank))
+            for lease in answer.leases
+        ]
         if not sources:
             raise InternalError(f"workers/{source.worker} gave no leases")
         self.apply(record, machine.Negotiated(record.ranks))
         for link in links:
             try:
                 self._sources.connect(source, link)
-                link.post(_read_command(record, link.rank, sources, answer, self._limits.span_bytes))
+                link.post(read_command(record, link.rank, sources, answer, self._limits.span_bytes))
             except KvferryError as error:
                 self.apply(record, machine.RankFailed(link.rank, Failure.of(error, link.rank)))
 
@@ -355,31 +384,3 @@ class Transfers:
         if worker is not None and worker.incarnation == record.source_incarnation:
             succeeded = record.life.state is State.SUCCEEDED
             self._sources.conclude(worker, record.id, record.handle, succeeded)
-
-
-def _read_command(
-    record: TransferRecord,
-    rank: int,
-    sources: list[dp.ReadSource],
-    answer: neg.NegotiateResponse,
-    span_bytes: int,
-) -> dp.SessionRequest:
-    """The read of a transfer, written where it is sent from: each level of messages would copy the block lists anew."""
-    command = dp.SessionRequest()
-    read = command.read
-    read.transfer = record.id
-    read.sources.extend(sources)
-    # All ranks of a worker have the same block ids: it is enough that the first names them.
-    read.sources[0].blocks.extend(answer.blocks)
-    read.destination_blocks.extend(record.blocks.values())
-    read.source_worker = record.source_worker
-    if record.queue_deadline is None or record.is_served:
-        read.time_left.CopyFrom(duration(record.seconds_left))
-    else:
-        read.time_left.CopyFrom(duration(record.service_s))
-        read.queue_time_left.CopyFrom(duration(record.queue_deadline - time.monotonic()))
-    read.priority = record.priority
-    read.token_count = answer.token_count
-    read.first_token = record.first_token_of(rank)
-    read.span_bytes = span_bytes if record.in_spans else 0
-    return command

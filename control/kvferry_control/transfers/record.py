@@ -39,6 +39,8 @@ class TransferRecord:
     """With a queue deadline: how long each of its reads may take once it is served."""
     queue_deadline: float | None = None
     """When it must be served; None: whenever, before its deadline."""
+    compare_every: int = 0
+    """Checksums of one block in so many are compared; 0: none."""
     begun: float = field(default_factory=time.monotonic)
     created_at: float = field(default_factory=time.time)
     ended_at: float = 0.0
@@ -143,7 +145,7 @@ class TransferRecord:
         )
 
     def slowest(self, stage: str) -> float:
-        """Seconds of the slowest rank in ``queue_time``, ``read_time`` or ``verify_time``."""
+        """Seconds of the slowest rank in ``queue_time``, ``read_time``, ``verify_time`` or ``checksum_time``."""
         times: list[Duration] = [getattr(figures, stage) for figures in self.figures.values()]
         return max(map(seconds_of, times), default=0.0)
 
@@ -177,4 +179,6 @@ class TransferRecord:
             first_token=self.first_token,
             attempts=[attempt.to_wire() for attempt in self.attempts],
             verified_token_count=self.verified_tokens,
+            compared_bytes=sum(figures.compared_bytes for figures in self.figures.values()),
+            checksum_time=duration(self.slowest("checksum_time")),
         )

@@ -18,6 +18,8 @@ class PullRequest:
     priority: int
     first_token: int
     data_parallel_rank: int
+    compare_every: int = 0
+    """Checksums of one block in so many are compared with the source's; 0: none, 1: all."""
     queue_timeout_s: float | None = None
     """How long it may wait to be served, before ``timeout_s`` begins; None: ``timeout_s`` bounds everything."""
     resumable: bool = False

@@ -15,6 +15,7 @@ from kvferry_dataplane.reads.batches import Batch
 from kvferry_dataplane.reads.lingering import LingeringConnections, hold_connections
 from kvferry_dataplane.reads.request import ReadPart
 
+_CLOSING_POLLS = 16
 CELL_COUNT = 1024
 """Lease words that one agent can read back at a time."""
 
@@ -98,6 +99,9 @@ class NixlReadAgent:
     def disconnect(self, peer: Peer) -> None:
         """Forget a peer."""
         self._agent.remove_peer(peer.agent_name)
+        # The backend closes the connection in steps, and an agent without reads in flight is polled by nobody else.
+        for _ in range(_CLOSING_POLLS):
+            self._agent.progress()
 
     def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
         """Start a batch of copies into the pool; NIXL knows no priorities."""
@@ -143,6 +147,10 @@ class NixlReadAgent:
 
     def close(self) -> None:
         """Destroy the agent."""
+        if not self._agent.is_reading:
+            # No source has anything left to answer.
+            self._agent.close()
+            return
         held = hold_connections()
         try:
             self._agent.close()

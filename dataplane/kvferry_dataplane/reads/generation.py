@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from kvferry.core.errors import TransportFailed
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.active import ActiveRead
 from kvferry_dataplane.reads.agent import ReadAgent
@@ -56,6 +57,11 @@ class Generation:
     free_cells: deque[int] = field(default_factory=deque)
     retire_at: float | None = None
     """When it is destroyed at the latest; None while it takes new work."""
+    forgotten: int = 0
+    """Peers that it was made to forget."""
+    refused: bool = False
+    """Whether it could not learn a peer: it reaches others over the interfaces that were up when it was made, and over
+    no others ever."""
     unwanted_since: float | None = None
     """Since when it has only flights that nobody waits for."""
 
@@ -63,13 +69,21 @@ class Generation:
         self.free_cells.extend(range(self.agent.cell_count))
 
     def connect(self, peer: Peer) -> bool:
-        """Make sure that the agent knows a peer; False while what is left of a broken connection is still in flight."""
+        """Make sure that the agent knows a peer; False while what is left of a broken connection is still in flight.
+
+        Raises:
+            TransportFailed: the backend refuses the peer.
+        """
         if peer.name in self.broken:
             if any(flight.peer.name == peer.name for flight in self.flights):
                 return False
             self.forget(peer)
         if peer.name not in self.connected:
-            self.agent.connect(peer)
+            try:
+                self.agent.connect(peer)
+            except TransportFailed:
+                self.refused = True
+                raise
             self.connected[peer.name] = peer
         return True
 
@@ -77,6 +91,7 @@ class Generation:
         """Make the agent forget a peer, if it knows it."""
         self.broken.discard(peer.name)
         if self.connected.pop(peer.name, None) is not None:
+            self.forgotten += 1
             self.agent.disconnect(peer)
 
     def bytes_in_flight(self, peer: str) -> int:

@@ -7,6 +7,11 @@ from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.agent import ReadAgent
 from kvferry_dataplane.reads.generation import Flight, Generation, Purpose
 
+RENEW_SECONDS = 5.0
+"""Between two agents that are given up since they could not learn a peer."""
+FORGOTTEN_MAX = 4
+"""Peers that an agent forgets in its life: UCX keeps their connections over TCP until both ends are destroyed."""
+
 
 class Generations:
     """Makes, retires and destroys reader agents."""
@@ -19,6 +24,7 @@ class Generations:
         self._current: Generation | None = None
         self._retiring: list[Generation] = []
         self.rollovers = 0
+        self._renew_from = float("-inf")
 
     def current(self, path: Path = Path.NIXL) -> Generation:
         """The generation that takes new work of a path.
@@ -60,10 +66,17 @@ class Generations:
             self._current = None
 
     def retire_unwanted(self, wanted: Collection[str], now: float, after_seconds: float) -> None:
-        """Give up agents that would be polled for ever for flights that nobody waits for.
+        """Give up agents that could not learn a peer, that would be polled for ever for nobody's flights, and idle ones
+        that hold connections of peers that they have forgotten.
 
         ``wanted``: names of the peers that reads want.
         """
+        if self._current is not None and self._current.refused and now >= self._renew_from:
+            # Not too often: the peer may be what is wrong.
+            self._renew_from = now + RENEW_SECONDS
+            self.retire(self._current, now + after_seconds)
+        if self._current is not None and self._current.forgotten >= FORGOTTEN_MAX and not self._current.flights:
+            self.retire(self._current, now)
         for generation in self.disposable():
             probes = any(f.purpose is Purpose.PROBE and f.peer.name in wanted for f in generation.flights)
             blocks = any(f.read is not None for f in generation.flights)

@@ -2,20 +2,27 @@
 
 Over tcp, UCX emulates a read: the source answers a request with messages. A source that was stopped, and that finds
 both unread requests and a closed connection when it goes on, fails to answer; UCX then aborts the whole source process.
-So a connection stays open, owned by nobody but this module, until the source closes it: its answers end here, in no
-one's memory.
+So a connection stays open, owned by nobody but this module: its answers end here, in no one's memory. Our side is
+closed when the source has answered and then been silent for ``ANSWERED_SECONDS``, or when it has been silent from the
+first for ``SILENT_SECONDS``; the source then closes its own.
 """
 
+import contextlib
 import os
 import selectors
 import socket
 import stat
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 CONNECTIONS_MAX = 256
+ANSWERED_SECONDS = 2.0
+SILENT_SECONDS = 20.0
+"""A source that is stopped for longer has lost its registration."""
+_LOOK_SECONDS = 0.5
 _CHUNK_BYTES = 1 << 20
 _DESCRIPTORS = Path("/proc/self/fd")
 
@@ -38,6 +45,8 @@ class LingeringConnections:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._order: deque[socket.socket] = deque()
+        self._close_at: dict[socket.socket, float] = {}
+        """When our side is closed, of those where it is not."""
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -66,6 +75,7 @@ class LingeringConnections:
             if len(self._order) >= CONNECTIONS_MAX:
                 self._drop(self._order[0])
             self._order.append(connection)
+            self._close_at[connection] = time.monotonic() + SILENT_SECONDS
             self._selector.register(connection, selectors.EVENT_READ)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._drain, name="kvferry-lingering", daemon=True)
@@ -74,26 +84,42 @@ class LingeringConnections:
     def _drop(self, connection: socket.socket) -> None:
         self._selector.unregister(connection)
         self._order.remove(connection)
+        self._close_at.pop(connection, None)
         connection.close()
 
     def _drain(self) -> None:
         scratch = bytearray(_CHUNK_BYTES)
         while True:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(_LOOK_SECONDS):
                 connection = key.fileobj
                 assert isinstance(connection, socket.socket)
                 with self._lock:
-                    if connection.fileno() < 0:
-                        continue
-                    try:
-                        # MSG_TRUNC: the kernel drops the bytes without copying them.
-                        open_still = connection.recv_into(scratch, _CHUNK_BYTES, socket.MSG_TRUNC) > 0
-                    except BlockingIOError:
-                        open_still = True
-                    except OSError:
-                        open_still = False
-                    if not open_still:
-                        self._drop(connection)
+                    self._take(connection, scratch)
+            with self._lock:
+                self._close_silent(time.monotonic())
+
+    def _take(self, connection: socket.socket, scratch: bytearray) -> None:
+        if connection.fileno() < 0:
+            return
+        try:
+            # MSG_TRUNC: the kernel drops the bytes without copying them.
+            open_still = connection.recv_into(scratch, _CHUNK_BYTES, socket.MSG_TRUNC) > 0
+        except BlockingIOError:
+            return
+        except OSError:
+            open_still = False
+        if not open_still:
+            self._drop(connection)
+        elif connection in self._close_at:
+            self._close_at[connection] = time.monotonic() + ANSWERED_SECONDS
+
+    def _close_silent(self, now: float) -> None:
+        """Close our side where the source has nothing more to say; its own end comes then."""
+        for connection in [known for known, at in self._close_at.items() if now >= at]:
+            del self._close_at[connection]
+            # The source may have ended it by now.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
 
 
 def _descriptors() -> list[int]:

@@ -76,6 +76,10 @@ class ReadOutcome:
     shares: tuple["SourceShare", ...]
     """What came from each source rank; empty if nothing was asked for."""
     priority: int = 0
+    compared_bytes: int = 0
+    """Of those received, bytes whose checksums are those of the source."""
+    checksum_seconds: float = 0.0
+    """How long comparing them took."""
 
     @property
     def main(self) -> Route | None:

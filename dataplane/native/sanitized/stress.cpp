@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "../copier.hpp"
+#include "../digest.hpp"
 
 using namespace kvferry;
 
@@ -53,9 +54,38 @@ void use(Copier &copier, unsigned seed) {
     }
 }
 
+// Digests by several threads, some of them cancelled: what was not cancelled has one thread's sums.
+void digest_and_cancel(unsigned seed) {
+    std::vector<char> memory(std::size_t{6} << 20);
+    std::mt19937 random(seed);
+    for (char &byte : memory)
+        byte = static_cast<char>(random());
+    DigestRegion region{{}, {}, {}, {}, {0, 256}, {1, 2}, 2, 512, 2, 128, 2, 2};
+    for (std::int64_t i = 0; i < 700; ++i) {
+        region.bases.push_back(i * 8192);
+        region.tokens.push_back(16 * i);
+        region.counts.push_back(16);
+        region.rows.push_back(i % 2);
+    }
+    const WordKeys keys{};
+    std::vector<std::uint64_t> expected(4);
+    digest(region, window(memory), keys, expected.data(), {1, nullptr, ""});
+    for (int turn = 0; turn < 10; ++turn) {
+        std::atomic<bool> cancelled{false};
+        std::vector<std::uint64_t> sums(4);
+        std::thread canceller([&, cancels = turn % 2 == 0] { cancelled.store(cancels); });
+        const bool whole = digest(region, window(memory), keys, sums.data(), {4, &cancelled, ""});
+        canceller.join();
+        if (whole && sums != expected)
+            std::abort();
+    }
+}
+
 } // namespace
 
 int main() {
+    for (unsigned seed = 0; seed < 3; ++seed)
+        digest_and_cancel(seed);
     for (unsigned round = 0; round < 10; ++round) {
         const std::uint64_t stream_bytes_min = round % 2 == 0 ? 1 : SIZE_MAX;
         const auto copier = Copier::make({3, 64, -1, "", 1000, stream_bytes_min, 512});

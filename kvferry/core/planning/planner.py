@@ -15,6 +15,7 @@ from kvferry.core.errors import InvalidArgument, LayoutMismatch
 from kvferry.core.layouts import WorkerLayout
 from kvferry.core.pairing import mismatches
 from kvferry.core.planning.copies import NOTHING, CopyPlan, StridedCopy, concatenated, joined
+from kvferry.core.planning.holdings import Ranks, sources_of
 from kvferry.core.planning.parts import Part, parts_of, strided, touch
 from kvferry.core.planning.shares import Share, shares_of
 from kvferry.core.planning.templates import Template, folded, piece_count, template_of
@@ -66,6 +67,8 @@ class PairPlan:
         self.destination = destination
         self.rank = rank
         self._shards = source_data_parallel_rank, destination.ranks[rank].data_parallel_rank
+        self._replica_shift = replica_shift
+        self._sources: dict[str, Ranks] = {}
         self._shares: dict[tuple[int, str], list[Share]] = {}
         for share in shares_of(source, destination, rank, source_data_parallel_rank, replica_shift):
             self._shares.setdefault((share.source_rank, share.group), []).append(share)
@@ -78,6 +81,14 @@ class PairPlan:
     def source_ranks(self) -> tuple[int, ...]:
         """The source ranks that this rank reads from, ascending."""
         return tuple(sorted({number for number, _ in self._shares}))
+
+    def sources_of(self, group: str) -> Ranks:
+        """The source rank that each cell of a group is read from, ``[layer, head]``; -1 where this rank holds none."""
+        if group not in self._sources:
+            ranks = self.source.ranks_of(self._shards[0])
+            wanted = self.destination.group(group)
+            self._sources[group] = sources_of(wanted, ranks, self.destination, self.rank, self._replica_shift)
+        return self._sources[group]
 
     def request(
         self, source_blocks: BlockLists, destination_blocks: BlockLists, tokens: TokenRange | None = None

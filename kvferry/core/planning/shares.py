@@ -46,12 +46,12 @@ def shares_of(
         for number in np.unique(chosen[chosen >= 0]).tolist():
             held = placed[number].placement(wanted.group)
             assert held is not None, "a rank is chosen only for what it holds"
-            for layers, heads in _boxes(chosen == number):
+            for layers, heads in boxes(chosen == number):
                 shares += _boxed(number, group, held, wanted, layers, heads)
     return tuple(shares)
 
 
-def _boxes(cells: Cells) -> list[tuple[Ranks, Ranks]]:
+def boxes(cells: Cells) -> list[tuple[Ranks, Ranks]]:
     """Layers and heads of boxes that together are exactly these cells: layers with equal heads go together."""
     patterns, kinds = np.unique(cells, axis=0, return_inverse=True)
     kinds = kinds.reshape(-1)

@@ -95,15 +95,7 @@ def segments_of(
         InvalidArgument: the source's window no longer holds the tokens.
     """
     here, there = source.tokens_per_block, destination.tokens_per_block
-    if tokens is None:
-        start, stop, total = 0, held.size * here, held.size * here
-    elif source.per_sequence:
-        start, stop, total = 0, 1, 1
-        if tokens.stop != tokens.total:
-            why = f"group {source.name!r} is state after all {tokens.total} tokens"
-            raise InvalidArgument.of_field("tokens.stop", tokens.stop, why)
-    else:
-        start, stop, total = _clipped(source, destination, tokens), tokens.stop, tokens.total
+    start, stop, total = tokens_read(source, destination, held.size, tokens)
     first_held = _first_listed("source_blocks", source, held.size, start, total)
     first_wanted = _first_listed("destination_blocks", destination, wanted.size, start, stop)
     if tokens is not None and tokens.span is not None:
@@ -126,6 +118,25 @@ def segments_of(
         return segments
     # Segments of one block keep their order. A key of its own for each makes the fast, unstable sort do that.
     return segments[np.argsort(key * key.size + np.arange(key.size))]
+
+
+def tokens_read(
+    source: LayerGroup, destination: LayerGroup, held_count: int, tokens: TokenRange | None
+) -> tuple[int, int, int]:
+    """The first token of a group that is copied, the one after the last, and how many the source holds.
+
+    Raises:
+        InvalidArgument: as :func:`segments_of`.
+    """
+    if tokens is None:
+        held_tokens = held_count * source.tokens_per_block
+        return 0, held_tokens, held_tokens
+    if source.per_sequence:
+        if tokens.stop != tokens.total:
+            why = f"group {source.name!r} is state after all {tokens.total} tokens"
+            raise InvalidArgument.of_field("tokens.stop", tokens.stop, why)
+        return 0, 1, 1
+    return _clipped(source, destination, tokens), tokens.stop, tokens.total
 
 
 def check_listed(field: str, group: LayerGroup, block_count: int, token_count: int, first_token: int = 0) -> None:

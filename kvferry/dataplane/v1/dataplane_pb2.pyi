@@ -248,6 +248,7 @@ class SessionRequest(_message.Message):
     READ_FIELD_NUMBER: _builtins.int
     CANCEL_READ_FIELD_NUMBER: _builtins.int
     DEPART_FIELD_NUMBER: _builtins.int
+    SUM_CHECKSUMS_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """Chosen by control, growing; events that answer the command carry it."""
     @_builtins.property
@@ -286,6 +287,10 @@ class SessionRequest(_message.Message):
     def depart(self) -> Global___Depart:
         """Leave, as was asked for by `leaving`."""
 
+    @_builtins.property
+    def sum_checksums(self) -> Global___SumChecksums:
+        """Give checksums of a lease's blocks."""
+
     def __init__(
         self,
         *,
@@ -299,12 +304,13 @@ class SessionRequest(_message.Message):
         read: Global___Read | None = ...,
         cancel_read: Global___CancelRead | None = ...,
         depart: Global___Depart | None = ...,
+        sum_checksums: Global___SumChecksums | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease", "sum_checksums", b"sum_checksums"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "command_id", b"command_id", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "command_id", b"command_id", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease", "sum_checksums", b"sum_checksums"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["acquire_lease", "renew_lease", "release_lease", "expect_readers", "connect_peer", "disconnect_peer", "read", "cancel_read", "depart"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["acquire_lease", "renew_lease", "release_lease", "expect_readers", "connect_peer", "disconnect_peer", "read", "cancel_read", "depart", "sum_checksums"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -324,6 +330,7 @@ class SessionResponse(_message.Message):
     COMMAND_DONE_FIELD_NUMBER: _builtins.int
     COMMAND_REFUSED_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
+    CHECKSUMS_SUMMED_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """The command that this answers; 0 when nothing asked for it."""
     @_builtins.property
@@ -354,6 +361,10 @@ class SessionResponse(_message.Message):
     def leaving(self) -> Global___Leaving:
         """The data plane was told to end and waits for what it holds."""
 
+    @_builtins.property
+    def checksums_summed(self) -> Global___ChecksumsSummed:
+        """Checksums of a lease's blocks."""
+
     def __init__(
         self,
         *,
@@ -365,12 +376,13 @@ class SessionResponse(_message.Message):
         command_done: Global___CommandDone | None = ...,
         command_refused: Global___CommandRefused | None = ...,
         leaving: Global___Leaving | None = ...,
+        checksums_summed: Global___ChecksumsSummed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command_done", b"command_done", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "read_finished", b"read_finished"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checksums_summed", b"checksums_summed", "command_done", b"command_done", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "read_finished", b"read_finished"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_done", b"command_done", "command_id", b"command_id", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "read_finished", b"read_finished"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksums_summed", b"checksums_summed", "command_done", b"command_done", "command_id", b"command_id", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "read_finished", b"read_finished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "lease_granted", "lease_ended", "read_finished", "command_done", "command_refused", "leaving"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "lease_granted", "lease_ended", "read_finished", "command_done", "command_refused", "leaving", "checksums_summed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -386,10 +398,13 @@ class AcquireLease(_message.Message):
     BLOCKS_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     publication: _builtins.str
     """The publication's id, unique within the worker."""
     attributes: _builtins.bytes
     """Given back in LeaseState, for a restarted control; at most 1 KiB."""
+    token_count: _builtins.int
+    """Tokens whose KV is in the blocks, for checksums; 0 sums the blocks whole."""
     @_builtins.property
     def blocks(self) -> _containers.RepeatedCompositeFieldContainer[_layout_pb2.BlockList]:
         """The blocks."""
@@ -405,10 +420,11 @@ class AcquireLease(_message.Message):
         blocks: _abc.Iterable[_layout_pb2.BlockList] | None = ...,
         ttl: _duration_pb2.Duration | None = ...,
         attributes: _builtins.bytes = ...,
+        token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "blocks", b"blocks", "publication", b"publication", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "blocks", b"blocks", "publication", b"publication", "token_count", b"token_count", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -560,6 +576,7 @@ class Read(_message.Message):
     SOURCE_WORKER_FIELD_NUMBER: _builtins.int
     QUEUE_TIME_LEFT_FIELD_NUMBER: _builtins.int
     SPAN_BYTES_FIELD_NUMBER: _builtins.int
+    COMPARE_EVERY_FIELD_NUMBER: _builtins.int
     transfer: _builtins.str
     """The transfer's id, unique within the worker."""
     priority: _builtins.int
@@ -576,6 +593,8 @@ class Read(_message.Message):
     """Read and verify the tokens in spans of about so many bytes, so that what has arrived before a failure is known; 0 reads
     all at once.
     """
+    compare_every: _builtins.int
+    """Compare the checksums of one block in so many with the source's before the read succeeds; 0: none, 1: all."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReadSource]:
         """Where from: one entry per source rank. Ranks from which this one needs nothing may be listed."""
@@ -605,10 +624,11 @@ class Read(_message.Message):
         source_worker: _builtins.str = ...,
         queue_time_left: _duration_pb2.Duration | None = ...,
         span_bytes: _builtins.int = ...,
+        compare_every: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queue_time_left", b"queue_time_left", "time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_blocks", b"destination_blocks", "first_token", b"first_token", "priority", b"priority", "queue_time_left", b"queue_time_left", "source_worker", b"source_worker", "sources", b"sources", "span_bytes", b"span_bytes", "time_left", b"time_left", "token_count", b"token_count", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_every", b"compare_every", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "priority", b"priority", "queue_time_left", b"queue_time_left", "source_worker", b"source_worker", "sources", b"sources", "span_bytes", b"span_bytes", "time_left", b"time_left", "token_count", b"token_count", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -623,6 +643,7 @@ class ReadSource(_message.Message):
     PEER_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
+    CHECKSUMS_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     """As given to ConnectPeer."""
     @_builtins.property
@@ -633,20 +654,81 @@ class ReadSource(_message.Message):
     def lease(self) -> _negotiation_pb2.RankLease:
         """The lease that must still hold when the last byte has arrived."""
 
+    @_builtins.property
+    def checksums(self) -> _negotiation_pb2.RankChecksums:
+        """What the rank has said of its blocks; needed where something is read from it that is compared."""
+
     def __init__(
         self,
         *,
         peer: _builtins.str = ...,
         blocks: _abc.Iterable[_layout_pb2.BlockList] | None = ...,
         lease: _negotiation_pb2.RankLease | None = ...,
+        checksums: _negotiation_pb2.RankChecksums | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checksums", b"checksums", "lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "lease", b"lease", "peer", b"peer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "checksums", b"checksums", "lease", b"lease", "peer", b"peer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReadSource: _TypeAlias = ReadSource  # noqa: Y015
+
+@_typing.final
+class SumChecksums(_message.Message):
+    """Give checksums of a lease's blocks. Answered by `checksums_summed`, or refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLICATION_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    publication: _builtins.str
+    """The publication's id."""
+    @_builtins.property
+    def scope(self) -> _negotiation_pb2.ChecksumScope:
+        """Of what."""
+
+    def __init__(
+        self,
+        *,
+        publication: _builtins.str = ...,
+        scope: _negotiation_pb2.ChecksumScope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["publication", b"publication", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SumChecksums: _TypeAlias = SumChecksums  # noqa: Y015
+
+@_typing.final
+class ChecksumsSummed(_message.Message):
+    """Checksums of a lease's blocks, as they were when the lease was granted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLICATION_FIELD_NUMBER: _builtins.int
+    CHECKSUMS_FIELD_NUMBER: _builtins.int
+    publication: _builtins.str
+    """The publication's id."""
+    @_builtins.property
+    def checksums(self) -> _negotiation_pb2.RankChecksums:
+        """The sums."""
+
+    def __init__(
+        self,
+        *,
+        publication: _builtins.str = ...,
+        checksums: _negotiation_pb2.RankChecksums | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checksums", b"checksums"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksums", b"checksums", "publication", b"publication"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksumsSummed: _TypeAlias = ChecksumsSummed  # noqa: Y015
 
 @_typing.final
 class CancelRead(_message.Message):

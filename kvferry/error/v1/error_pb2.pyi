@@ -55,6 +55,10 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The lease ended while the blocks were read: the bytes that arrived must not be used."""
     REASON_STALE_INCARNATION: _Reason.ValueType  # 22
     """The handle names an earlier life of the source worker."""
+    REASON_CHECKSUM_MISMATCH: _Reason.ValueType  # 40
+    """The bytes that arrived are not those that were published: they changed at the source or on their way."""
+    REASON_CHECKSUMS_ABSENT: _Reason.ValueType  # 41
+    """The source has no checksums of what it published, or too few: its data planes are configured so."""
     REASON_RESOURCE_EXHAUSTED: _Reason.ValueType  # 30
     """A bound was reached; the request may be repeated later or elsewhere."""
     REASON_WORKER_UNKNOWN: _Reason.ValueType  # 31
@@ -130,6 +134,10 @@ REASON_FENCED: Reason.ValueType  # 21
 """The lease ended while the blocks were read: the bytes that arrived must not be used."""
 REASON_STALE_INCARNATION: Reason.ValueType  # 22
 """The handle names an earlier life of the source worker."""
+REASON_CHECKSUM_MISMATCH: Reason.ValueType  # 40
+"""The bytes that arrived are not those that were published: they changed at the source or on their way."""
+REASON_CHECKSUMS_ABSENT: Reason.ValueType  # 41
+"""The source has no checksums of what it published, or too few: its data planes are configured so."""
 REASON_RESOURCE_EXHAUSTED: Reason.ValueType  # 30
 """A bound was reached; the request may be repeated later or elsewhere."""
 REASON_WORKER_UNKNOWN: Reason.ValueType  # 31

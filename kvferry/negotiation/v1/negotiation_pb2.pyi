@@ -283,6 +283,198 @@ class RankAccess(_message.Message):
 Global___RankAccess: _TypeAlias = RankAccess  # noqa: Y015
 
 @_typing.final
+class ChecksumsRequest(_message.Message):
+    """Request of Checksums."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFER_FIELD_NUMBER: _builtins.int
+    HANDLE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    transfer: _builtins.str
+    """As given to Negotiate."""
+    handle: _builtins.bytes
+    """As given to Negotiate."""
+    @_builtins.property
+    def scope(self) -> Global___ChecksumScope:
+        """What will be compared."""
+
+    def __init__(
+        self,
+        *,
+        transfer: _builtins.str = ...,
+        handle: _builtins.bytes = ...,
+        scope: Global___ChecksumScope | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "scope", b"scope", "transfer", b"transfer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksumsRequest: _TypeAlias = ChecksumsRequest  # noqa: Y015
+
+@_typing.final
+class ChecksumScope(_message.Message):
+    """Of what checksums are asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTS_FIELD_NUMBER: _builtins.int
+    EVERY_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    every: _builtins.int
+    """One block in so many is compared; 1 compares all."""
+    seed: _builtins.int
+    """Decides which."""
+    @_builtins.property
+    def starts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupStart]:
+        """The first token that is read of each layer group; 0 for groups that are not listed."""
+
+    def __init__(
+        self,
+        *,
+        starts: _abc.Iterable[Global___GroupStart] | None = ...,
+        every: _builtins.int = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["every", b"every", "seed", b"seed", "starts", b"starts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksumScope: _TypeAlias = ChecksumScope  # noqa: Y015
+
+@_typing.final
+class GroupStart(_message.Message):
+    """The first token that is read of a layer group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Name of the layer group."""
+    first_token: _builtins.int
+    """The token."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        first_token: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupStart: _TypeAlias = GroupStart  # noqa: Y015
+
+@_typing.final
+class ChecksumsResponse(_message.Message):
+    """Response of Checksums."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankChecksums]:
+        """In order of ranks."""
+
+    def __init__(
+        self,
+        *,
+        ranks: _abc.Iterable[Global___RankChecksums] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranks", b"ranks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChecksumsResponse: _TypeAlias = ChecksumsResponse  # noqa: Y015
+
+@_typing.final
+class RankChecksums(_message.Message):
+    """Checksums of one publication on one source rank."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """Index of the source rank."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupChecksums]:
+        """The layer groups that it holds."""
+
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        groups: _abc.Iterable[Global___GroupChecksums] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "rank", b"rank"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankChecksums: _TypeAlias = RankChecksums  # noqa: Y015
+
+@_typing.final
+class GroupChecksums(_message.Message):
+    """Checksums of one layer group: for each row, a sum for each cell (layer, K or V, head) that the rank holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    FIRSTS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    SUMS_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Name of the layer group."""
+    row_count: _builtins.int
+    """Rows of sums."""
+    sums: _builtins.bytes
+    """The sums, 8 bytes each, little endian: rows one after the other, in each the cells in order of the rank's layers, K
+    and V, and heads.
+    """
+    @_builtins.property
+    def firsts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ranges of tokens that were summed: the first token of each."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of each range."""
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The row that each range was added to."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        firsts: _abc.Iterable[_builtins.int] | None = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+        rows: _abc.Iterable[_builtins.int] | None = ...,
+        row_count: _builtins.int = ...,
+        sums: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "firsts", b"firsts", "group", b"group", "row_count", b"row_count", "rows", b"rows", "sums", b"sums"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupChecksums: _TypeAlias = GroupChecksums  # noqa: Y015
+
+@_typing.final
 class ConcludeRequest(_message.Message):
     """Request of Conclude."""
 

@@ -45,6 +45,11 @@ class NegotiationServiceStub(object):
                 request_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeRequest.SerializeToString,
                 response_deserializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeResponse.FromString,
                 _registered_method=True)
+        self.Checksums = channel.unary_unary(
+                '/kvferry.negotiation.v1.NegotiationService/Checksums',
+                request_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ChecksumsRequest.SerializeToString,
+                response_deserializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ChecksumsResponse.FromString,
+                _registered_method=True)
         self.Session = channel.stream_stream(
                 '/kvferry.negotiation.v1.NegotiationService/Session',
                 request_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.SessionRequest.SerializeToString,
@@ -70,6 +75,13 @@ class NegotiationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Checksums(self, request, context):
+        """Asks for the checksums of a publication, for a transfer that compares them. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Session(self, request_iterator, context):
         """Negotiate and Conclude on one long-lived stream, several at once: what a busy pair of workers uses. Calls are taken
         in their order. A caller whose peer does not serve this uses the two methods above.
@@ -90,6 +102,11 @@ def add_NegotiationServiceServicer_to_server(servicer, server):
                     servicer.Conclude,
                     request_deserializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeRequest.FromString,
                     response_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeResponse.SerializeToString,
+            ),
+            'Checksums': grpc.unary_unary_rpc_method_handler(
+                    servicer.Checksums,
+                    request_deserializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ChecksumsRequest.FromString,
+                    response_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ChecksumsResponse.SerializeToString,
             ),
             'Session': grpc.stream_stream_rpc_method_handler(
                     servicer.Session,
@@ -152,6 +169,33 @@ class NegotiationService(object):
             '/kvferry.negotiation.v1.NegotiationService/Conclude',
             kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeRequest.SerializeToString,
             kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Checksums(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvferry.negotiation.v1.NegotiationService/Checksums',
+            kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ChecksumsRequest.SerializeToString,
+            kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ChecksumsResponse.FromString,
             options,
             channel_credentials,
             insecure,

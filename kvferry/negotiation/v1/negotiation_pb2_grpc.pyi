@@ -37,6 +37,8 @@ class NegotiationServiceStub:
     """Asks for what is needed to read a publication. The gRPC deadline is the transfer's. Idempotent by `transfer`."""
     Conclude: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ConcludeRequest, _negotiation_pb2.ConcludeResponse]
     """Says that a transfer is over. Idempotent; if it is lost, the lease expires by itself."""
+    Checksums: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ChecksumsRequest, _negotiation_pb2.ChecksumsResponse]
+    """Asks for the checksums of a publication, for a transfer that compares them. Idempotent."""
     Session: _grpc.StreamStreamMultiCallable[_negotiation_pb2.SessionRequest, _negotiation_pb2.SessionResponse]
     """Negotiate and Conclude on one long-lived stream, several at once: what a busy pair of workers uses. Calls are taken
     in their order. A caller whose peer does not serve this uses the two methods above.
@@ -51,6 +53,8 @@ class NegotiationServiceAsyncStub(NegotiationServiceStub):
     """Asks for what is needed to read a publication. The gRPC deadline is the transfer's. Idempotent by `transfer`."""
     Conclude: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ConcludeRequest, _negotiation_pb2.ConcludeResponse]  # type: ignore[assignment]
     """Says that a transfer is over. Idempotent; if it is lost, the lease expires by itself."""
+    Checksums: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ChecksumsRequest, _negotiation_pb2.ChecksumsResponse]  # type: ignore[assignment]
+    """Asks for the checksums of a publication, for a transfer that compares them. Idempotent."""
     Session: _aio.StreamStreamMultiCallable[_negotiation_pb2.SessionRequest, _negotiation_pb2.SessionResponse]  # type: ignore[assignment]
     """Negotiate and Conclude on one long-lived stream, several at once: what a busy pair of workers uses. Calls are taken
     in their order. A caller whose peer does not serve this uses the two methods above.
@@ -74,6 +78,14 @@ class NegotiationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_negotiation_pb2.ConcludeResponse, _abc.Awaitable[_negotiation_pb2.ConcludeResponse]]:
         """Says that a transfer is over. Idempotent; if it is lost, the lease expires by itself."""
+
+    @_abc_1.abstractmethod
+    def Checksums(
+        self,
+        request: _negotiation_pb2.ChecksumsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_negotiation_pb2.ChecksumsResponse, _abc.Awaitable[_negotiation_pb2.ChecksumsResponse]]:
+        """Asks for the checksums of a publication, for a transfer that compares them. Idempotent."""
 
     @_abc_1.abstractmethod
     def Session(

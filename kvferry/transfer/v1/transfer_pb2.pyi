@@ -157,6 +157,8 @@ class RankFigures(_message.Message):
     VERIFY_TIME_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
     VERIFIED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    COMPARED_BYTES_FIELD_NUMBER: _builtins.int
+    CHECKSUM_TIME_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Index of the destination rank."""
     path: Global___Path.ValueType
@@ -169,6 +171,8 @@ class RankFigures(_message.Message):
     """Pieces in the plan, after coalescing: one descriptor each."""
     verified_token_count: _builtins.int
     """Tokens in place: those that were there before, and those that were read and verified."""
+    compared_bytes: _builtins.int
+    """Bytes of those received whose checksums were compared with the source's."""
     @_builtins.property
     def queue_time(self) -> _duration_pb2.Duration:
         """Waiting in the data plane before the first byte was asked for."""
@@ -187,6 +191,10 @@ class RankFigures(_message.Message):
         most.
         """
 
+    @_builtins.property
+    def checksum_time(self) -> _duration_pb2.Duration:
+        """How long comparing them took."""
+
     def __init__(
         self,
         *,
@@ -200,10 +208,12 @@ class RankFigures(_message.Message):
         verify_time: _duration_pb2.Duration | None = ...,
         paths: _abc.Iterable[Global___PathFigures] | None = ...,
         verified_token_count: _builtins.int = ...,
+        compared_bytes: _builtins.int = ...,
+        checksum_time: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["queue_time", b"queue_time", "read_time", b"read_time", "verify_time", b"verify_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checksum_time", b"checksum_time", "queue_time", b"queue_time", "read_time", b"read_time", "verify_time", b"verify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "descriptor_count", b"descriptor_count", "path", b"path", "paths", b"paths", "queue_time", b"queue_time", "rank", b"rank", "read_time", b"read_time", "received_bytes", b"received_bytes", "verified_token_count", b"verified_token_count", "verify_time", b"verify_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "checksum_time", b"checksum_time", "compared_bytes", b"compared_bytes", "descriptor_count", b"descriptor_count", "path", b"path", "paths", b"paths", "queue_time", b"queue_time", "rank", b"rank", "read_time", b"read_time", "received_bytes", b"received_bytes", "verified_token_count", b"verified_token_count", "verify_time", b"verify_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -343,6 +353,8 @@ class Transfer(_message.Message):
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     VERIFIED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    COMPARED_BYTES_FIELD_NUMBER: _builtins.int
+    CHECKSUM_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`transfers/{transfer}`."""
     request_id: _builtins.str
@@ -379,6 +391,8 @@ class Transfer(_message.Message):
     """Tokens in place on every rank: those before `first_token`, and those that were read and verified since, also in a
     transfer that failed. A pull of the same tokens from elsewhere into the same blocks may begin there.
     """
+    compared_bytes: _builtins.int
+    """Bytes of those received whose checksums were compared with the source's, over all ranks."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -419,6 +433,10 @@ class Transfer(_message.Message):
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """The sources that were given up, in order. `source_worker` and its neighbours name the one after them."""
 
+    @_builtins.property
+    def checksum_time(self) -> _duration_pb2.Duration:
+        """How long comparing them took, on the slowest rank."""
+
     def __init__(
         self,
         *,
@@ -448,10 +466,12 @@ class Transfer(_message.Message):
         first_token: _builtins.int = ...,
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
         verified_token_count: _builtins.int = ...,
+        compared_bytes: _builtins.int = ...,
+        checksum_time: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "negotiate_time", b"negotiate_time", "queue_time", b"queue_time", "read_time", b"read_time", "total_time", b"total_time", "verify_time", b"verify_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checksum_time", b"checksum_time", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "negotiate_time", b"negotiate_time", "queue_time", b"queue_time", "read_time", b"read_time", "total_time", b"total_time", "verify_time", b"verify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "descriptor_count", b"descriptor_count", "destination_incarnation", b"destination_incarnation", "destination_settled", b"destination_settled", "destination_worker", b"destination_worker", "end_time", b"end_time", "failure", b"failure", "first_token", b"first_token", "name", b"name", "negotiate_time", b"negotiate_time", "priority", b"priority", "publication", b"publication", "queue_time", b"queue_time", "ranks", b"ranks", "read_time", b"read_time", "received_bytes", b"received_bytes", "request_id", b"request_id", "revision", b"revision", "source_incarnation", b"source_incarnation", "source_worker", b"source_worker", "state", b"state", "token_count", b"token_count", "total_time", b"total_time", "verified_token_count", b"verified_token_count", "verify_time", b"verify_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "checksum_time", b"checksum_time", "compared_bytes", b"compared_bytes", "create_time", b"create_time", "descriptor_count", b"descriptor_count", "destination_incarnation", b"destination_incarnation", "destination_settled", b"destination_settled", "destination_worker", b"destination_worker", "end_time", b"end_time", "failure", b"failure", "first_token", b"first_token", "name", b"name", "negotiate_time", b"negotiate_time", "priority", b"priority", "publication", b"publication", "queue_time", b"queue_time", "ranks", b"ranks", "read_time", b"read_time", "received_bytes", b"received_bytes", "request_id", b"request_id", "revision", b"revision", "source_incarnation", b"source_incarnation", "source_worker", b"source_worker", "state", b"state", "token_count", b"token_count", "total_time", b"total_time", "verified_token_count", b"verified_token_count", "verify_time", b"verify_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -473,6 +493,7 @@ class CreateTransferRequest(_message.Message):
     QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
     RESUMABLE_FIELD_NUMBER: _builtins.int
     MAPPED_POOLS_FIELD_NUMBER: _builtins.int
+    COMPARE_EVERY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Required, 1 to 128 characters."""
     handle: _builtins.bytes
@@ -488,6 +509,10 @@ class CreateTransferRequest(_message.Message):
     resumable: _builtins.bool
     """Verify the tokens in spans also where the handle is a single one, so that `verified_token_count` says after a failure
     where a pull from elsewhere may begin.
+    """
+    compare_every: _builtins.int
+    """Compare the checksums of one block in so many with the source's before the transfer succeeds: 0 for none, 1 for all.
+    Unset: as the worker is configured.
     """
     @_builtins.property
     def destination_blocks(self) -> _containers.RepeatedCompositeFieldContainer[_layout_pb2.BlockList]:
@@ -524,12 +549,15 @@ class CreateTransferRequest(_message.Message):
         queue_timeout: _duration_pb2.Duration | None = ...,
         resumable: _builtins.bool = ...,
         mapped_pools: _abc.Iterable[_layout_pb2.MappedPool] | None = ...,
+        compare_every: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["queue_timeout", b"queue_timeout", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compare_every", b"_compare_every", "compare_every", b"compare_every", "queue_timeout", b"queue_timeout", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "mapped_pools", b"mapped_pools", "priority", b"priority", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "resumable", b"resumable", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compare_every", b"_compare_every", "compare_every", b"compare_every", "data_parallel_rank", b"data_parallel_rank", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "handle", b"handle", "mapped_pools", b"mapped_pools", "priority", b"priority", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "resumable", b"resumable", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__compare_every: _TypeAlias = _typing.Literal["compare_every"]  # noqa: Y015
+    _WhichOneofArgType__compare_every: _TypeAlias = _typing.Literal["_compare_every", b"_compare_every"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compare_every) -> _WhichOneofReturnType__compare_every | None: ...
 
 Global___CreateTransferRequest: _TypeAlias = CreateTransferRequest  # noqa: Y015
 

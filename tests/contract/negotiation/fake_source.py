@@ -100,6 +100,14 @@ class FakeSource(negotiation_pb2_grpc.NegotiationServiceServicer):
         return self.response(request)
 
     @unary_method
+    async def Checksums(self, request: pb.ChecksumsRequest, context: Context) -> pb.ChecksumsResponse:
+        if not self._serves_sessions:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        if self.refusal is not None:
+            raise self.refusal
+        return pb.ChecksumsResponse(ranks=[pb.RankChecksums(rank=3)])
+
+    @unary_method
     async def Conclude(self, request: pb.ConcludeRequest, context: Context) -> pb.ConcludeResponse:
         self.unary.append(f"conclude {request.transfer}")
         return pb.ConcludeResponse()

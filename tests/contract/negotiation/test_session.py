@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from kvferry.core.errors import DeadlineExceeded, LeaseEnded, PeerError, ResourceExhausted
+from kvferry.core.errors import ChecksumsAbsent, DeadlineExceeded, LeaseEnded, PeerError, ResourceExhausted
 from kvferry.core.reasons import Reason
+from kvferry.negotiation.v1 import negotiation_pb2 as pb
 from kvferry.worker.v1 import worker_pb2
 from kvferry_control.peers import session
-from kvferry_control.peers.sources import Sources
+from kvferry_control.peers.sources import Source, Sources
 from kvferry_control.records import PROTOCOL_VERSION, WorkerRecord
 from tests.contract.negotiation.fake_source import FakeSource
 from tests.contract.sdk.waiting import until
@@ -47,6 +48,16 @@ class Asker:
         deadline = time.monotonic() + timeout_s
         _, answer = await self.sources.negotiate(record_of(source), transfer, b"handle", 1, deadline)
         return answer.token_count
+
+    async def known(self, source: FakeSource) -> Source:
+        """The source after a negotiation."""
+        known, _ = await self.sources.negotiate(record_of(source), "t-1", b"handle", 1, time.monotonic() + 10.0)
+        return known
+
+    async def checksums(self, known: Source, timeout_s: float = 10.0) -> dict[int, pb.RankChecksums]:
+        """Ask for checksums of what was negotiated."""
+        deadline = time.monotonic() + timeout_s
+        return await self.sources.checksums(known, "t-1", b"handle", pb.ChecksumScope(every=1), deadline)
 
     def conclude(self, source: FakeSource, transfer: str) -> None:
         """Say that a transfer is over."""
@@ -192,6 +203,28 @@ async def test_a_source_without_sessions_is_asked_by_unary_calls(
     finally:
         await plain.kill()
     assert 1 == capsys.readouterr().out.count("serves no sessions")
+
+
+async def test_checksums_are_asked_for_beside_the_session(source: FakeSource, asker: Asker) -> None:
+    """Checksums come by rank, a refusal keeps its reason, and no time left is a deadline."""
+    known = await asker.known(source)
+    assert [3] == list(await asker.checksums(known))
+    source.refusal = LeaseEnded("has ended")
+    with pytest.raises(LeaseEnded):
+        await asker.checksums(known)
+    with pytest.raises(DeadlineExceeded):
+        await asker.checksums(known, timeout_s=0.0)
+
+
+async def test_a_source_that_knows_of_no_checksums_is_refused(asker: Asker) -> None:
+    """UNIMPLEMENTED means that the source has no checksums."""
+    old = await FakeSource(serves_sessions=False).start()
+    try:
+        known = await asker.known(old)
+        with pytest.raises(ChecksumsAbsent):
+            await asker.checksums(known)
+    finally:
+        await old.kill()
 
 
 async def raised(asking: Any) -> BaseException:

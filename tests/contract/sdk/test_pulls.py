@@ -168,7 +168,7 @@ async def test_silent_control_ends_the_pull_as_deadline(
     with pytest.raises(DeadlineExceeded) as caught:
         await engine.pull(handle, [1], timeout_s=0.1)
     assert destination_settled(caught.value) is False
-    assert GRACE_S == 1.0
+    assert GRACE_S < 1.0
 
 
 async def test_restarted_control_that_forgot_the_transfer(

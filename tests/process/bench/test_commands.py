@@ -102,3 +102,11 @@ def test_trace_refuses_a_request_larger_than_the_pool(tmp_path: Path) -> None:
     """The line and the option are named before anything is started."""
     done = run("trace", str(trace_file(tmp_path, 4)), "--pool", "1MiB")
     assert (2, True) == (done.returncode, "pool=1048576: line 4 alone needs" in done.stderr)
+
+
+def test_checksums_are_measured_against_copies_and_plain_pulls() -> None:
+    """Every method has its rates, and pulls that compare are set against one that does not."""
+    (figures,) = bench("checksums", "--total", "8MiB", "--repeats", "2")
+    assert {"copy", "digest", "publish", "pull off", "pull sampled:16", "pull full"} == set(figures["gbytes_per_s"])
+    assert {"pull off", "pull sampled:16", "pull full"} == set(figures["pull_to_pull_off"])
+    assert figures["digest_to_copy"] > 0

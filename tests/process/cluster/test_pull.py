@@ -9,6 +9,7 @@ from kvferry import PullFailed
 from kvferry.core.errors import (
     BlockError,
     Cancelled,
+    ChecksumsAbsent,
     Fenced,
     HandleForged,
     HandleMalformed,
@@ -54,6 +55,16 @@ async def test_a_hundred_at_once(pair: Pair) -> None:
         return await pair.live_publications() == 0
 
     await eventually(none_live, "all publications ended after their reader")
+
+
+async def test_who_compares_is_refused_by_a_source_that_sums_nothing(pair: Pair) -> None:
+    """Without checksums at the source, a pull that compares is refused, and one that does not is served."""
+    publication = await pair.publish([1, 2])
+    with pytest.raises(ChecksumsAbsent):
+        await pair.destination.pull(publication.handle, [1, 2], 10.0, verify="sampled:8")
+    result = await pair.destination.pull(publication.handle, [1, 2], 10.0, verify="off")
+    assert 2 * RANKS * BLOCK_BYTES == result.received_bytes
+    assert 0 == result.compared_bytes
 
 
 async def test_the_same_request_is_one_transfer(pair: Pair) -> None:

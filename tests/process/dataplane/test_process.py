@@ -110,6 +110,7 @@ def _refusal(*flags: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
+        (("--pool-bytes", "1MiB", "--checksums", "sampled:0"), "checksums"),
         (("--pool-bytes", "many"), "CONFIG_INVALID: pool_bytes=many"),
         (("--pool-bytes", "900TiB"), "POOL_TOO_LARGE: pool_bytes="),
         (("--pool-bytes", "1MiB", "--device", "tpu"), "CONFIG_INVALID: device=tpu"),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kvferry.core.dense import DenseModel, dense_layout
-from kvferry.core.errors import KvferryError
+from kvferry.core.errors import KvferryError, TransportFailed
 from kvferry.core.layouts import ElementType
 from kvferry.core.planning.copies import CopyPlan, StridedCopy
 from kvferry_dataplane.nixl_agent import Region
@@ -80,6 +80,8 @@ class Network:
     stuck: set[str] = field(default_factory=set)
     errors: dict[str, KvferryError] = field(default_factory=dict)
     words: dict[str, int] = field(default_factory=dict)
+    unreachable: set[tuple[int, str]] = field(default_factory=set)
+    """Numbers of agents and the peers that they cannot learn."""
     agents: list["FakeAgent"] = field(default_factory=list)
     posted: list[tuple[str, str, int]] = field(default_factory=list)
     """Peer, kind and first destination offset of everything that was asked for."""
@@ -112,6 +114,8 @@ class FakeAgent:
 
     def connect(self, peer: Peer) -> None:
         """Learn a peer."""
+        if (self.number, peer.name) in self.network.unreachable:
+            raise TransportFailed(f"agent {self.number} does not reach {peer.name}")
         self.connected.add(peer.name)
 
     def disconnect(self, peer: Peer) -> None:

@@ -306,3 +306,24 @@ def test_waiting_reads_without_a_route_all_fail_at_once() -> None:
     while bench.executor.step(bench.now) == 0.0:
         pass
     assert {"t", "u", "v"} == set(bench.outcomes)
+
+
+def test_an_agent_that_cannot_learn_a_peer_is_replaced() -> None:
+    """Reads of a peer that the agent does not reach fail, a new agent is made, and reads through that one succeed."""
+    bench = Bench(Network(unreachable={(1, "a")}))
+    bench.submit("t", "a")
+    bench.run(0.1)
+    bench.submit("u", "a")
+    bench.run(0.1)
+    assert (Reason.TRANSPORT_FAILED, None) == (reason(bench, "t"), reason(bench, "u"))
+    assert [True, False] == [agent.closed for agent in bench.network.agents]
+
+
+def test_a_peer_that_no_agent_learns_costs_an_agent_now_and_then() -> None:
+    """A peer that every agent refuses does not make a new agent for each of its reads."""
+    bench = Bench(Network(unreachable={(number, "a") for number in range(100)}))
+    for turn in range(20):
+        bench.submit(f"t{turn}", "a")
+        bench.run(0.1)
+    assert {Reason.TRANSPORT_FAILED} == {reason(bench, transfer) for transfer in bench.outcomes}
+    assert 2 == len(bench.network.agents)

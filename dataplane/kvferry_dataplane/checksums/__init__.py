@@ -1,0 +1,1 @@
+"""Checksums of what is published and of what has arrived."""
