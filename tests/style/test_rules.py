@@ -71,6 +71,11 @@ def test_text_rule_passes(rule: TextRule, text: str) -> None:
         (rules.unsafe_serializer, "def f():\n    from marshal import loads"),
         (rules.unsafe_serializer, "importlib.import_module('dill')"),
         (rules.missing_docstring, "x = 1"),
+        (rules.wall_clock, "import time\nexpires = time.time() + 1"),
+        (rules.wall_clock, "field(default_factory=time.time)"),
+        (rules.wall_clock, "from time import time_ns"),
+        (rules.wall_clock, "datetime.now(UTC)"),
+        (rules.wall_clock, "stamp.GetCurrentTime()"),
     ],
 )
 def test_python_rule_fails(rule: PythonRule, source: str) -> None:
@@ -88,6 +93,8 @@ def test_python_rule_fails(rule: PythonRule, source: str) -> None:
         (rules.swallowed_exception, "try:\n    f()\nexcept Exception as error:\n    raise Failed from error"),
         (rules.unsafe_serializer, "import json"),
         (rules.missing_docstring, ""),
+        (rules.wall_clock, "import time\nexpires = time.monotonic() + 1"),
+        (rules.wall_clock, "datetime.fromtimestamp(wire.create_time, UTC)"),
         (rules.missing_docstring, '"""What it is for."""\nx = 1'),
     ],
 )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from tests.style.imports import dead_modules, foreign_imports
-from tests.style.rules import PYTHON_RULES, TASK_HELPERS, TEXT_RULES
+from tests.style.rules import PYTHON_RULES, TASK_HELPERS, TEXT_RULES, WALL_CLOCKS
 from tests.style.tree import PythonFile, TextFile, Violation, python_files, text_files
 
 
@@ -25,6 +25,12 @@ def test_walk_finds_the_project() -> None:
 def test_task_helpers_exist() -> None:
     """No permission to start tasks outlives its file."""
     assert set() == TASK_HELPERS - {file.path for file in python_files()}
+
+
+def test_wall_clock_readers_exist() -> None:
+    """No permission to read the wall clock outlives its use."""
+    unlisted = {file.path for file in python_files() if "time.time" in file.text or "time_ns" in file.text}
+    assert set() == WALL_CLOCKS - unlisted
 
 
 @pytest.mark.parametrize("rule", TEXT_RULES, ids=lambda rule: rule.__name__)
