@@ -32,6 +32,12 @@ test-long: $(READY) ## run the planner's tests on many more layouts, and all pai
 	@$(BIN)/pytest -m long tests/process
 	@$(BIN)/pytest --hypothesis-profile long --timeout 7200 tests/unit/planning
 
+SEEDS ?= 300
+
+.PHONY: simulate
+simulate: $(READY) ## run a cluster in virtual time under faults: SEEDS=1000 runs so many, SEED=7 shows one with its trace
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
 .PHONY: test-asan
 test-asan: $(READY) ## run the native core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@dataplane/native/sanitized/test.sh $(BIN)/python

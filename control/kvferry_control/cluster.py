@@ -26,7 +26,8 @@ class Cluster:
         self.on_replaced: Callable[[Mapping[str, WorkerRecord]], None] = lambda _workers: None
         self._confirmed = time.monotonic()
         self._changed: asyncio.Future[None] | None = None
-        self._verdicts: dict[tuple[str, int, str, int], tuple[Mismatch, ...]] = {}
+        self._verdicts: dict[tuple[str, bytes, str, bytes], tuple[Mismatch, ...]] = {}
+        """By names and instance ids: after etcd has lost its data, two lives may have the same incarnation."""
 
     @property
     def age_s(self) -> float:
@@ -51,7 +52,7 @@ class Cluster:
     def replace(self, workers: Mapping[str, WorkerRecord]) -> None:
         """Take a new view."""
         self.workers = MappingProxyType(dict(workers))
-        live = {(record.name, record.incarnation) for record in workers.values()}
+        live = {(record.name, record.instance_id) for record in workers.values()}
         self._verdicts = {k: v for k, v in self._verdicts.items() if k[:2] in live and k[2:] in live}
         self.on_replaced(self.workers)
         self._wake()
@@ -106,7 +107,7 @@ class Cluster:
         for record, side in ((source, "source"), (destination, "destination")):
             if record.layout is None:
                 return (Mismatch("layout", *(("undeclared", "-") if side == "source" else ("-", "undeclared"))),)
-        key = (source.name, source.incarnation, destination.name, destination.incarnation)
+        key = (source.name, source.instance_id, destination.name, destination.instance_id)
         verdict = self._verdicts.get(key)
         if verdict is None and source.layout is not None and destination.layout is not None:
             verdict = mismatches(source.layout, destination.layout)

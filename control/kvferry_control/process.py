@@ -72,10 +72,11 @@ class Parts:
 class ControlProcess:
     """One control. ``run`` returns after ``stop`` was called; a typed error from it ends the process."""
 
-    def __init__(self, config: ControlConfig) -> None:
+    def __init__(self, config: ControlConfig, servers: Servers | None = None) -> None:
+        """``servers`` are those that the configuration names, unless they are given."""
         self._config = config
         self._metrics = ControlMetrics()
-        self._servers = Servers(config.worker.listen, config.worker.engine_socket)
+        self._servers = servers or Servers(config.worker.listen, config.worker.engine_socket)
         self._cluster = Cluster()
         self._links = [RankLink(rank, section.socket, self) for rank, section in enumerate(config.ranks)]
         self._worker = LocalWorker(config, config.worker.advertise or self._servers.listen, self._links)
@@ -209,7 +210,7 @@ class ControlProcess:
             if all(other.up for other in self._links):
                 await self._establish()
         elif known != boot:
-            await self._new_life(f"the data plane of rank {link.rank} was restarted")
+            await self._new_life(f"the data plane of rank {link.rank} was restarted", link.rank)
             self._parts.transfers.link_up(link, opened.transfers)
         else:
             await link.adopt(self._worker.adoption(link.rank))
@@ -264,10 +265,10 @@ class ControlProcess:
         self._established = True
         self._parts.membership.begin()
 
-    async def _new_life(self, why: str) -> None:
+    async def _new_life(self, why: str, lost_rank: int | None = None) -> None:
         """Nothing published before can be read any more: take a new incarnation."""
         self._log.warning("the worker begins a new life", why=why, was=self._worker.identity.incarnation)
-        self._parts.publications.lose_all(why)
+        self._parts.publications.end_all(why, lost_rank)
         self._parts.transfers.end_all(Failure(Reason.DATA_PLANE_LOST, why))
         self._worker.identity = new_identity()
         await self._worker.adopt_ranks()

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
@@ -199,7 +200,9 @@ class EngineClient:
             raise
         publication = publication_of(response.publication, response.handle)
         state.publications.learn(publication)
-        return publication
+        # The news of its end may have overtaken the answer.
+        ended = state.publications.ended(publication.name)
+        return publication if ended is None else replace(ended, handle=publication.handle)
 
     async def renew(self, publication: Publication | str, ttl_s: float) -> Publication:
         """Make the leases last ``ttl_s`` seconds from now.

@@ -38,6 +38,8 @@ class Source:
 
     worker: str
     incarnation: int
+    instance_id: bytes
+    """Tells lives apart that have the same incarnation, as may be after etcd has lost its data."""
     endpoint: str
     channel: aio.Channel
     session: NegotiationSession
@@ -48,6 +50,10 @@ class Source:
     """Ranks of this worker whose data plane was told about this source."""
     verdict: tuple[WorkerLayout, tuple[Mismatch, ...]] | None = None
     """Whether it can be paired with the layout named first."""
+
+    def is_life_of(self, record: WorkerRecord) -> bool:
+        """Whether ``record`` is of this life."""
+        return (self.incarnation, self.instance_id) == (record.incarnation, record.instance_id)
 
     def peer(self, rank: int) -> str:
         """The name under which our data planes know a rank of this source."""
@@ -147,7 +153,7 @@ class Sources:
         """Forget sources that are gone or have begun another life."""
         for key, source in list(self._sources.items()):
             record = workers.get(source.worker)
-            if record is None or record.incarnation != source.incarnation:
+            if record is None or not source.is_life_of(record):
                 del self._sources[key]
                 self._drop(source)
 
@@ -161,7 +167,7 @@ class Sources:
     def _source(self, record: WorkerRecord) -> Source:
         key = (record.name, record.incarnation)
         source = self._sources.get(key)
-        if source is not None and source.endpoint == record.endpoint:
+        if source is not None and source.is_life_of(record) and source.endpoint == record.endpoint:
             return source
         if source is not None:
             self._drop(self._sources.pop(key))
@@ -171,6 +177,7 @@ class Sources:
         source = Source(
             worker=record.name,
             incarnation=record.incarnation,
+            instance_id=record.instance_id,
             endpoint=record.endpoint,
             channel=channel,
             session=NegotiationSession(record.name, NegotiationServiceStub(channel), self._spawn),

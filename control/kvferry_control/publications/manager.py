@@ -256,11 +256,11 @@ class Publications:
                 recovered += 1
         return recovered
 
-    def lose_all(self, why: str) -> None:
-        """The worker begins a new life: every rank's lease table is gone or ended."""
+    def end_all(self, why: str, lost_rank: int | None) -> None:
+        """The worker begins a new life: ``lost_rank`` holds nothing any more, the others still have to clear theirs."""
         for publication in list(self._all.values()):
-            for link in self._of(publication):
-                self._apply(publication, machine.RankLost(link.rank, DataPlaneLost(why)))
+            lost = lost_rank if lost_rank in publication.ranks else None
+            self._apply(publication, machine.Release() if lost is None else machine.RankLost(lost, DataPlaneLost(why)))
 
     def _of(self, publication: Publication) -> list[RankLink]:
         """The links to the ranks that hold it."""

@@ -57,6 +57,8 @@ class RankLink:
         self.rank = rank
         self.socket = socket
         self.up = False
+        self.session_count = 0
+        """Sessions so far: what was posted in an earlier one may be lost."""
         self.leaving = False
         """Whether the data plane was told to end, and waits to be let go."""
         self.description: pb.DescribeResponse | None = None
@@ -155,6 +157,7 @@ class RankLink:
             async for response in call:
                 if response.WhichOneof("event") == "opened":
                     self.description = description
+                    self.session_count += 1
                     self.up = True
                     await self._listener.link_up(self, description, response.opened)
                     self._set_leaving(response.opened.leaving)

@@ -43,7 +43,8 @@ class NegotiationService(NegotiationServiceServicer):
         self._publications = publications
         self._links = links
         self._metrics = metrics
-        self._expected_until: dict[bytes, float] = {}
+        self._expected: dict[int, tuple[int, float]] = {}
+        """By rank: in which session its data plane was told to expect readers, and until when."""
         self._last_begun = 0.0
         self._looking = False
         self._session_count = 0
@@ -150,11 +151,10 @@ class NegotiationService(NegotiationServiceServicer):
         self._last_begun = now = time.monotonic()
         command = dp.ExpectReaders(duration=duration(seconds + EXPECT_AHEAD_S))
         for link in self._links:
-            if link.up and link.description is not None:
-                boot_id = link.description.access.boot_id
-                if self._expected_until.get(boot_id, 0.0) < now + seconds:
-                    link.post(dp.SessionRequest(expect_readers=command))
-                    self._expected_until[boot_id] = now + seconds + EXPECT_AHEAD_S
+            session, until = self._expected.get(link.rank, (0, 0.0))
+            if link.up and (session != link.session_count or until < now + seconds):
+                link.post(dp.SessionRequest(expect_readers=command))
+                self._expected[link.rank] = link.session_count, now + seconds + EXPECT_AHEAD_S
 
     def _look_for_readers(self) -> None:
         """Let the data planes rest once no reader is left and none has come for a while."""
@@ -167,7 +167,7 @@ class NegotiationService(NegotiationServiceServicer):
         for link in self._links:
             if link.up:
                 link.post(dp.SessionRequest(expect_readers=dp.ExpectReaders(duration=duration(0))))
-        self._expected_until.clear()
+        self._expected.clear()
 
     def _look_later(self) -> None:
         if not self._looking:

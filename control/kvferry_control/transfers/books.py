@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
+from kvferry.core.errors import NotReady
 from kvferry_control.metrics import ControlMetrics
 from kvferry_control.transfers.machine import State
 from kvferry_control.transfers.record import TransferRecord
@@ -32,7 +33,11 @@ class Books:
         """Write down what has ended since the last time."""
         records, self._ended = self._ended, []
         for record in records:
-            self._conclude(record)
+            try:
+                self._conclude(record)
+            except NotReady as error:
+                # The source's lease ends by itself.
+                self._log.info("source not told of the end", transfer=record.name, error=str(error))
         for record in records:
             self._measure(record)
             self._report(record)

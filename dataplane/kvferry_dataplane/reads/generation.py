@@ -75,24 +75,37 @@ class Generation:
             TransportFailed: the backend refuses the peer.
         """
         if peer.name in self.broken:
-            if any(flight.peer.name == peer.name for flight in self.flights):
+            shared = [peer, *self._sharing(peer)]
+            if any(flight.peer.name == other.name for flight in self.flights for other in shared):
                 return False
-            self.forget(peer)
+            for other in shared:
+                self.forget(other)
         if peer.name not in self.connected:
-            try:
-                self.agent.connect(peer)
-            except TransportFailed:
-                self.refused = True
-                raise
+            if not self._sharing(peer):
+                self._learn(peer)
             self.connected[peer.name] = peer
         return True
 
     def forget(self, peer: Peer) -> None:
         """Make the agent forget a peer, if it knows it."""
         self.broken.discard(peer.name)
-        if self.connected.pop(peer.name, None) is not None:
+        if self.connected.pop(peer.name, None) is not None and not self._sharing(peer):
             self.forgotten += 1
             self.agent.disconnect(peer)
+
+    def _learn(self, peer: Peer) -> None:
+        try:
+            self.agent.connect(peer)
+        except TransportFailed:
+            self.refused = True
+            raise
+
+    def _sharing(self, peer: Peer) -> list[Peer]:
+        """Other connected peers that are the same agent: a data plane that outlived an incarnation of its worker."""
+        if self.lasting:
+            return []
+        others = self.connected.values()
+        return [other for other in others if other.agent_name == peer.agent_name and other.name != peer.name]
 
     def bytes_in_flight(self, peer: str) -> int:
         """Bytes asked of a peer and not confirmed."""
@@ -117,7 +130,7 @@ class Generation:
     def drop_failed(self, flight: Flight) -> None:
         """Take out a flight that failed; the peer's connection is made anew before its next use."""
         self.flights.remove(flight)
-        self.broken.add(flight.peer.name)
+        self.broken.update(peer.name for peer in (flight.peer, *self._sharing(flight.peer)))
         # Any other agent leaves the cell of a failed word unused: it may still arrive there.
         if self.lasting and flight.purpose is Purpose.WORD:
             self.free_cells.append(flight.cell)

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from kvferry_control.peers.sources import Sources
 from kvferry_control.records import PROTOCOL_VERSION, WorkerRecord
 
 
-async def test_a_negotiation_with_a_source_that_left_is_peer_lost() -> None:
-    """When a source is gone from the snapshot while it is asked, the question ends as PEER_LOST, at once."""
+@pytest.mark.parametrize("instances", [{}, {"gone-0": b"j" * 16}], ids=["gone", "another life"])
+async def test_a_negotiation_with_a_source_that_left_is_peer_lost(instances: dict[str, bytes]) -> None:
+    """When a source is gone from the snapshot while it is asked, or another life of it has the same incarnation, as
+    after a loss of etcd's data, the question ends as PEER_LOST, at once."""
     server = socket.create_server(("127.0.0.1", 0))
     server.setblocking(False)
     host, port = server.getsockname()
@@ -40,7 +43,7 @@ async def test_a_negotiation_with_a_source_that_left_is_peer_lost() -> None:
         asking = tasks.create_task(caught(sources.negotiate(record, "t", b"h", 1, time.monotonic() + 20)))
         # A connection that is taken and never answered.
         silent, _ = await asyncio.get_running_loop().sock_accept(server)
-        sources.workers_changed({})
+        sources.workers_changed({name: replace(record, instance_id=instance) for name, instance in instances.items()})
         async with asyncio.timeout(10):
             error = await asking
     silent.close()

@@ -116,11 +116,11 @@ class FakeAgent:
         """Learn a peer."""
         if (self.number, peer.name) in self.network.unreachable:
             raise TransportFailed(f"agent {self.number} does not reach {peer.name}")
-        self.connected.add(peer.name)
+        self.connected.add(peer.agent_name)
 
     def disconnect(self, peer: Peer) -> None:
         """Forget a peer."""
-        self.connected.remove(peer.name)
+        self.connected.remove(peer.agent_name)
 
     def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
         """Start a batch."""

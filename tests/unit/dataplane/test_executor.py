@@ -1,12 +1,14 @@
 """The read executor, in virtual time over agents without a transport."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from kvferry.core.errors import KvferryError, PeerError, TransportFailed
 from kvferry.core.reasons import Reason
 from kvferry_dataplane.paths import Path, Route
+from kvferry_dataplane.reads.generation import Generation
 from tests.unit.dataplane.fakes import WORD, Bench, FakeAgent, FakeRouting, Network, bounds, peer
 
 
@@ -327,3 +329,16 @@ def test_a_peer_that_no_agent_learns_costs_an_agent_now_and_then() -> None:
         bench.run(0.1)
     assert {Reason.TRANSPORT_FAILED} == {reason(bench, transfer) for transfer in bench.outcomes}
     assert 2 == len(bench.network.agents)
+
+
+def test_two_names_of_one_agent_share_its_connection() -> None:
+    """An agent that is known under two names, of two incarnations of its worker, is forgotten with the second only."""
+    agent = FakeAgent(Network(), 1)
+    generation = Generation(1, agent)
+    first, second = peer("a"), replace(peer("a"), name="b")
+    assert generation.connect(first)
+    assert generation.connect(second)
+    generation.forget(first)
+    assert {"a"} == agent.connected
+    generation.forget(second)
+    assert set() == agent.connected
