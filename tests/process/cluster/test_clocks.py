@@ -44,6 +44,7 @@ async def test_jumps_of_the_wall_clock_are_shown_and_decide_nothing(
             await pair.destination.pull(ending.handle, [2], timeout_s=5)
             assert days == await wrong_by_days(pair)
             assert "expired" == (await pair.source.wait_ended(ending, timeout_s=10)).state
+            assert before == await incarnations(pair)
             await a_deadline_holds_over(lambda: clock.jump(0), pair, lasting.handle)
 
             async def nobody_is_lost() -> bool:

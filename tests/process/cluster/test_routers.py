@@ -80,11 +80,12 @@ async def test_a_router_that_does_not_read_misses_no_end(pair: Pair) -> None:
     async with aio.insecure_channel(pair.decode.endpoint, options=channel_options()) as channel:
         slow = TransferServiceStub(channel).WatchTransfers(tpb.WatchTransfersRequest())
         assert isinstance(await slow.read(), tpb.WatchTransfersResponse)
-        names = set()
+        names: set[str] = set()
         for _ in range(SLOW_PULLS):
             result = await pair.destination.pull(publication.handle, [1], timeout_s=10)
             names.add(result.name)
-        revision, told = 0, set()
+        revision = 0
+        told: set[str] = set()
         async with asyncio.timeout(20):
             while names - told:
                 read = await slow.read()
