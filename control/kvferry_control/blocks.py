@@ -6,13 +6,12 @@ these again takes longer than all else that control does for a transfer of many 
 
 from collections.abc import Mapping
 
-import numpy as np
-
-from kvferry.core.blocks import check_ids
+from kvferry.core.blocks import check_ids, ids_of
 from kvferry.core.errors import InvalidArgument, MessageTooLarge
 from kvferry.core.layouts import WorkerLayout
 from kvferry.core.planning.tokens import check_listed
 from kvferry.layout.v1.layout_pb2 import BlockList
+from kvferry.rpc.block_lists import listed_count, listed_ids
 
 Blocks = Mapping[str, BlockList]
 """Block lists by layer group."""
@@ -39,13 +38,12 @@ def check_blocks(field: str, blocks: Blocks, layout: WorkerLayout, count_max: in
         if group not in known:
             raise InvalidArgument.of_field(f"{field}.group", group, f"the layout has {sorted(known)}")
         held = layout.block_count(group, data_parallel_rank)
-        ids = np.fromiter(listed.block_ids, dtype=np.int64, count=len(listed.block_ids))
-        check_ids(group, ids, held, field)
+        check_ids(group, ids_of(listed_ids(field, listed)), held, field)
 
 
 def count_blocks(blocks: Blocks) -> int:
     """Blocks of all groups together."""
-    return sum(len(listed.block_ids) for listed in blocks.values())
+    return sum(listed_count(listed) for listed in blocks.values())
 
 
 def check_tokens(field: str, blocks: Blocks, layout: WorkerLayout, token_count: int, first_token: int = 0) -> None:
@@ -58,5 +56,5 @@ def check_tokens(field: str, blocks: Blocks, layout: WorkerLayout, token_count: 
     if first_token > token_count:
         raise InvalidArgument.of_field("first_token", first_token, f"the publication has {token_count} tokens")
     for group in layout.groups:
-        count = len(blocks[group.name].block_ids) if group.name in blocks else 0
+        count = listed_count(blocks[group.name]) if group.name in blocks else 0
         check_listed(field, group, count, token_count, first_token)

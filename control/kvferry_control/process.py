@@ -166,6 +166,7 @@ class ControlProcess:
             limits,
             self._busy,
             lambda: self._layout_replaced(spawn),
+            self._servers.lanes,
         )
         drain = Drain(
             self._worker, publications, transfers, self._links, spawn, self._stopping.set, engine.draining_changed
@@ -193,7 +194,8 @@ class ControlProcess:
             add_TransferServiceServicer_to_server(service, server)
             allowed = for_engine or self._config.drain.remote
             add_DrainServiceServicer_to_server(DrainService(self._config, parts.drain, allowed), server)
-        negotiation = NegotiationService(self._worker, parts.publications, self._links, self._metrics)
+        lanes = self._servers.lanes
+        negotiation = NegotiationService(self._worker, parts.publications, self._links, self._metrics, lanes)
         add_NegotiationServiceServicer_to_server(negotiation, tcp)
         add_EngineServiceServicer_to_server(parts.engine, uds)
 

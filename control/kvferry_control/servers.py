@@ -1,4 +1,4 @@
-"""The two gRPC servers of control: TCP for routers and peers, a Unix socket for the engine."""
+"""The two gRPC servers of control, TCP for routers and peers, a Unix socket for the engine; and the lanes of both."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection
 from kvferry.core.errors import AddressInUse
 from kvferry.rpc.addresses import with_port
 from kvferry.rpc.health import SOCKET_SUFFIX, status_of
+from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
 from kvferry.rpc.options import server_options
 from kvferry.rpc.socket_paths import claim_socket_path
 
@@ -30,12 +31,14 @@ class Servers:
         self.engine_socket = path
         self.health_socket = claim_socket_path("worker.engine_socket", engine_socket, suffix=SOCKET_SUFFIX)
         path.chmod(0o600)
+        self.lanes = LaneServer(claim_socket_path("worker.engine_socket", engine_socket, suffix=LANE_SOCKET_SUFFIX))
 
     async def start(self, tcp_services: Sequence[str], uds_services: Sequence[str]) -> None:
         """Serve, with reflection for the named services."""
         own = (reflection.SERVICE_NAME, health.SERVICE_NAME)
         reflection.enable_server_reflection((*tcp_services, *own), self.tcp)
         reflection.enable_server_reflection((*uds_services, *own), self.uds)
+        await self.lanes.start()
         await self.tcp.start()
         await self.uds.start()
 
@@ -49,6 +52,7 @@ class Servers:
         await self.health.enter_graceful_shutdown()
         await self.tcp.stop(STOP_GRACE_S)
         await self.uds.stop(STOP_GRACE_S)
+        await self.lanes.close()
         self.engine_socket.unlink(missing_ok=True)
 
 

@@ -15,15 +15,18 @@ class BlockCounters:
     """
 
     def __init__(self, block_counts: Mapping[str, int]) -> None:
+        self._holders = 0
         self._counts = {group: np.zeros(count, dtype=np.int32) for group, count in block_counts.items()}
 
     def hold(self, blocks: BlockLists) -> None:
         """Add a holder to each block."""
+        self._holders += 1
         for group, ids in self._held(blocks):
             self._counts[group][ids] += 1
 
     def drop(self, blocks: BlockLists) -> None:
-        """Take a holder from each block."""
+        """Take a holder from each block, which was added before."""
+        self._holders -= 1
         for group, ids in self._held(blocks):
             self._counts[group][ids] -= 1
 
@@ -41,6 +44,8 @@ class BlockCounters:
         Raises:
             BlockError: reason BLOCK_BUSY; names the first such block.
         """
+        if not self._holders:
+            return
         for group, ids in self._held(blocks):
             held = self._counts[group][ids]
             if held.any():

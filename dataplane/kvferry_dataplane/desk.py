@@ -11,6 +11,7 @@ from kvferry.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, No
 from kvferry.core.planning.planner import PairPlan
 from kvferry.core.planning.tokens import TokenRange
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
+from kvferry.rpc.block_lists import listed_ids
 from kvferry.rpc.times import seconds_of
 from kvferry_dataplane.blocks import BlockCounters
 from kvferry_dataplane.leases import WORD_BYTES
@@ -111,7 +112,7 @@ class ReadDesk:
         time_left_s = self._check_bounds(read)
         queue_left_s = _queue_seconds(read)
         self._check_room("max_reads", self._reads, source, 1)
-        lists = [(listed.group, listed.block_ids) for listed in read.destination_blocks]
+        lists = [(listed.group, listed_ids("destination_blocks", listed)) for listed in read.destination_blocks]
         blocks = checked_blocks(lists, destination.block_counts, "destination_blocks")
         pins.refuse_held(blocks, "destination_blocks", "is published")
         self.destinations.refuse_held(blocks, "destination_blocks", "is the destination of another read")
@@ -188,7 +189,7 @@ class ReadDesk:
         Raises:
             KvferryError: why it would be refused.
         """
-        lists = [(listed.group, listed.block_ids) for listed in read.destination_blocks]
+        lists = [(listed.group, listed_ids("destination_blocks", listed)) for listed in read.destination_blocks]
         return self._plan(read, peers, checked_blocks(lists, destination.block_counts, "destination_blocks"))
 
     def pair_of(self, source: Side) -> PairPlan:
@@ -210,7 +211,7 @@ class ReadDesk:
         """What the read is to bring."""
         sources = _sources(read, peers)
         peer, first = next(iter(sources.values()))
-        lists = [(listed.group, listed.block_ids) for listed in first.blocks]
+        lists = [(listed.group, listed_ids("sources[0].blocks", listed)) for listed in first.blocks]
         held = checked_blocks(lists, peer.side.block_counts, "sources[0].blocks")
         # Equal lists are compared id by id, which takes as long as everything else: the first not with itself.
         for index, source in enumerate(read.sources[1:], start=1):

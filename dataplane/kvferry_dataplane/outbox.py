@@ -5,9 +5,11 @@ from collections import deque
 
 from kvferry.core.errors import ResourceExhausted
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
+from kvferry.rpc.lanes import Lane
 
 SESSION_EVENTS_MAX = 1 << 16
 BACKLOG_EVENTS_MAX = 1 << 15
+EVENTS_AT_ONCE = 64
 _DURABLE = ("read_finished", "lease_ended")
 
 
@@ -20,6 +22,11 @@ class SessionQueue:
         self._closed = False
         self._ending = False
         self._overflowed = False
+        self._lane: Lane | None = None
+        self._flushing = False
+
+    def __len__(self) -> int:
+        return len(self._events)
 
     @property
     def closed(self) -> bool:
@@ -31,7 +38,27 @@ class SessionQueue:
         if len(self._events) >= SESSION_EVENTS_MAX:
             self._overflowed = True
         self._events.append(event)
-        self._changed.set()
+        if self._lane is None or self._overflowed:
+            self._changed.set()
+        elif not self._flushing:
+            # The first event goes at once; what else one turn of the loop has to say goes together, a turn later.
+            self.flush()
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def go_by(self, lane: Lane) -> None:
+        """Send everything by a lane from now on; :meth:`first` then waits for the end alone."""
+        self._lane = lane
+        self.flush()
+
+    def flush(self) -> None:
+        """Send by the lane what waits, as far as control keeps up."""
+        self._flushing = False
+        while self._events and self._lane is not None and self._lane.is_writable and not self._closed:
+            batch = [self._events.popleft() for _ in range(min(len(self._events), EVENTS_AT_ONCE))]
+            self._lane.send([event.SerializeToString() for event in batch])
+        if self._ending:
+            self._changed.set()
 
     def close(self) -> None:
         """End the session."""
@@ -49,12 +76,16 @@ class SessionQueue:
         Raises:
             ResourceExhausted: control did not fetch its events.
         """
-        while not (self._events or self._closed or self._ending):
+        while (not self._events or self._lane is not None) and not self._is_over:
             self._changed.clear()
             await self._changed.wait()
         if self._overflowed:
             raise ResourceExhausted.of_field("session_events", len(self._events), "control does not fetch its events")
         return None if self._closed or not self._events else self._events[0]
+
+    @property
+    def _is_over(self) -> bool:
+        return self._closed or self._overflowed or (self._ending and not self._events)
 
     def drop_first(self) -> None:
         """Take the oldest event out: it is on its way."""

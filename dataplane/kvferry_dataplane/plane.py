@@ -14,6 +14,7 @@ from kvferry.core.errors import InternalError, InvalidArgument, KvferryError, La
 from kvferry.core.layouts import validate_layout
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.logs import bind_identity
+from kvferry.rpc.block_lists import listed_ids
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry.rpc.times import seconds_of
 from kvferry_dataplane.checksums.desk import Answer, Checksums
@@ -210,7 +211,7 @@ class Plane:
     def _acquire_lease(self, request: pb.SessionRequest) -> pb.SessionResponse | None:
         command = request.acquire_lease
         side = self._require_side()
-        lists = [(listed.group, listed.block_ids) for listed in command.blocks]
+        lists = [(listed.group, listed_ids("blocks", listed)) for listed in command.blocks]
         blocks = checked_blocks(lists, side.block_counts, "blocks")
         self._desk.destinations.refuse_held(blocks, "blocks", "is the destination of a read")
         to_sum = self._checksums.to_sum(command, side, blocks)

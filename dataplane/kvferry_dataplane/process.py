@@ -25,6 +25,7 @@ from kvferry.device.copying import Window
 from kvferry.device.memfd import SharedMemory, create_shared_memory
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry.rpc.health import SOCKET_SUFFIX, status_of
+from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
 from kvferry.rpc.options import server_options
 from kvferry.rpc.socket_paths import claim_socket_path
 from kvferry_dataplane.allocator import keep_freed_memory
@@ -112,6 +113,7 @@ class DataPlaneProcess:
         control_path = claim_socket_path("socket", str(self._config.socket))
         pool_path = claim_socket_path("socket", str(self._config.socket), suffix=POOL_SOCKET_SUFFIX)
         share_path = claim_socket_path("socket", str(self._config.socket), suffix=SHARE_SOCKET_SUFFIX)
+        lanes = LaneServer(claim_socket_path("socket", str(self._config.socket), suffix=LANE_SOCKET_SUFFIX))
         async with AsyncExitStack() as parts:
             pool = open_pool(self._config.device, self._config.pool_bytes)
             parts.callback(pool.close)
@@ -124,7 +126,9 @@ class DataPlaneProcess:
             sharing = self._share(parts, share_path, pool, table)
             description.access.share_socket = str(share_path.absolute())
             description.access.host_id = self._host_id
-            await self._start_server(parts, control_path, plane, description)
+            await lanes.start()
+            parts.push_async_callback(lanes.close)
+            await self._start_server(parts, control_path, DataPlaneServicer(plane, description, self._metrics, lanes))
             metrics_port = self._start_metrics(parts)
             async with asyncio.TaskGroup() as tasks:
                 served = (plane.reap_leases(), handoff.serve(), sharing.serve())
@@ -245,11 +249,8 @@ class DataPlaneProcess:
         parts.callback(sharing.close)
         return sharing
 
-    async def _start_server(
-        self, parts: AsyncExitStack, path: FilePath, plane: Plane, description: pb.DescribeResponse
-    ) -> None:
+    async def _start_server(self, parts: AsyncExitStack, path: FilePath, servicer: DataPlaneServicer) -> None:
         server = aio.server(options=server_options())
-        servicer = DataPlaneServicer(plane, description, self._metrics)
         dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicer, server)
         status = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(status, server)

@@ -2,8 +2,8 @@
 
 from kvferry.core.errors import KvferryError
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
-from kvferry.layout.v1.layout_pb2 import BlockList
 from kvferry.negotiation.v1.negotiation_pb2 import RankLease
+from kvferry.rpc.block_lists import block_list
 from kvferry.rpc.reasons import reason_to_wire
 from kvferry.rpc.times import duration
 from kvferry.transfer.v1 import transfer_pb2
@@ -29,7 +29,7 @@ def lease_state_of(lease: Lease, rank: int, now: float) -> pb.LeaseState:
     return pb.LeaseState(
         publication=lease.publication,
         lease=rank_lease_of(lease, rank),
-        blocks=[BlockList(group=group, block_ids=ids.tolist()) for group, ids in lease.blocks.items()],
+        blocks=[block_list(group, ids) for group, ids in lease.blocks.items()],
         time_left=duration(lease.expires_at - now),
         attributes=lease.attributes,
     )

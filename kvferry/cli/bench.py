@@ -1,15 +1,16 @@
 """``kvferry bench latency``."""
 
 from kvferry.bench.latency import measure_latency
-from kvferry.cli.figures import milliseconds
+from kvferry.cli.figures import milliseconds, parse_size
 from kvferry.cli.terminal import console, error_console, print_json, table
 from kvferry.core.errors import ConfigInvalid
 
 _POOL_DEVICES = {"cpu": "cpu", "cuda": "cuda:0"}
 
 
-async def latency(*, device: str, repeats: int, json_output: bool) -> None:
-    """Measure one-block pulls and unary calls, and show both."""
+async def latency(size: str, block: str, *, device: str, repeats: int, json_output: bool) -> None:
+    """Measure pulls, unary calls and bare messages, and show all."""
+    total_bytes, block_bytes = parse_size("size", size), parse_size("block", block)
     pools = pool_device(device)
     with error_console().status("starting two workers") as status:
         done = 0
@@ -19,7 +20,7 @@ async def latency(*, device: str, repeats: int, json_output: bool) -> None:
             done += 1
             status.update(f"round {done} of {repeats}")
 
-        result = await measure_latency(pools, repeats, on_round)
+        result = await measure_latency(pools, repeats, on_round, total_bytes=total_bytes, block_bytes=block_bytes)
     if json_output:
         print_json(result.to_dict())
         return
@@ -32,7 +33,7 @@ async def latency(*, device: str, repeats: int, json_output: bool) -> None:
         )
         for method, timing in result.timings.items()
     ]
-    title = f"one block of 4 KiB, {repeats} rounds in turns; p99 / p50 of the pull: {result.p99_to_p50:.2f}"
+    title = f"{size} in blocks of {block}, {repeats} rounds in turns; p99 / p50 of the pull: {result.p99_to_p50:.2f}"
     console().print(table(title, ("call", "p50 ms", "p99 ms", "pull's p50 / its p50"), rows, right=3))
 
 

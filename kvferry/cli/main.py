@@ -279,11 +279,13 @@ def bench_latency(
     json_output: Json = False,
     device: Device = "cpu",
     repeats: Annotated[int, typer.Option(min=10, max=1_000_000, help="Timed rounds.")] = 1000,
+    size: Annotated[str, typer.Option(help="Bytes of a pull.")] = "4KiB",
+    block: Annotated[str, typer.Option(help="Block size.")] = "4KiB",
 ) -> None:
-    """A warm pull of one 4 KiB block against a unary gRPC call to the same control, in turns."""
+    """A warm pull against gRPC calls to the same control, and against its messages alone, in turns."""
     from kvferry.cli import bench as command
 
-    _run(command.latency(device=device, repeats=repeats, json_output=json_output), log_level="error")
+    _run(command.latency(size, block, device=device, repeats=repeats, json_output=json_output), log_level="error")
 
 
 @bench.command("checksums")

@@ -35,7 +35,9 @@ class Slot:
         self._result = allocate_pinned(device, 8)
         self._copied = self._result.view().view(np.uint64)
         self._parameters = np.zeros(LAUNCH_STRUCT.size + CARRIED_BYTES_MAX, dtype=np.uint8)
-        self.parameter_pointers = np.array([self._parameters.ctypes.data], dtype=np.uint64)
+        self._pointers = np.array([self._parameters.ctypes.data], dtype=np.uint64)
+        self.parameter_pointers: int = self._pointers.ctypes.data
+        """Where the address of the parameters lies."""
         self.begun = Event.create(timed=True)
         self.ended = Event.create(timed=True)
         self.uploaded = Event.create()

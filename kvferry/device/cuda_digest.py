@@ -114,7 +114,8 @@ class CudaDigester:
         self._stream.upload(self._scratch, table.ctypes.data, table.nbytes)
         self._stream.clear(self._scratch + sums_at, launch.sums_bytes)
         kernel = self._plain if launch.is_plain(window.address) else self._any
-        kernel.launch(self._stream, blocks, 0, np.array([arguments.ctypes.data], dtype=np.uint64))
+        pointers = np.array([arguments.ctypes.data], dtype=np.uint64)
+        kernel.launch(self._stream, blocks, 0, pointers.ctypes.data)
         self._stream.download(found.ctypes.data, self._scratch + sums_at, launch.sums_bytes)
         self._stream.synchronize()
         return found

@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from kvferry.device.cuda import call, constant, raise_unless_ok, raw_call
 
 
@@ -99,10 +96,10 @@ class Kernel:
         attribute = constant("CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES")
         call("cuFuncSetAttribute", self.handle, attribute, size)
 
-    def launch(self, stream: Stream, blocks: int, shared_bytes: int, pointers: npt.NDArray[np.uint64]) -> None:
-        """Launch; ``pointers`` holds the address of each parameter."""
+    def launch(self, stream: Stream, blocks: int, shared_bytes: int, pointers: int) -> None:
+        """Launch; at the address ``pointers`` lies the address of each parameter."""
         grid = (blocks, 1, 1, self.block_threads, 1, 1)
-        call("cuLaunchKernel", self.handle, *grid, shared_bytes, stream.handle, pointers.ctypes.data, 0)
+        call("cuLaunchKernel", self.handle, *grid, shared_bytes, stream.handle, pointers, 0)
 
 
 def load_module(image: bytes) -> Any:

@@ -8,13 +8,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsIndex
 
+import numpy as np
+import numpy.typing as npt
 from google.protobuf.message import Message
 
+from kvferry.core.blocks import has_repeated
 from kvferry.core.errors import BlockError, ConfigInvalid, InvalidArgument, MessageTooLarge
 from kvferry.core.handles import split
 from kvferry.core.layouts import BLOCKS_MAX, WorkerLayout
 from kvferry.core.reasons import Reason
 from kvferry.layout.v1 import layout_pb2
+from kvferry.rpc.block_lists import block_list
 from kvferry.rpc.options import MESSAGE_BYTES_MAX
 
 ID_CHARS_MAX = 128
@@ -26,6 +30,8 @@ TOKENS_MAX = (1 << 63) - 1
 PRIORITY_MAX = (1 << 31) - 1
 _FRAMING_BYTES = 1_024
 """What a message may grow beyond its body."""
+_SAFE_TYPES = frozenset(np.dtype(name) for name in ("int64", "int32", "uint32", "int16", "uint16", "uint8", "int8"))
+"""Of arrays that are taken as they are."""
 
 BlockIds = Sequence[SupportsIndex] | Iterable[SupportsIndex]
 """Block ids: any sequence of integers, a one-dimensional numpy array or torch tensor of integers."""
@@ -127,7 +133,7 @@ def checked_blocks(field: str, blocks: Blocks, layout: WorkerLayout | None) -> l
     for group, given in blocks.items():
         bound = _block_count(field, group, layout)
         ids = _checked_ids(f"{field}[{group}]", given, bound)
-        lists.append(layout_pb2.BlockList(group=group, block_ids=ids))
+        lists.append(block_list(group, ids))
     return lists
 
 
@@ -154,20 +160,34 @@ def _block_count(field: str, group: str, layout: WorkerLayout | None) -> int:
     return layout.block_count(group)
 
 
-def _checked_ids(field: str, given: BlockIds, bound: int) -> list[int]:
+def _checked_ids(field: str, given: BlockIds, bound: int) -> npt.NDArray[np.int64]:
     ids = _integers(field, given)
-    if not ids:
+    if not ids.size:
         raise InvalidArgument.of_field(field, "[]", "must list at least one block")
-    if min(ids) < 0 or max(ids) >= bound:
-        position = next(i for i, block in enumerate(ids) if not 0 <= block < bound)
-        raise BlockError.of_field(f"{field}[{position}]", ids[position], f"block ids are 0 to {bound - 1}")
-    if len(set(ids)) != len(ids):
-        twice = next(block for block, count in Counter(ids).items() if count > 1)
+    if int(ids.min()) < 0 or int(ids.max()) >= bound:
+        raise _out_of_range(field, ids.tolist(), bound)
+    if has_repeated(ids, bound):
+        twice = next(block for block, count in Counter(ids.tolist()).items() if count > 1)
         raise BlockError.of_field(field, twice, "block listed twice", reason=Reason.BLOCK_DUPLICATE)
     return ids
 
 
-def _integers(field: str, given: BlockIds) -> list[int]:
+def _out_of_range(field: str, ids: list[int], bound: int) -> BlockError:
+    position = next(i for i, block in enumerate(ids) if not 0 <= block < bound)
+    return BlockError.of_field(f"{field}[{position}]", ids[position], f"block ids are 0 to {bound - 1}")
+
+
+def _integers(field: str, given: BlockIds) -> npt.NDArray[np.int64]:
+    if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype in _SAFE_TYPES:
+        return given.astype(np.int64)
+    ids = _listed(field, given)
+    try:
+        return np.array(ids, dtype=np.int64)
+    except OverflowError:
+        raise _out_of_range(field, ids, BLOCKS_MAX) from None
+
+
+def _listed(field: str, given: BlockIds) -> list[int]:
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         raise InvalidArgument.of_field(field, type(given).__name__, "must be a sequence of block ids")
     # Arrays and tensors convert themselves, and much faster than item by item.
@@ -175,7 +195,7 @@ def _integers(field: str, given: BlockIds) -> list[int]:
     ids = to_list() if to_list is not None else list(given)
     if not isinstance(ids, list):
         raise InvalidArgument.of_field(field, ids, "must be one-dimensional")
-    if not ids or set(map(type, ids)) == {int}:
+    if set(map(type, ids)) <= {int}:
         return ids
     for position, block in enumerate(ids):
         if isinstance(block, bool) or not isinstance(block, SupportsIndex):

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from kvferry.engine.v1 import engine_pb2 as pb
+from kvferry.rpc.block_lists import listed_ids
 from kvferry.sdk.calls import Caller
 from kvferry.sdk.cluster import all_pages
 from kvferry.sdk.convert import publication_of
@@ -33,5 +34,5 @@ def _held_of(held: pb.HeldPublication) -> HeldPublication:
     return HeldPublication(
         publication=publication_of(held.publication, held.handle),
         request_id=held.request_id,
-        blocks={blocks.group: tuple(blocks.block_ids) for blocks in held.blocks},
+        blocks={blocks.group: tuple(map(int, listed_ids("blocks", blocks))) for blocks in held.blocks},
     )

@@ -6,13 +6,15 @@ A command is sent again on the next stream until it is answered: all of them are
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from grpc import aio
 
 from kvferry.core.errors import DeadlineExceeded, KvferryError, NotReady, ResourceExhausted
 from kvferry.engine.v1 import engine_pb2 as pb
+from kvferry.rpc.lanes import connect_lane
 from kvferry.rpc.refusals import refusal_from_wire
-from kvferry.rpc.streams import Outgoing, write_batches
+from kvferry.rpc.streams import Outgoing, carry_by, write_batches
 from kvferry.sdk.calls import RETRY_PAUSE_S, mark_outcome_unknown
 from kvferry.sdk.timeouts import shorten
 from kvferry.transfer.v1.transfer_pb2 import Transfer
@@ -94,19 +96,25 @@ class PullStream:
         Raises:
             grpc.aio.AioRpcError, NotReady: in a group; why it broke.
         """
-        self._outgoing = Outgoing(2 * COMMANDS_MAX)
+        lane = await connect_lane(call)
+        outgoing = self._outgoing = Outgoing[pb.PullCommand](2 * COMMANDS_MAX)
         now = asyncio.get_running_loop().time()
         for asked in self._asked.values():
             asked.renew(now)
             self._give(asked)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(write_batches(call, self._outgoing, _message_of))
+                if lane is None:
+                    tasks.create_task(write_batches(call, outgoing, _message_of))
+                else:
+                    # Control sees the end of the lane as well, and ends the stream.
+                    carry_by(lane, outgoing, partial(self._take_frame, on_transfer), outgoing.close)
                 while isinstance(message := await call.read(), pb.PullResponse):
-                    for event in message.events:
-                        self._take(event, on_transfer)
+                    self._take_all(message, on_transfer)
                 raise NotReady("control ended the stream of pulls")
         finally:
+            if lane is not None:
+                lane.close()
             self._outgoing = None
             for asked in self._asked.values():
                 asked.unanswered = asked.unanswered or asked.given
@@ -121,6 +129,13 @@ class PullStream:
         if self._outgoing is not None:
             self._outgoing.put(asked.command)
             asked.given = True
+
+    def _take_frame(self, on_transfer: Callable[[Transfer], None], frame: bytes) -> None:
+        self._take_all(pb.PullResponse.FromString(frame), on_transfer)
+
+    def _take_all(self, message: pb.PullResponse, on_transfer: Callable[[Transfer], None]) -> None:
+        for event in message.events:
+            self._take(event, on_transfer)
 
     def _take(self, event: pb.PullEvent, on_transfer: Callable[[Transfer], None]) -> None:
         asked = self._asked.get(event.command_id)

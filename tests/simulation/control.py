@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kvferry.core.errors import KvferryError
+from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
 from kvferry_control.config import ControlConfig
 from kvferry_control.process import ControlProcess
 from kvferry_control.servers import Servers
@@ -24,6 +25,7 @@ class SimServers(Servers):
         self.tcp, self.uds = self.simulated  # type: ignore[assignment]
         self.listen = listen
         self.engine_socket = Path(engine_socket)
+        self.lanes = LaneServer(Path(f"{engine_socket}{LANE_SOCKET_SUFFIX}"))
         self.health_socket = Path(f"{engine_socket}.health")
 
     async def start(self, tcp_services: Sequence[str], uds_services: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from kvferry.core.errors import KvferryError
 from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
 from kvferry.device.native import CancelFlag
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
+from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
 from kvferry_dataplane.checksums.desk import Checksums
 from kvferry_dataplane.checksums.threads import DigestThreads
 from kvferry_dataplane.departure import Departure
@@ -193,7 +195,8 @@ class DataPlaneLife:
     async def run(self) -> None:
         """Serve until killed."""
         server = SimServer(self.fabric.network)
-        servicer = DataPlaneServicer(self.plane, self._describe(), self.metrics)
+        lanes = LaneServer(FilePath(f"{self.socket}{LANE_SOCKET_SUFFIX}"))
+        servicer = DataPlaneServicer(self.plane, self._describe(), self.metrics, lanes)
         dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call, arg-type, unused-ignore]
         server.add_insecure_port(f"unix:{self.socket}")
         await server.start()

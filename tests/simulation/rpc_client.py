@@ -78,6 +78,10 @@ class ClientCall:
             await self._inbox.changed()
         return self._inbox.status[1]
 
+    async def initial_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        """gRPC's; no lane is offered."""
+        return ()
+
     async def write(self, message: Any) -> None:
         """Send a message."""
         if self.done():

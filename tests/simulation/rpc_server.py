@@ -62,6 +62,9 @@ class ServerCall:
         self._aborted = (code, details, trailing_metadata)
         raise aio.AbortError
 
+    async def send_initial_metadata(self, metadata: object) -> None:
+        """gRPC's; lost here, so that no client takes a lane: what they carry, the stream does."""
+
     def time_remaining(self) -> float | None:
         """Until the client's deadline."""
         return None if self._ends_at is None else self._ends_at - asyncio.get_running_loop().time()

@@ -18,8 +18,9 @@ from kvferry.core.errors import ChecksumsAbsent, DeadlineExceeded, KvferryError,
 from kvferry.core.reasons import Reason
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
 from kvferry.rpc.errors import from_rpc
+from kvferry.rpc.lanes import Lane, connect_lane
 from kvferry.rpc.refusals import refusal_from_wire
-from kvferry.rpc.streams import Outgoing, write_batches
+from kvferry.rpc.streams import Outgoing, carry_by, write_batches
 from kvferry.rpc.times import duration
 from kvferry_control.tasks import Spawn
 
@@ -178,19 +179,35 @@ class NegotiationSession:
     async def _hold_stream(self) -> KvferryError:
         """Hold one stream until it breaks; why it did."""
         call = self._stub.Session()
-        writing = self._spawn(write_batches(call, self._outgoing, _message_of))
+        lane: Lane | None = None
+        writing: asyncio.Task[None] | None = None
         try:
+            lane = await connect_lane(call, same_network=True)
+            if lane is None:
+                writing = self._spawn(write_batches(call, self._outgoing, _message_of))
+            else:
+                # The source sees the end of the lane as well, and ends the stream.
+                carry_by(lane, self._outgoing, self._take_frame, self._outgoing.close)
             while isinstance(message := await call.read(), pb.SessionResponse):
-                for answer in message.answers:
-                    self._take(answer)
+                self._take_all(message)
         except aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 return _NoSession(f"workers/{self._worker} serves no sessions")
             return from_rpc(error)
         finally:
-            writing.cancel()
+            if writing is not None:
+                writing.cancel()
+            if lane is not None:
+                lane.close()
             call.cancel()
         return PeerError(f"workers/{self._worker} ended the session")
+
+    def _take_frame(self, frame: bytes) -> None:
+        self._take_all(pb.SessionResponse.FromString(frame))
+
+    def _take_all(self, message: pb.SessionResponse) -> None:
+        for answer in message.answers:
+            self._take(answer)
 
     def _take(self, answer: pb.SessionAnswer) -> None:
         kind = answer.WhichOneof("answer")

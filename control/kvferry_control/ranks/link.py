@@ -7,19 +7,22 @@ import grpc
 import structlog
 from grpc import aio
 
-from kvferry.core.errors import DataPlaneLost, KvferryError, ResourceExhausted, RetryableError, error_of
+from kvferry.core.errors import DataPlaneLost, KvferryError, RetryableError, error_of
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.dataplane.v1.dataplane_pb2_grpc import DataPlaneServiceStub
 from kvferry.rpc.errors import from_rpc
+from kvferry.rpc.lanes import connect_lane
 from kvferry.rpc.options import channel_options
 from kvferry.rpc.reasons import reason_from_wire
+from kvferry.rpc.streams import Outgoing
 from kvferry_control.tasks import Spawn
 
 OUTGOING_COMMANDS_MAX = 8_192
 UNARY_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 5.0
 RECONNECT_S = 0.1
+LANE_END_S = 0.5
 
 
 class LinkListener(Protocol):
@@ -65,7 +68,7 @@ class RankLink:
         self._listener = listener
         self._channel = aio.insecure_channel(f"unix:{socket}", options=channel_options())
         self._stub = DataPlaneServiceStub(self._channel)
-        self._outgoing: asyncio.Queue[pb.SessionRequest] = asyncio.Queue(OUTGOING_COMMANDS_MAX)
+        self._outgoing: Outgoing[pb.SessionRequest] = Outgoing(OUTGOING_COMMANDS_MAX)
         self._answers: dict[int, asyncio.Future[pb.SessionResponse]] = {}
         self._reads: dict[int, str] = {}
         self._last_id = 0
@@ -140,19 +143,21 @@ class RankLink:
             raise self._lost("no session")
         self._last_id += 1
         request.command_id = self._last_id
-        try:
-            self._outgoing.put_nowait(request)
-        except asyncio.QueueFull:
-            why = f"so many commands for rank {self.rank} are waiting to be sent"
-            raise ResourceExhausted.of_bound("outgoing_commands", OUTGOING_COMMANDS_MAX, why) from None
+        self._outgoing.put(request)
         return self._last_id
 
     async def _session(self, spawn: Spawn) -> None:
         """One session, from connecting to its end."""
         description = await self._stub.Describe(pb.DescribeRequest(), timeout=UNARY_TIMEOUT_S)
-        self._outgoing = asyncio.Queue(OUTGOING_COMMANDS_MAX)
+        outgoing = self._outgoing = Outgoing(OUTGOING_COMMANDS_MAX)
         call = self._stub.Session()
-        writing = spawn(_write(call, self._outgoing))
+        lane = await connect_lane(call)
+        writing: asyncio.Task[None] | None = None
+        if lane is None:
+            writing = spawn(_write(call, outgoing))
+        else:
+            # A command is a message of its own here.
+            outgoing.go_by(lane, list)
         try:
             async for response in call:
                 if response.WhichOneof("event") == "opened":
@@ -161,10 +166,19 @@ class RankLink:
                     self.up = True
                     await self._listener.link_up(self, description, response.opened)
                     self._set_leaving(response.opened.leaving)
+                    if lane is not None:
+                        # Only now: what happens next is told after that. The data plane sees the lane's end as well.
+                        lane.begin(self._take_frame, outgoing.close, outgoing.flush)
                 else:
                     self._dispatch(response)
+            if lane is not None:
+                # What the data plane said last may still be under way there.
+                await lane.wait_ended(LANE_END_S)
         finally:
-            writing.cancel()
+            if writing is not None:
+                writing.cancel()
+            if lane is not None:
+                lane.close()
             call.cancel()
             self._break()
 
@@ -183,6 +197,9 @@ class RankLink:
         if leaving != self.leaving:
             self.leaving = leaving
             self._listener.link_leaving(self)
+
+    def _take_frame(self, frame: bytes) -> None:
+        self._dispatch(pb.SessionResponse.FromString(frame))
 
     def _dispatch(self, response: pb.SessionResponse) -> None:
         kind = response.WhichOneof("event")
@@ -207,15 +224,15 @@ class RankLink:
 
 
 async def _write(
-    call: "aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]", outgoing: "asyncio.Queue[pb.SessionRequest]"
+    call: "aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]", outgoing: Outgoing[pb.SessionRequest]
 ) -> None:
     """Send commands in order until the session breaks; who reads the session says why it did."""
-    while not call.done():
-        command = await outgoing.get()
-        try:
-            await call.write(command)
-        except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError):
-            return
+    while batch := await outgoing.take():
+        for command in batch:
+            try:
+                await call.write(command)
+            except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError):
+                return
 
 
 def _refusal(refused: pb.CommandRefused) -> KvferryError:

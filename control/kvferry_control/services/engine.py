@@ -10,8 +10,9 @@ from kvferry.core.errors import InvalidArgument, ResourceExhausted
 from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.engine.v1.engine_pb2_grpc import EngineServiceServicer
 from kvferry.rpc.errors import abort, stream_method, unary_method
+from kvferry.rpc.lanes import LaneServer
 from kvferry.rpc.layouts import blocks_by_group, layout_from_wire
-from kvferry.rpc.streams import serve_batches
+from kvferry.rpc.streams import StreamServer
 from kvferry.rpc.times import checked_seconds, duration
 from kvferry_control.blocks import check_blocks, check_tokens
 from kvferry_control.config import LimitsSection
@@ -42,6 +43,7 @@ class EngineService(EngineServiceServicer):
         limits: LimitsSection,
         busy: Callable[[], bool],
         layout_replaced: Callable[[], None],
+        lanes: LaneServer,
     ) -> None:
         self._worker = worker
         self._publications = publications
@@ -49,6 +51,7 @@ class EngineService(EngineServiceServicer):
         self._limits = limits
         self._busy = busy
         self._layout_replaced = layout_replaced
+        self._lanes = lanes
         self._watchers: set[asyncio.Queue[pb.WatchEngineResponse | None]] = set()
         self._pull_session_count = 0
 
@@ -194,8 +197,8 @@ class EngineService(EngineServiceServicer):
         self._pull_session_count += 1
         session = self._pull_session()
         try:
-            await context.write(pb.PullResponse())
-            await serve_batches(request_iterator, context, session.handle, session.outgoing, message_of)
+            stream = StreamServer(pb.PullRequest, session.handle, session.outgoing, message_of)
+            await stream.serve(request_iterator, context, self._lanes, first=pb.PullResponse())
         finally:
             session.close()
             self._pull_session_count -= 1

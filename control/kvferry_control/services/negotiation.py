@@ -12,8 +12,9 @@ from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
 from kvferry.negotiation.v1.negotiation_pb2_grpc import NegotiationServiceServicer
 from kvferry.rpc.errors import abort, unary_method
+from kvferry.rpc.lanes import LaneServer
 from kvferry.rpc.layouts import layout_to_wire
-from kvferry.rpc.streams import serve_batches
+from kvferry.rpc.streams import StreamServer
 from kvferry.rpc.times import duration
 from kvferry_control.handles import open_handle
 from kvferry_control.metrics import ControlMetrics
@@ -37,12 +38,18 @@ class NegotiationService(NegotiationServiceServicer):
     """Serves peers."""
 
     def __init__(
-        self, worker: LocalWorker, publications: Publications, links: Sequence[RankLink], metrics: ControlMetrics
+        self,
+        worker: LocalWorker,
+        publications: Publications,
+        links: Sequence[RankLink],
+        metrics: ControlMetrics,
+        lanes: LaneServer,
     ) -> None:
         self._worker = worker
         self._publications = publications
         self._links = links
         self._metrics = metrics
+        self._lanes = lanes
         self._expected: dict[int, tuple[int, float]] = {}
         """By rank: in which session its data plane was told to expect readers, and until when."""
         self._last_begun = 0.0
@@ -84,7 +91,8 @@ class NegotiationService(NegotiationServiceServicer):
         self._session_count += 1
         try:
             session = PeerSession(self)
-            await serve_batches(request_iterator, context, session.handle, session.outgoing, message_of)
+            stream = StreamServer(pb.SessionRequest, session.handle, session.outgoing, message_of)
+            await stream.serve(request_iterator, context, self._lanes)
         finally:
             self._session_count -= 1
 

@@ -84,9 +84,10 @@ def _compare(key: Offsets, other: Offsets, key_spans: Offsets, other_spans: Offs
 def parts_of(share: Share, segments: Segments, templates: Sequence[tuple[int, Template]]) -> Iterator[Part]:
     """The parts of a share; ``templates`` has one for each number of tokens that a segment has."""
     source = share.source_base + segments.source_blocks * share.block.source_stride
-    source += segments.source_tokens * share.token.source_stride
     destination = share.destination_base + segments.destination_blocks * share.block.destination_stride
-    destination += segments.destination_tokens * share.token.destination_stride
+    if not segments.whole_tokens:
+        source += segments.source_tokens * share.token.source_stride
+        destination += segments.destination_tokens * share.token.destination_stride
     by_shape: dict[tuple[Axis, ...] | int, list[tuple[int, Template]]] = {}
     for count, template in templates:
         # Templates of one inner run that differ in its length only go together: their runs may touch.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvferry.core.blocks import BlockIds
+from kvferry.core.blocks import BlockIds, ascending
 from kvferry.core.errors import BlockError, InvalidArgument
 from kvferry.core.layouts import LayerGroup
 from kvferry.core.planning.copies import Offsets
@@ -63,6 +63,8 @@ class Segments:
     counts: Offsets
     by_destination: bool
     """Which side's blocks they are ordered by: that with the smaller blocks, most of whose blocks are one segment."""
+    whole_tokens: int = 0
+    """Of every segment, where each is a whole block of both sides; else 0."""
 
     def __getitem__(self, part: slice | Offsets) -> "Segments":
         return Segments(
@@ -72,10 +74,13 @@ class Segments:
             self.destination_tokens[part],
             self.counts[part],
             self.by_destination,
+            self.whole_tokens,
         )
 
     def kinds(self) -> dict[int, int]:
         """How many segments there are of each number of tokens."""
+        if self.whole_tokens and self.counts.size:
+            return {self.whole_tokens: int(self.counts.size)}
         if self.counts.size <= _FEW:
             return dict(Counter(self.counts.tolist()))
         first = int(self.counts[0])
@@ -100,6 +105,8 @@ def segments_of(
     first_wanted = _first_listed("destination_blocks", destination, wanted.size, start, stop)
     if tokens is not None and tokens.span is not None:
         start, stop = _spanned(source, tokens.span, start, stop, ends=tokens.span[1] == tokens.stop)
+    if here == there and start < stop and not start % here and not stop % here:
+        return _whole_blocks(held, wanted, start // here - first_held, start // here - first_wanted, stop - start, here)
     cuts = _cuts(start, stop, here, there)
     begins, counts = cuts[:-1], np.diff(cuts)
     held_index, wanted_index = begins // here, begins // there
@@ -137,6 +144,21 @@ def tokens_read(
             raise InvalidArgument.of_field("tokens.stop", tokens.stop, why)
         return 0, 1, 1
     return _clipped(source, destination, tokens), tokens.stop, tokens.total
+
+
+def _whole_blocks(
+    held: BlockIds, wanted: BlockIds, held_before: int, wanted_before: int, token_count: int, each: int
+) -> Segments:
+    """Segments that are whole blocks on both sides, the most frequent case: nothing has to be cut."""
+    count = token_count // each
+    source = held[held_before : held_before + count]
+    destination = wanted[wanted_before : wanted_before + count]
+    if count > 1 and not bool((source[1:] >= source[:-1]).all()):
+        order = ascending(source)
+        source, destination = source[order], destination[order]
+    nothing = np.zeros(count, dtype=np.int64)
+    counts = np.full(count, each, dtype=np.int64)
+    return Segments(source, nothing, destination, nothing, counts, by_destination=False, whole_tokens=each)
 
 
 def check_listed(field: str, group: LayerGroup, block_count: int, token_count: int, first_token: int = 0) -> None:

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekvferry/layout/v1/layout.proto\x12\x11kvferry.layout.v1\"\xfc\x01\n\nLayerGroup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x34\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x1e.kvferry.layout.v1.ElementType\x12\x11\n\tkv_factor\x18\x03 \x01(\r\x12\x1b\n\x13total_kv_head_count\x18\x04 \x01(\r\x12\x10\n\x08head_dim\x18\x05 \x01(\r\x12\x18\n\x10tokens_per_block\x18\x06 \x01(\r\x12\x15\n\rwindow_tokens\x18\x07 \x01(\r\x12\x0e\n\x06layers\x18\x08 \x03(\r\x12\x14\n\x0cper_sequence\x18\t \x01(\x08\x12\x11\n\tscales_of\x18\n \x01(\t\"\x81\x01\n\x07Strides\x12\x13\n\x0b\x62lock_bytes\x18\x01 \x01(\x04\x12\x13\n\x0blayer_bytes\x18\x02 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x03 \x01(\x04\x12\x12\n\nhead_bytes\x18\x04 \x01(\x04\x12\x13\n\x0btoken_bytes\x18\x05 \x01(\x04\x12\x11\n\tdim_bytes\x18\x06 \x01(\x04\"\x94\x01\n\x0eGroupPlacement\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\r\n\x05heads\x18\x03 \x03(\r\x12\x13\n\x0b\x62lock_count\x18\x04 \x01(\r\x12\x12\n\nbase_bytes\x18\x05 \x01(\x04\x12+\n\x07strides\x18\x06 \x01(\x0b\x32\x1a.kvferry.layout.v1.Strides\"m\n\nRankLayout\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x35\n\nplacements\x18\x02 \x03(\x0b\x32!.kvferry.layout.v1.GroupPlacement\x12\x1a\n\x12\x64\x61ta_parallel_rank\x18\x03 \x01(\r\"z\n\x0cWorkerLayout\x12\r\n\x05model\x18\x01 \x01(\t\x12-\n\x06groups\x18\x02 \x03(\x0b\x32\x1d.kvferry.layout.v1.LayerGroup\x12,\n\x05ranks\x18\x03 \x03(\x0b\x32\x1d.kvferry.layout.v1.RankLayout\"-\n\tBlockList\x12\r\n\x05group\x18\x01 \x01(\t\x12\x11\n\tblock_ids\x18\x02 \x03(\r\"+\n\nMappedPool\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\x0c*\xcd\x01\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\x01\x12\x19\n\x15\x45LEMENT_TYPE_BFLOAT16\x10\x02\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x03\x12\x1c\n\x18\x45LEMENT_TYPE_FLOAT8_E4M3\x10\x04\x12\x1c\n\x18\x45LEMENT_TYPE_FLOAT8_E5M2\x10\x05\x12\x15\n\x11\x45LEMENT_TYPE_INT8\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekvferry/layout/v1/layout.proto\x12\x11kvferry.layout.v1\"\xfc\x01\n\nLayerGroup\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x34\n\x0c\x65lement_type\x18\x02 \x01(\x0e\x32\x1e.kvferry.layout.v1.ElementType\x12\x11\n\tkv_factor\x18\x03 \x01(\r\x12\x1b\n\x13total_kv_head_count\x18\x04 \x01(\r\x12\x10\n\x08head_dim\x18\x05 \x01(\r\x12\x18\n\x10tokens_per_block\x18\x06 \x01(\r\x12\x15\n\rwindow_tokens\x18\x07 \x01(\r\x12\x0e\n\x06layers\x18\x08 \x03(\r\x12\x14\n\x0cper_sequence\x18\t \x01(\x08\x12\x11\n\tscales_of\x18\n \x01(\t\"\x81\x01\n\x07Strides\x12\x13\n\x0b\x62lock_bytes\x18\x01 \x01(\x04\x12\x13\n\x0blayer_bytes\x18\x02 \x01(\x04\x12\x10\n\x08kv_bytes\x18\x03 \x01(\x04\x12\x12\n\nhead_bytes\x18\x04 \x01(\x04\x12\x13\n\x0btoken_bytes\x18\x05 \x01(\x04\x12\x11\n\tdim_bytes\x18\x06 \x01(\x04\"\x94\x01\n\x0eGroupPlacement\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\r\n\x05heads\x18\x03 \x03(\r\x12\x13\n\x0b\x62lock_count\x18\x04 \x01(\r\x12\x12\n\nbase_bytes\x18\x05 \x01(\x04\x12+\n\x07strides\x18\x06 \x01(\x0b\x32\x1a.kvferry.layout.v1.Strides\"m\n\nRankLayout\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x35\n\nplacements\x18\x02 \x03(\x0b\x32!.kvferry.layout.v1.GroupPlacement\x12\x1a\n\x12\x64\x61ta_parallel_rank\x18\x03 \x01(\r\"z\n\x0cWorkerLayout\x12\r\n\x05model\x18\x01 \x01(\t\x12-\n\x06groups\x18\x02 \x03(\x0b\x32\x1d.kvferry.layout.v1.LayerGroup\x12,\n\x05ranks\x18\x03 \x03(\x0b\x32\x1d.kvferry.layout.v1.RankLayout\"A\n\tBlockList\x12\r\n\x05group\x18\x01 \x01(\t\x12\x11\n\tblock_ids\x18\x02 \x03(\r\x12\x12\n\npacked_ids\x18\x32 \x01(\x0c\"+\n\nMappedPool\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\x0c*\xcd\x01\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\x01\x12\x19\n\x15\x45LEMENT_TYPE_BFLOAT16\x10\x02\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x03\x12\x1c\n\x18\x45LEMENT_TYPE_FLOAT8_E4M3\x10\x04\x12\x1c\n\x18\x45LEMENT_TYPE_FLOAT8_E5M2\x10\x05\x12\x15\n\x11\x45LEMENT_TYPE_INT8\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvferry.layout.v1.layout_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ELEMENTTYPE']._serialized_start=919
-  _globals['_ELEMENTTYPE']._serialized_end=1124
+  _globals['_ELEMENTTYPE']._serialized_start=939
+  _globals['_ELEMENTTYPE']._serialized_end=1144
   _globals['_LAYERGROUP']._serialized_start=54
   _globals['_LAYERGROUP']._serialized_end=306
   _globals['_STRIDES']._serialized_start=309
@@ -44,7 +44,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERLAYOUT']._serialized_start=702
   _globals['_WORKERLAYOUT']._serialized_end=824
   _globals['_BLOCKLIST']._serialized_start=826
-  _globals['_BLOCKLIST']._serialized_end=871
-  _globals['_MAPPEDPOOL']._serialized_start=873
-  _globals['_MAPPEDPOOL']._serialized_end=916
+  _globals['_BLOCKLIST']._serialized_end=891
+  _globals['_MAPPEDPOOL']._serialized_start=893
+  _globals['_MAPPEDPOOL']._serialized_end=936
 # @@protoc_insertion_point(module_scope)

@@ -285,21 +285,25 @@ class BlockList(_message.Message):
 
     GROUP_FIELD_NUMBER: _builtins.int
     BLOCK_IDS_FIELD_NUMBER: _builtins.int
+    PACKED_IDS_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     """The name of the layer group."""
+    packed_ids: _builtins.bytes
+    """The same in another form, which is much faster with many blocks: each id as 4 bytes, little endian."""
     @_builtins.property
     def block_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Block ids, the same on every rank of the worker."""
+        """Block ids, the same on every rank of the worker. Left empty where `packed_ids` is given."""
 
     def __init__(
         self,
         *,
         group: _builtins.str = ...,
         block_ids: _abc.Iterable[_builtins.int] | None = ...,
+        packed_ids: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_ids", b"block_ids", "group", b"group"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_ids", b"block_ids", "group", b"group", "packed_ids", b"packed_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

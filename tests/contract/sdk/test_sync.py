@@ -9,11 +9,13 @@ from pathlib import Path
 import grpc
 import pytest
 
+from kvferry.core.blocks import ids_of
 from kvferry.core.errors import Fenced, InvalidArgument, NotReady
 from kvferry.core.layouts import WorkerLayout
 from kvferry.engine.v1 import engine_pb2, engine_pb2_grpc
 from kvferry.error.v1 import error_pb2
 from kvferry.publication.v1 import publication_pb2
+from kvferry.rpc.block_lists import listed_ids
 from kvferry.sdk.engine import EngineClient
 from kvferry.sdk.results import PublicationState
 from kvferry.sdk.router import RouterClient
@@ -72,7 +74,7 @@ class ThreadedControl(engine_pb2_grpc.EngineServiceServicer):
             self.cancelled.set()
             transfer.state = transfer_pb2.TRANSFER_STATE_CANCELLED
             return transfer
-        match list(command.create.destination_blocks[0].block_ids):
+        match ids_of(listed_ids("blocks", command.create.destination_blocks[0])).tolist():
             case [13]:
                 transfer.state = transfer_pb2.TRANSFER_STATE_FAILED
                 transfer.failure.reason = error_pb2.REASON_FENCED

@@ -64,7 +64,8 @@ async def test_a_killed_one_leaves_no_obstacle(start: Start, tmp_path: Path) -> 
     first = await start("plane")
     first.signal(signal.SIGKILL)
     await asyncio.to_thread(first.process.wait, 10)
-    assert ["plane.sock", "plane.sock.health", "plane.sock.pool", "plane.sock.share"] == _sockets(tmp_path)
+    suffixes = ("", ".health", ".lane", ".pool", ".share")
+    assert [f"plane.sock{suffix}" for suffix in suffixes] == _sockets(tmp_path)
     await start("plane")
 
 

@@ -2,8 +2,10 @@
 
 import signal
 
+from kvferry.core.blocks import ids_of
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.error.v1 import error_pb2
+from kvferry.rpc.block_lists import listed_ids
 from tests.process.dataplane.conftest import Start
 from tests.process.dataplane.harness import blocks, large_layout, read_command, seconds, small_layout, until
 from tests.process.dataplane.test_stuck_sources import TCP, stop
@@ -25,7 +27,11 @@ async def test_leases_and_reads_outlive_their_session(start: Start) -> None:
     second = await destination.session()
     assert ["kept"] == [state.publication for state in second.opened.leases]
     state = second.opened.leases[0]
-    assert (kept, b"mine", [7]) == (state.lease, state.attributes, list(state.blocks[0].block_ids))
+    assert (kept, b"mine", [7]) == (
+        state.lease,
+        state.attributes,
+        ids_of(listed_ids("blocks", state.blocks[0])).tolist(),
+    )
     assert 60 < state.time_left.seconds < 100
     assert ["t"] == list(second.opened.transfers)
     await second.close()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from kvferry.core.dense import DenseModel, dense_layout
@@ -9,6 +10,7 @@ from kvferry.core.errors import BlockError, InvalidArgument, KvferryError, Messa
 from kvferry.core.layouts import ElementType
 from kvferry.core.reasons import Reason
 from kvferry.layout.v1.layout_pb2 import BlockList
+from kvferry.rpc.block_lists import block_list
 from kvferry_control.blocks import check_blocks, check_tokens
 
 LAYOUT = dense_layout(
@@ -17,14 +19,28 @@ LAYOUT = dense_layout(
 )
 
 
+TORN = {"full": BlockList(group="full", packed_ids=bytes(7))}
+BOTH = {"full": BlockList(group="full", block_ids=[1], packed_ids=bytes(4))}
+
+
 def lists(**ids: Sequence[int]) -> dict[str, BlockList]:
     """Block lists by group."""
     return {group: BlockList(group=group, block_ids=listed) for group, listed in ids.items()}
 
 
+def packed(*ids: int) -> dict[str, BlockList]:
+    """A block list in its other form."""
+    return {"full": block_list("full", np.array(ids))}
+
+
 @pytest.mark.parametrize(
     ("blocks", "kind", "reason", "field"),
     [
+        (packed(0, 10), BlockError, Reason.BLOCK_OUT_OF_RANGE, "blocks[full].block_ids[1]"),
+        (packed(3, 4, 3), BlockError, Reason.BLOCK_DUPLICATE, "blocks[full].block_ids[2]"),
+        (packed(*range(10), *range(11)), MessageTooLarge, Reason.MESSAGE_TOO_LARGE, "blocks"),
+        (TORN, InvalidArgument, Reason.INVALID_ARGUMENT, "blocks[full].packed_ids"),
+        (BOTH, InvalidArgument, Reason.INVALID_ARGUMENT, "blocks[full].packed_ids"),
         (lists(), InvalidArgument, Reason.INVALID_ARGUMENT, "blocks"),
         (lists(full=[]), InvalidArgument, Reason.INVALID_ARGUMENT, "blocks"),
         (lists(other=[1]), InvalidArgument, Reason.INVALID_ARGUMENT, "blocks.group"),
@@ -45,12 +61,14 @@ def test_wrong_lists_are_refused(
 def test_every_block_of_the_pool_may_be_named() -> None:
     """The first and the last block are in range."""
     check_blocks("blocks", lists(full=list(range(10))), LAYOUT, count_max=20)
+    check_blocks("blocks", packed(*range(10)), LAYOUT, count_max=20)
 
 
 def test_lists_must_hold_the_tokens() -> None:
     """Fewer or more blocks than the tokens take are refused with both numbers; a last block may be partial."""
     for token_count in (17, 32):
         check_tokens("blocks", lists(full=[1, 2]), LAYOUT, token_count)
+        check_tokens("blocks", packed(1, 2), LAYOUT, token_count)
     for blocks in (lists(full=[5]), lists(full=[5, 6, 7]), lists()):
         with pytest.raises(BlockError) as caught:
             check_tokens("blocks", blocks, LAYOUT, 32)

@@ -12,7 +12,7 @@ from kvferry.core.errors import BlockError, HandleMalformed, InvalidArgument, Kv
 from kvferry.core.handles import new_key, seal
 from kvferry.core.layouts import ElementType
 from kvferry.core.reasons import Reason
-from kvferry.layout.v1.layout_pb2 import BlockList
+from kvferry.rpc.block_lists import block_list
 from kvferry.rpc.options import MESSAGE_BYTES_MAX
 from kvferry.sdk.arguments import (
     Blocks,
@@ -49,7 +49,7 @@ def assert_names(error: KvferryError, field: str, value: str) -> None:
 )
 def test_blocks_of_any_kind(blocks: Blocks) -> None:
     """Lists, tuples, numpy arrays, torch tensors and mappings by group give the same block list, in order."""
-    assert checked_blocks("blocks", blocks, LAYOUT) == [BlockList(group="full", block_ids=[3, 1, 2])]
+    assert checked_blocks("blocks", blocks, LAYOUT) == [block_list("full", np.array([3, 1, 2]))]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_plain_list_needs_one_group() -> None:
     """Without a layout, block ids must come by group."""
     with pytest.raises(InvalidArgument, match="by group"):
         checked_blocks("blocks", [1], None)
-    assert checked_blocks("blocks", {"any": [99]}, None) == [BlockList(group="any", block_ids=[99])]
+    assert checked_blocks("blocks", {"any": [99]}, None) == [block_list("any", np.array([99]))]
 
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, 86_401, "1", True, None])
