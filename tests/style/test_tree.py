@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
+from tests.style.faults import missing_references, wrong_bounds
 from tests.style.imports import dead_modules, foreign_imports
 from tests.style.rules import PYTHON_RULES, TASK_HELPERS, TEXT_RULES, WALL_CLOCKS
 from tests.style.tree import PythonFile, TextFile, Violation, python_files, text_files
@@ -53,3 +54,11 @@ def test_foreign_interfaces_have_one_importer() -> None:
 def test_no_module_is_dead() -> None:
     """Every module of the packages is reached from an entry point."""
     report(dead_modules(python_files()))
+
+
+def test_the_fault_table_names_what_there_is() -> None:
+    """Every test, fault and bound that FAULTS.md names exists, the bounds with the defaults that it says."""
+    files = {file.path: file for file in python_files()}
+    (document,) = (file for file in text_files() if file.path == "FAULTS.md")
+    report(missing_references(document, files))
+    report(wrong_bounds(document, files))
