@@ -197,7 +197,7 @@ class DataPlaneProcess:
         parts.push_async_callback(threads.close)
         bytes_max = max(CHECKSUM_BYTES_MIN, pool.region.size_bytes // CHECKSUM_POOL_SHARE)
         checksums = Checksums(threads, self._metrics, every=self._config.checksum_every, bytes_max=bytes_max)
-        self._watched = desk, reads, serving
+        self._watched = desk, reads, serving, copiers
         self._plane = Plane(
             words, pool.region.size_bytes, desk, reads, serving, self._metrics, self._departure, checksums
         )
