@@ -18,7 +18,7 @@ from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.results import TransferResult
 from kvferry.transfer.v1 import transfer_pb2 as pb
 
-GRACE_S = 0.95
+GRACE_S = 0.8
 """After its deadline a transfer has this long to reach its terminal state; then the client stops waiting."""
 CANCEL_S = 5.0
 """How long a cancellation waits for its acknowledgement."""
