@@ -18,7 +18,7 @@ class Copiers:
         self._wake_descriptor = wake_descriptor
         self._lock = threading.Lock()
         self._host: Copier | None = None
-        self._cuda: dict[int, Copier] = {}
+        self._cuda: dict[int, CudaCopier] = {}
 
     def on(self, device: CudaDevice | None) -> Copier:
         """The copier that runs on a device; None: on threads.
@@ -35,6 +35,13 @@ class Copiers:
             if device.index not in self._cuda:
                 self._cuda[device.index] = CudaCopier(device, sm_count_max=self._sm_count_max)
             return self._cuda[device.index]
+
+    def lost_device(self) -> str | None:
+        """Which device has failed, and how; None while all work. Nothing but the end of the process cures it."""
+        with self._lock:
+            failures = {index: copier.failure for index, copier in self._cuda.items()}
+        found = (f"cuda:{index} has failed: {failure.message}" for index, failure in failures.items() if failure)
+        return next(found, None)
 
     def close(self) -> None:
         """End every copy. Twice does no harm."""

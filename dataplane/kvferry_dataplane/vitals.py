@@ -1,4 +1,4 @@
-"""What a data plane's health is made of: its event loop, its threads, and that reads end by their deadline."""
+"""What a data plane's health is made of: its event loop, its threads, its device, and that reads end in time."""
 
 import asyncio
 import time
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kvferry.rpc.health import EVERYTHING, LIVENESS, Check, HealthWatch, Pulse
+from kvferry_dataplane.copiers import Copiers
 from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.reads.thread import ReadThread
 from kvferry_dataplane.serving import ServingThread
@@ -35,11 +36,11 @@ def open_health(
     socket: Path,
     service: str,
     stall_seconds: float,
-    parts: tuple[ReadDesk, ReadThread, ServingThread],
+    parts: tuple[ReadDesk, ReadThread, ServingThread, Copiers],
     on_change: Callable[[Mapping[str, bool]], None],
 ) -> HealthWatch:
     """The watch over a data plane, to be started and stopped on its event loop; ``service`` is the gRPC one's name."""
-    desk, reads, serving = parts
+    desk, reads, serving, copiers = parts
     loop = asyncio.get_running_loop()
 
     def overdue() -> str | None:
@@ -51,6 +52,7 @@ def open_health(
         Check(Pulse("the event loop", loop.call_soon_threadsafe).complaint, own | {service}),
         Check(Pulse("the reads' thread", reads.ping).complaint, own | {READS}),
         Check(Pulse("the event loop", loop.call_soon_threadsafe, overdue).complaint, own | {READS}),
+        Check(copiers.lost_device, own | {service, READS}, at_once=True),
         Check(ServingCheck(serving).complaint, own | {SERVING}),
     ]
     return HealthWatch(socket, checks, stall_seconds, on_change)

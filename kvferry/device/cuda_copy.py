@@ -135,6 +135,11 @@ class CudaCopier(Copier):
         """False: the owner polls."""
         return False
 
+    @property
+    def failure(self) -> TransportFailed | None:
+        """Why nothing can be copied any more: the device's context is lost to this process for good."""
+        return self._failure
+
     def submit(
         self, source: Window, destination: Window, copies: Sequence[Copies], *, priority: int = 0
     ) -> CudaCopyJob:

@@ -22,6 +22,10 @@ class Network:
         """Take the wire down: nothing gets through, and both sides see that it is down."""
         self._in(self._pair.source, "ip", "link", "set", _WIRE, "down")
 
+    def deafen(self) -> None:
+        """Drop what arrives over the wire on one side; what that side says still gets through."""
+        self._filter(self._pair.destination, f"iifname {_WIRE} drop")
+
     def heal(self) -> None:
         """Bring the wire back, and let every packet through."""
         for side in (self._pair.source, self._pair.destination):

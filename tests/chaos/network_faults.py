@@ -76,6 +76,21 @@ class CutWire(Fault):
         await asyncio.to_thread(scene.site.network.heal)
 
 
+class DeafenSide(Fault):
+    """One side hears nothing of the other any more, which still hears it; neither sees that the wire is broken."""
+
+    name = "wire cut, one way"
+    kind = "cut wire"
+
+    async def inject(self, scene: Scene) -> None:
+        """Drop one way."""
+        await asyncio.to_thread(scene.site.network.deafen)
+
+    async def heal(self, scene: Scene) -> None:
+        """Let packets through."""
+        await asyncio.to_thread(scene.site.network.heal)
+
+
 class LosePackets(Fault):
     """Some of the packets over the wire are lost."""
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from tests.chaos.faults import Fault
-from tests.chaos.network_faults import CutWire, FreezeEtcd, KillEtcd, LosePackets, PartitionEtcd
+from tests.chaos.network_faults import CutWire, DeafenSide, FreezeEtcd, KillEtcd, LosePackets, PartitionEtcd
 from tests.chaos.process_faults import KINDS, SIDES, STAGES, Freeze, Kill, RestartDecode
 from tests.chaos.use_faults import Cancellations, FullPool, OldHandles, ReuseUnderRead, ShortLeases
 
@@ -23,6 +23,7 @@ def every_fault(cancellations: int) -> list[Fault]:
         PartitionEtcd(both_ways=True),
         PartitionEtcd(both_ways=False),
         CutWire(),
+        DeafenSide(),
         *(LosePackets(percent) for percent in LOSS_PERCENTS),
         ShortLeases(),
         ReuseUnderRead(),

@@ -15,6 +15,22 @@ MAX_FILE_LINES = 400
 TASK_HELPERS = frozenset({"control/kvferry_control/etcd/watch.py"})
 """Files that start a task outside a TaskGroup, keep it and pass its failure on; a generator has no group."""
 
+WALL_CLOCKS = frozenset(
+    {
+        "control/kvferry_control/publications/manager.py",
+        "control/kvferry_control/transfers/manager.py",
+        "control/kvferry_control/transfers/record.py",
+    }
+)
+"""Files that note for people when something happened. Nothing is decided by it: the wall clock jumps."""
+
+_WALL_CLOCK_READS = frozenset(
+    {
+        *("time.time", "time.time_ns", "time.CLOCK_REALTIME", "datetime.datetime.now", "datetime.datetime.utcnow"),
+        *("datetime.now", "datetime.utcnow", "datetime.today", "date.today"),
+    }
+)
+
 UNSAFE_SERIALIZERS = frozenset({"cloudpickle", "dill", "marshal", "pickle", "shelve"})
 
 # Spelled so that this file does not break its own rules.
@@ -153,6 +169,22 @@ def _does_nothing(body: list[ast.stmt]) -> bool:
     )
 
 
+def wall_clock(file: PythonFile) -> Iterator[Violation]:
+    """Leases, deadlines and identities must not depend on a clock that somebody sets: the monotonic one decides."""
+    if file.module is None or file.path in WALL_CLOCKS:
+        return
+    for node in ast.walk(file.tree):
+        match node:
+            case ast.ImportFrom(module="time", names=names, lineno=line):
+                found = any(f"time.{alias.name}" in _WALL_CLOCK_READS for alias in names)
+            case ast.Attribute(lineno=line):
+                found = ast.unparse(node) in _WALL_CLOCK_READS or node.attr == "GetCurrentTime"
+            case _:
+                continue
+        if found:
+            yield Violation(file.path, line, "wall clock: use the monotonic one, or add the file to WALL_CLOCKS")
+
+
 def unsafe_serializer(file: PythonFile) -> Iterator[Violation]:
     """Unpickling a peer's bytes runs the peer's code."""
     found = {(line, name.partition(".")[0]) for line, name in imported_names(file.tree)}
@@ -179,5 +211,6 @@ PYTHON_RULES: tuple[Callable[[PythonFile], Iterator[Violation]], ...] = (
     bare_task,
     swallowed_exception,
     unsafe_serializer,
+    wall_clock,
     missing_docstring,
 )

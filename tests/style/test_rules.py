@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.style import imports, rules
+from tests.style import faults, imports, rules
 from tests.style.tree import PythonFile, TextFile, Violation
 
 MARKER = "TO" + "DO"
@@ -71,6 +71,11 @@ def test_text_rule_passes(rule: TextRule, text: str) -> None:
         (rules.unsafe_serializer, "def f():\n    from marshal import loads"),
         (rules.unsafe_serializer, "importlib.import_module('dill')"),
         (rules.missing_docstring, "x = 1"),
+        (rules.wall_clock, "import time\nexpires = time.time() + 1"),
+        (rules.wall_clock, "field(default_factory=time.time)"),
+        (rules.wall_clock, "from time import time_ns"),
+        (rules.wall_clock, "datetime.now(UTC)"),
+        (rules.wall_clock, "stamp.GetCurrentTime()"),
     ],
 )
 def test_python_rule_fails(rule: PythonRule, source: str) -> None:
@@ -88,6 +93,8 @@ def test_python_rule_fails(rule: PythonRule, source: str) -> None:
         (rules.swallowed_exception, "try:\n    f()\nexcept Exception as error:\n    raise Failed from error"),
         (rules.unsafe_serializer, "import json"),
         (rules.missing_docstring, ""),
+        (rules.wall_clock, "import time\nexpires = time.monotonic() + 1"),
+        (rules.wall_clock, "datetime.fromtimestamp(wire.create_time, UTC)"),
         (rules.missing_docstring, '"""What it is for."""\nx = 1'),
     ],
 )
@@ -130,3 +137,32 @@ def test_dead_module_fails() -> None:
         python("", "control/kvferry_control/__init__.py"),
     ]
     assert ["kvferry/core/one.py", "kvferry/core/two.py"] == sorted(v.path for v in imports.dead_modules(files))
+
+
+PLACE = "tests/process/test_place.py"
+FAULTY = {
+    PLACE: python("def test_one():\n    ...\nclass Fault:\n    def inject(self):\n        ...", PLACE),
+    "control/bounds.py": python("WAIT_S = 2.0\nclass Limits:\n    wait_s: float = Field(default=5.0, ge=1)", PLACE),
+}
+
+
+def found(text: str) -> list[int]:
+    """Lines of a document that name what there is not."""
+    document = TextFile("FAULTS.md", text)
+    broken = [*faults.missing_references(document, FAULTY), *faults.wrong_bounds(document, FAULTY)]
+    return [violation.line for violation in broken]
+
+
+def test_fault_table_fails() -> None:
+    """Tests and methods that do not exist, bounds that do not exist, differ or are not listed, are named."""
+    lines = [f"`{PLACE}::test_two`", f"`{PLACE}::Fault.heal`", "`tests/none.py::test_one`"]
+    lines += ["| `WAIT_S` | 3.0 | `control/bounds.py` | x |", "| `MORE_S` | 3.0 | `control/bounds.py` | x |"]
+    lines += ["| `Limits.wait_s` | 4 | `control/bounds.py` | x |", "within `OTHER_S`", "within `Limits.other_s`"]
+    assert [1, 2, 3, 4, 5, 6, 7, 8] == found("\n".join(lines))
+
+
+def test_fault_table_passes() -> None:
+    """What is there, with the default that is said, breaks nothing; reasons and states are no bounds."""
+    lines = ["| `WAIT_S` | 2.0 | `control/bounds.py` | x |", "| `Limits.wait_s` | 5 | `control/bounds.py` | x |"]
+    lines += [f"`WAIT_S`, `Limits.wait_s`, `PEER_LOST`: `{PLACE}::test_one`, `{PLACE}::Fault.inject`"]
+    assert [] == found("\n".join(lines))

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
+from tests.style.faults import missing_references, wrong_bounds
 from tests.style.imports import dead_modules, foreign_imports
-from tests.style.rules import PYTHON_RULES, TASK_HELPERS, TEXT_RULES
+from tests.style.rules import PYTHON_RULES, TASK_HELPERS, TEXT_RULES, WALL_CLOCKS
 from tests.style.tree import PythonFile, TextFile, Violation, python_files, text_files
 
 
@@ -25,6 +26,12 @@ def test_walk_finds_the_project() -> None:
 def test_task_helpers_exist() -> None:
     """No permission to start tasks outlives its file."""
     assert set() == TASK_HELPERS - {file.path for file in python_files()}
+
+
+def test_wall_clock_readers_exist() -> None:
+    """No permission to read the wall clock outlives its use."""
+    unlisted = {file.path for file in python_files() if "time.time" in file.text or "time_ns" in file.text}
+    assert set() == WALL_CLOCKS - unlisted
 
 
 @pytest.mark.parametrize("rule", TEXT_RULES, ids=lambda rule: rule.__name__)
@@ -47,3 +54,11 @@ def test_foreign_interfaces_have_one_importer() -> None:
 def test_no_module_is_dead() -> None:
     """Every module of the packages is reached from an entry point."""
     report(dead_modules(python_files()))
+
+
+def test_the_fault_table_names_what_there_is() -> None:
+    """Every test, fault and bound that FAULTS.md names exists, the bounds with the defaults that it says."""
+    files = {file.path: file for file in python_files()}
+    (document,) = (file for file in text_files() if file.path == "FAULTS.md")
+    report(missing_references(document, files))
+    report(wrong_bounds(document, files))

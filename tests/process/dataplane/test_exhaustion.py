@@ -1,6 +1,5 @@
 """A machine that has no more of something: descriptors, room for the log, memory."""
 
-import resource
 import socket
 import subprocess
 import sys
@@ -8,35 +7,26 @@ from pathlib import Path
 
 from tests.process.dataplane.conftest import Start
 from tests.process.dataplane.harness import lease_of, read_command, until
+from tests.process.descriptors import no_descriptors
 
 FULL = "/dev/full"
 """Every write to it fails as on a disk that is full."""
-
-
-def spare_descriptors(pid: int, count: int) -> tuple[int, int]:
-    """Let a process open only ``count`` descriptors more; the limits that it had."""
-    held = max(int(descriptor.name) for descriptor in Path(f"/proc/{pid}/fd").iterdir())
-    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (held + 1 + count, before[1]))
-    return before
 
 
 async def test_without_descriptors_it_goes_on_and_recovers(start: Start) -> None:
     """Out of descriptors, who connects waits and who is connected is served; with some again, all are served."""
     source, reader = await start("source"), await start("reader")
     there, here = await source.session(), await reader.session()
-    await here.send(connect_peer=await source.as_peer())
+    peer = await source.as_peer()
+    await here.send(connect_peer=peer)
     lease = await there.acquire("p", [1])
-    limits = spare_descriptors(source.process.pid, 0)
     with socket.socket(socket.AF_UNIX) as engine:
         engine.settimeout(5.0)
-        engine.connect(f"{source.socket}.pool")
-        await until(lambda: "cannot be accepted" in source.log())
-        peer = await source.as_peer()
-        renewed = await there.ask(renew_lease={"publication": "p", "ttl": {"seconds": 60}})
-        assert "command_done" == renewed.WhichOneof("event")
-        assert source.process.poll() is None
-        resource.prlimit(source.process.pid, resource.RLIMIT_NOFILE, limits)
+        with no_descriptors(source.process.pid):
+            engine.connect(f"{source.socket}.pool")
+            await until(lambda: "cannot be accepted" in source.log())
+            renewed = await there.ask(renew_lease={"publication": "p", "ttl": {"seconds": 60}})
+            assert "command_done" == renewed.WhichOneof("event")
         assert engine.recv(1), "the pool is handed over once there are descriptors again"
     await here.send(read=read_command("t", peer, lease, [1], [2]))
     assert not (await here.finished("t")).HasField("failure")

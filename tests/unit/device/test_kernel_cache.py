@@ -1,10 +1,12 @@
 """Compiled kernels are kept, and what could be somebody else's is not run."""
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
 
 from kvferry.device.kernel_cache import cache_key, cached, default_directory
 
@@ -107,6 +109,21 @@ def test_a_directory_that_cannot_be_made_only_costs_time(tmp_path: Path) -> None
     """Where nothing can be kept, the kernel is compiled and used."""
     (tmp_path / "file").write_bytes(b"")
     assert b"image" == cached(tmp_path / "file" / "kernels", KEY, lambda: b"image")
+
+
+def test_a_full_disk_only_costs_time(directory: Path) -> None:
+    """Where the file system takes no more, the kernel is used, the log says so, and no part of an entry stays."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with structlog.testing.capture_logs() as lines:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+        try:
+            assert b"image" * 1024 == cached(directory, KEY, lambda: b"image" * 1024)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ["kernel cannot be kept"] == [line["event"] for line in lines if line["log_level"] == "warning"]
+    assert [] == list(os.scandir(directory))
+    cached(directory, KEY, lambda: b"image")
+    assert b"image" == cached(directory, KEY, never)
 
 
 def test_a_failed_compilation_leaves_nothing(directory: Path) -> None:
