@@ -44,13 +44,15 @@ def show(seed: int) -> int:
 
 def run_all(seeds: Iterable[int], jobs: int, seconds: float | None) -> int:
     """Run many seeds, and say what came of them."""
-    report, began = Report(), time.monotonic()
+    report, began, until = Report(), time.monotonic(), 0.0
     for outcome in outcomes(list(seeds), jobs):
         report.add(outcome)
         if outcome.failure:
             sys.stdout.write(f"seed {outcome.seed} failed: {outcome.failure}\n  make simulate SEED={outcome.seed}\n")
             sys.stdout.flush()
-        if seconds is not None and time.monotonic() - began > seconds:
+        # From the first outcome on: to start processes may take long where much else is going on.
+        until = until or time.monotonic() + (seconds or float("inf"))
+        if time.monotonic() > until:
             break
     sys.stdout.write(report.text(time.monotonic() - began))
     return 1 if report.failed else 0

@@ -7,18 +7,19 @@ from multiprocessing import get_context
 
 from tests.simulation.run import Outcome, simulate
 
-CHUNK_SEEDS = 4
+ALONE_SEEDS_MAX = 8
+"""So few are not worth starting processes for."""
 
 
 def outcomes(seeds: list[int], jobs: int) -> Iterator[Outcome]:
     """The outcomes, in the order of the seeds."""
-    if jobs == 1 or len(seeds) <= CHUNK_SEEDS:
+    if jobs == 1 or len(seeds) <= ALONE_SEEDS_MAX:
         prepare()
         yield from map(simulate, seeds)
         return
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), prepare)
     try:
-        yield from pool.map(simulate, seeds, chunksize=CHUNK_SEEDS)
+        yield from pool.map(simulate, seeds)
     finally:
         # Who wants no more need not wait for what was not begun.
         pool.shutdown(cancel_futures=True)
