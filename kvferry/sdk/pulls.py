@@ -74,7 +74,7 @@ class Pull:
             outcome = await self.outcome()
         except asyncio.CancelledError as cancelled:
             ended = await self._withdraw(self)
-            raise cancelled from ended if isinstance(ended, PullFailed) else None
+            raise cancelled from _failure_in(ended)
         if isinstance(outcome, PullFailed):
             raise outcome
         if not outcome.succeeded:
@@ -174,7 +174,7 @@ class PullTable:
             pull.learn(await self._stream.ask(command, timeout_s))
         except asyncio.CancelledError as cancelled:
             ended = await self._withdraw(pull)
-            raise cancelled from ended if isinstance(ended, PullFailed) else None
+            raise cancelled from _failure_in(ended)
         except KvferryError as error:
             failure = _not_made(pull, error)
             failure.__cause__ = error
@@ -298,3 +298,10 @@ def _not_made(pull: Pull, error: KvferryError) -> PullFailed:
 
 def _forgotten(pull: Pull) -> NotReady:
     return NotReady(f"control restarted and no longer knows {pull.name}", metadata={"transfer": pull.name})
+
+
+def _failure_in(outcome: Outcome) -> PullFailed | None:
+    """The failure that an outcome is: one that was cancelled in time may still have left its blocks unsettled."""
+    if isinstance(outcome, PullFailed):
+        return outcome
+    return None if outcome.succeeded else failure_of(outcome)
