@@ -90,10 +90,17 @@ class Cluster:
                 pb.Mismatch(reason=reason_to_wire(m.reason), field=m.field, source=m.source, destination=m.destination)
                 for m in found
             ],
+            draining=[
+                f"workers/{record.name}" for record in (source, destination) if record.state == pb.WORKER_STATE_DRAINING
+            ],
         )
 
     def pairs(self, compatible_only: bool) -> list[pb.Pair]:
-        """All pairs of a worker that prefills and another that decodes, in order of their names."""
+        """All pairs of a worker that prefills and another that decodes, in order of their names.
+
+        ``compatible_only`` leaves out those of which one drains as well: they are of no use for new work. A router that
+        holds a handle of a draining worker asks for the pair itself, which is as compatible as before.
+        """
         ordered = [self.workers[name] for name in sorted(self.workers)]
         pairs = [
             self.pair(source, destination)
@@ -101,7 +108,7 @@ class Cluster:
             for destination in ordered
             if source.role in _SOURCES and destination.role in _DESTINATIONS and source is not destination
         ]
-        return [pair for pair in pairs if pair.compatible or not compatible_only]
+        return [pair for pair in pairs if not compatible_only or (pair.compatible and not pair.draining)]
 
     def _verdict(self, source: WorkerRecord, destination: WorkerRecord) -> tuple[Mismatch, ...]:
         for record, side in ((source, "source"), (destination, "destination")):

@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import start_http_server
 
 from kvferry.core.errors import AddressInUse, KvferryError
+from kvferry.ending import bound_end
 from kvferry.logs import bind_identity, configure_logs
 from kvferry.rpc.addresses import check_address, with_port
 from kvferry_control.config import ControlConfig, load_config
@@ -75,7 +76,7 @@ async def _run(config: ControlConfig, ready_fd: int | None) -> None:
         os.write(ready_fd, json.dumps(ready).encode() + b"\n")
         os.close(ready_fd)
 
-    await process.run(serving)
+    await process.run(serving, bound_end)
 
 
 def _serve_metrics(config: ControlConfig, process: ControlProcess) -> str | None:

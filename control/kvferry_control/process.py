@@ -12,6 +12,7 @@ from kvferry.core.checksums.shares import every_of
 from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
+from kvferry.ending import end_bounded
 from kvferry.engine.v1.engine_pb2_grpc import add_EngineServiceServicer_to_server
 from kvferry.logs import bind_identity
 from kvferry.negotiation.v1.negotiation_pb2_grpc import add_NegotiationServiceServicer_to_server
@@ -112,14 +113,14 @@ class ControlProcess:
         else:
             self._parts.drain.hurry()
 
-    async def run(self, serving: Callable[[], None]) -> None:
-        """Serve until told to end; ``serving`` is called once when both servers answer.
+    async def run(self, serving: Callable[[], None], ending: Callable[[], None] = lambda: None) -> None:
+        """Serve until told to end; ``serving`` is called once when both servers answer, ``ending`` as they stop.
 
         Raises:
             KvferryError: the worker's name is taken, a data plane belongs to another worker, or etcd refuses us.
         """
         try:
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as group, end_bounded(ending):
                 running = await self._start(group)
                 self._watch = self._open_health()
                 self._watch.start()
@@ -127,6 +128,7 @@ class ControlProcess:
                 serving()
                 await self._stopping.wait()
                 self._log.info("control stops")
+                ending()
                 self._parts.drain.close()
                 self._parts.transfers.books.keep()
                 await self._servers.stop()
@@ -273,8 +275,11 @@ class ControlProcess:
         self._parts.publications.end_all(why, lost_rank)
         self._parts.transfers.end_all(Failure(Reason.DATA_PLANE_LOST, why))
         self._worker.identity = new_identity()
-        await self._worker.adopt_ranks()
-        self._parts.membership.begin()
+        try:
+            await self._worker.adopt_ranks()
+        finally:
+            # Also if a rank was lost meanwhile, which is adopted when it is back: the life has to be registered.
+            self._parts.membership.begin()
 
     def _layout_replaced(self, spawn: Spawn) -> None:
         spawn(self._new_life("the engine came back with another layout"))

@@ -23,6 +23,7 @@ from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
 from kvferry.device import cuda
 from kvferry.device.copying import Window
 from kvferry.device.memfd import SharedMemory, create_shared_memory
+from kvferry.ending import bound_end, end_bounded
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry.rpc.health import SOCKET_SUFFIX, status_of
 from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
@@ -114,7 +115,7 @@ class DataPlaneProcess:
         pool_path = claim_socket_path("socket", str(self._config.socket), suffix=POOL_SOCKET_SUFFIX)
         share_path = claim_socket_path("socket", str(self._config.socket), suffix=SHARE_SOCKET_SUFFIX)
         lanes = LaneServer(claim_socket_path("socket", str(self._config.socket), suffix=LANE_SOCKET_SUFFIX))
-        async with AsyncExitStack() as parts:
+        async with AsyncExitStack() as parts, end_bounded():
             pool = open_pool(self._config.device, self._config.pool_bytes)
             parts.callback(pool.close)
             # Memory of its own, so that what peers may read is the words and nothing beside them.
@@ -136,6 +137,7 @@ class DataPlaneProcess:
                 self._say_ready(pool, metrics_port)
                 await self._until_end(plane)
                 _log.info("stopping")
+                bound_end()
                 plane.end_leases(tell=True)
                 if self._defect is None:
                     await plane.end_reads()

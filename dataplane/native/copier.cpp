@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <system_error>
 
 #include "piece_reader.hpp"
@@ -25,11 +24,18 @@ constexpr std::uint64_t CHUNKS_PER_THREAD = 8;
 // Many short runs take longer than their bytes tell.
 constexpr std::uint64_t INLINE_RUNS_MAX = 1024;
 
+// A day; no clock overflows.
+constexpr std::uint64_t PATIENCE_MS_MAX = std::uint64_t{24} * 3600 * 1000;
+
 const CopierOptions &checked(const CopierOptions &options) {
     if (options.thread_count < 1 || options.thread_count > THREADS_MAX)
         throw std::invalid_argument("thread_count");
     if (options.chunk_bytes_max < 1)
         throw std::invalid_argument("chunk_bytes_max");
+    if (options.patience_ms > PATIENCE_MS_MAX)
+        throw std::invalid_argument("patience_ms");
+    if (options.turn_bytes < 1)
+        throw std::invalid_argument("turn_bytes");
     return options;
 }
 
@@ -123,7 +129,7 @@ JobPointer Copier::submit(Plan plan, Window source, Window destination, std::int
             job->threads_inside = 1;
             job->next_chunk = job->chunks.size();
         } else {
-            waiting_[priority].push_back(job);
+            waiting_.try_emplace(priority, Level{{}, Clock::now(), 0}).first->second.jobs.push_back(job);
             for (std::size_t i = std::min(idle_threads_, job->chunks.size()); i > 0; --i)
                 work_.notify_one();
         }
@@ -153,16 +159,37 @@ void Copier::execute(Job &job, const Chunk &chunk) const {
     job.copied_bytes.fetch_add(copied, std::memory_order_relaxed);
 }
 
+// The highest, unless another is in its turn or has been kept back for too long. Under the lock.
+Copier::Levels::iterator Copier::next_level(Clock::time_point now) {
+    const auto highest = waiting_.begin();
+    highest->second.turn_bytes_left = 0;
+    auto eldest = highest;
+    for (auto level = std::next(highest); level != waiting_.end(); ++level) {
+        if (level->second.turn_bytes_left > 0)
+            return level;
+        if (eldest == highest || level->second.served_at < eldest->second.served_at)
+            eldest = level;
+    }
+    if (eldest == highest || now - eldest->second.served_at < std::chrono::milliseconds(options_.patience_ms))
+        return highest;
+    eldest->second.turn_bytes_left = options_.turn_bytes;
+    return eldest;
+}
+
 Copier::Share Copier::take() {
-    auto &jobs = waiting_.begin()->second;
-    JobPointer job = std::move(jobs.front());
-    jobs.pop_front();
+    const auto now = Clock::now();
+    const auto entry = next_level(now);
+    Level &level = entry->second;
+    JobPointer job = std::move(level.jobs.front());
+    level.jobs.pop_front();
     const Chunk chunk = job->chunks[job->next_chunk++];
     ++job->threads_inside;
+    level.served_at = now;
+    level.turn_bytes_left -= std::min(level.turn_bytes_left, chunk.bytes);
     if (!job->is_handed_out())
-        jobs.push_back(job);
-    else if (jobs.empty())
-        waiting_.erase(waiting_.begin());
+        level.jobs.push_back(job);
+    else if (level.jobs.empty())
+        waiting_.erase(entry);
     return {std::move(job), chunk};
 }
 
@@ -210,7 +237,7 @@ void Copier::withdraw(const JobPointer &job) {
         return;
     job->next_chunk = job->chunks.size();
     const auto entry = waiting_.find(job->priority);
-    auto &jobs = entry->second;
+    auto &jobs = entry->second.jobs;
     jobs.erase(std::find(jobs.begin(), jobs.end(), job));
     if (jobs.empty())
         waiting_.erase(entry);

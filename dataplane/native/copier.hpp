@@ -1,8 +1,11 @@
-// A bounded pool of threads that execute jobs: by priority, those of one priority in turns.
+// A bounded pool of threads that execute jobs: by priority, those of one priority in turns. A priority of which nothing
+// was handed out for as long as the patience gets a turn of so many bytes ahead of all others, then waits again: what
+// comes with a low priority waits, but not for as long as higher ones keep the threads busy.
 #pragma once
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -35,6 +38,8 @@ struct CopierOptions {
     std::uint64_t inline_bytes_max; // jobs of so few bytes, in few runs, are done by submit()
     std::uint64_t stream_bytes_min; // jobs of so many bytes go past the caches
     std::uint64_t chunk_bytes_max;  // as much is handed to a thread at once
+    std::uint64_t patience_ms;      // a priority that is kept back for so long gets a turn
+    std::uint64_t turn_bytes;       // as much is handed out in such a turn, or a chunk more
 };
 
 class Copier {
@@ -61,11 +66,22 @@ class Copier {
         Chunk chunk;
     };
 
+    using Clock = std::chrono::steady_clock;
+
+    // Jobs of one priority that have something to hand out.
+    struct Level {
+        std::deque<JobPointer> jobs;
+        Clock::time_point served_at; // when something was handed out last; when the first came, before that
+        std::uint64_t turn_bytes_left = 0;
+    };
+    using Levels = std::map<std::int64_t, Level, std::greater<>>;
+
     explicit Copier(const CopierOptions &options);
     JobPointer prepared(Plan plan, Window source, Window destination, std::int64_t priority) const;
     void start_threads(std::size_t count);
     void run_thread();
     Share take();
+    Levels::iterator next_level(Clock::time_point now);
     void execute(Job &job, const Chunk &chunk) const;
     bool leave(Job &job);
     void withdraw(const JobPointer &job);
@@ -81,7 +97,7 @@ class Copier {
     std::mutex mutex_;
     std::condition_variable work_;
     std::condition_variable ended_;
-    std::map<std::int64_t, std::deque<JobPointer>, std::greater<>> waiting_;
+    Levels waiting_;
     std::set<JobPointer> under_way_;
     std::size_t idle_threads_ = 0;
     bool closed_ = false;

@@ -116,12 +116,13 @@ void bind_copier(nb::module_ &module) {
     using kvferry::Copier;
     nb::class_<Copier>(module, "Copier")
         .def(nb::new_([](std::size_t thread_count, std::size_t jobs_max, int wake_descriptor, std::string instruction_set,
-                         std::uint64_t inline_bytes_max, std::uint64_t stream_bytes_min, std::uint64_t chunk_bytes_max) {
+                         std::uint64_t inline_bytes_max, std::uint64_t stream_bytes_min, std::uint64_t chunk_bytes_max,
+                         std::uint64_t patience_ms, std::uint64_t turn_bytes) {
                  return Copier::make({thread_count, jobs_max, wake_descriptor, std::move(instruction_set),
-                                      inline_bytes_max, stream_bytes_min, chunk_bytes_max});
+                                      inline_bytes_max, stream_bytes_min, chunk_bytes_max, patience_ms, turn_bytes});
              }),
              nb::kw_only(), "thread_count"_a, "jobs_max"_a, "wake_descriptor"_a, "instruction_set"_a,
-             "inline_bytes_max"_a, "stream_bytes_min"_a, "chunk_bytes_max"_a)
+             "inline_bytes_max"_a, "stream_bytes_min"_a, "chunk_bytes_max"_a, "patience_ms"_a, "turn_bytes"_a)
         .def(
             "submit",
             [](std::shared_ptr<Copier> self, kvferry::Plan &plan, const WindowTuple &source,

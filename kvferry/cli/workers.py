@@ -32,10 +32,11 @@ async def show_pairs(endpoint: str, *, json_output: bool) -> None:
             pair.destination,
             "yes" if pair.compatible else "no",
             "\n".join(f"{m.reason} {m.field}: {m.source} and {m.destination}" for m in pair.mismatches),
+            "\n".join(pair.draining),
         )
         for pair in pairs
     ]
-    console().print(table("pairs", ("source", "destination", "compatible", "why not"), rows))
+    console().print(table("pairs", ("source", "destination", "compatible", "why not", "draining"), rows))
 
 
 def _worker_row(worker: Worker) -> tuple[str, ...]:

@@ -44,6 +44,8 @@ class Copier:
         inline_bytes_max: int,
         stream_bytes_min: int,
         chunk_bytes_max: int,
+        patience_ms: int,
+        turn_bytes: int,
     ) -> None:
         """``wake_descriptor`` -1: none. ``instruction_set`` empty: the best one."""
 

@@ -15,6 +15,7 @@ from kvferry.device.copying import Copier, Copies, CopyJob, Window
 from kvferry.device.streams import StreamEnd, StreamOutcome
 
 THREADS_MAX = 64
+PATIENCE_MS_MAX = 24 * 3600 * 1000
 JOBS_MAX = 4096
 """Jobs under way in one copier."""
 
@@ -34,18 +35,25 @@ class Tuning:
     """A job of so many bytes is stored past the caches, in which less stays for its reader."""
     chunk_bytes_max: int = 512 << 10
     """As much is handed to a thread at once. Smaller costs more hand-outs, larger holds other jobs and cancels up."""
+    patience_ms: int = 1_000
+    """A priority of which nothing was copied for so long, at most a day, gets a turn ahead of all others."""
+    turn_bytes: int = 64 << 20
+    """As much is copied in such a turn, as much as a batch of a read holds; then the priority waits again."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value: int = getattr(self, field.name)
             if not 1 <= value < 1 << 63:
                 raise ConfigInvalid.of_field(field.name, value, "must be from 1 to 2**63 - 1")
+        if self.patience_ms > PATIENCE_MS_MAX:
+            raise ConfigInvalid.of_field("patience_ms", self.patience_ms, f"must be at most {PATIENCE_MS_MAX}")
 
 
 class HostCopier(Copier):
     """A pool of ``thread_count`` native threads; no copy holds the interpreter's lock.
 
-    Jobs are done by priority, those of one priority in turns. A tiny job is done when ``submit`` returns. The memory of
+    Jobs are done by priority, those of one priority in turns; a priority that was kept back for too long gets a turn
+    all the same (``Tuning.patience_ms``). A tiny job is done when ``submit`` returns. The memory of
     both windows must stay mapped until the job is done; dropping the job does not end it. At exit of the interpreter
     what is still under way is cancelled.
 
@@ -81,6 +89,8 @@ class HostCopier(Copier):
                 inline_bytes_max=tuning.inline_bytes_max,
                 stream_bytes_min=tuning.stream_bytes_min,
                 chunk_bytes_max=tuning.chunk_bytes_max,
+                patience_ms=tuning.patience_ms,
+                turn_bytes=tuning.turn_bytes,
             )
         except OSError as error:
             raise TransportFailed(f"making a copier of {thread_count} threads: {error}") from error

@@ -76,6 +76,7 @@ def pair_of(wire: worker_pb2.Pair) -> Pair:
             Mismatch(reason=reason_from_wire(m.reason), field=m.field, source=m.source, destination=m.destination)
             for m in wire.mismatches
         ),
+        draining=tuple(wire.draining),
     )
 
 

@@ -349,6 +349,17 @@ class EngineClient:
         set_timeouts(request, timeout_s, queue_timeout_s)
         return await state.pulls.start(request, total_seconds(request))
 
+    async def wait_settled(self, error: BaseException, timeout_s: float) -> TransferResult | None:
+        """After a pull that raised ``error``: return once no byte can still arrive in its blocks, at once where
+        ``destination_settled(error)``. The blocks may be used again then. None if no transfer was made.
+
+        Raises:
+            DeadlineExceeded: its data planes have not confirmed that within ``timeout_s``.
+            KvferryError: control cannot be reached, or does not know the transfer; the blocks must stay out of use.
+        """
+        checked_seconds("timeout_s", timeout_s)
+        return await self._open_state().pulls.wait_settled_after(error, timeout_s)
+
     def _open_state(self) -> EngineState:
         if self._state is None or self._state.closed:
             raise NotReady("the client is not open")

@@ -53,12 +53,16 @@ def destination_settled(error: BaseException) -> bool:
     Holds for everything a pull raises: refusals come before any byte moves, and a CancelledError carries the failed
     pull as its cause.
     """
+    failed = failed_pull(error)
+    return failed is None or failed.destination_settled
+
+
+def failed_pull(error: BaseException) -> PullFailed | None:
+    """The failed pull that ``error`` is, or comes of; None: no byte has moved, or all had arrived."""
     seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, PullFailed):
-            return seen.destination_settled
+    while seen is not None and not isinstance(seen, PullFailed):
         seen = seen.__cause__
-    return True
+    return seen
 
 
 @cache

@@ -13,12 +13,12 @@ from kvferry.core.errors import DeadlineExceeded, KvferryError, NotFound, NotRea
 from kvferry.engine.v1.engine_pb2 import PullCommand
 from kvferry.sdk.calls import is_outcome_unknown, mark_outcome_unknown
 from kvferry.sdk.convert import TERMINAL_STATES, transfer_of
-from kvferry.sdk.failures import PullFailed, failure_of, pull_failed
+from kvferry.sdk.failures import PullFailed, failed_pull, failure_of, pull_failed
 from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.results import TransferResult
 from kvferry.transfer.v1 import transfer_pb2 as pb
 
-GRACE_S = 0.95
+GRACE_S = 0.8
 """After its deadline a transfer has this long to reach its terminal state; then the client stops waiting."""
 CANCEL_S = 5.0
 """How long a cancellation waits for its acknowledgement."""
@@ -28,16 +28,16 @@ LOOK_S = 0.1
 
 Outcome = TransferResult | PullFailed
 Withdraw = Callable[["Pull"], Awaitable[Outcome]]
-Look = Callable[["Pull"], Awaitable[TransferResult]]
+Settle = Callable[[TransferResult, float], Awaitable[TransferResult]]
 
 
 class Pull:
     """A transfer under way. Made by ``EngineClient.start_pull``."""
 
-    def __init__(self, request: pb.CreateTransferRequest, withdraw: Withdraw, look: Look) -> None:
+    def __init__(self, request: pb.CreateTransferRequest, withdraw: Withdraw, wait_settled: Settle) -> None:
         self.request = request
         self._withdraw = withdraw
-        self._look = look
+        self._wait_settled = wait_settled
         self._wire = pb.Transfer(request_id=request.request_id)
         self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
@@ -73,8 +73,7 @@ class Pull:
         try:
             outcome = await self.outcome()
         except asyncio.CancelledError as cancelled:
-            ended = await self._withdraw(self)
-            raise cancelled from _failure_in(ended)
+            raise cancelled from _cause_of(await self._withdraw(self))
         if isinstance(outcome, PullFailed):
             raise outcome
         if not outcome.succeeded:
@@ -100,13 +99,7 @@ class Pull:
             DeadlineExceeded: they have not within ``timeout_s``.
             KvferryError: control cannot be reached, or has forgotten the transfer; the blocks must stay out of use.
         """
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not (transfer := await self._look(self)).destination_settled:  # noqa: ASYNC110 - of others
-                    await asyncio.sleep(LOOK_S)
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"{self.name} has not settled within {timeout_s:g} s") from error
-        return transfer
+        return await self._wait_settled(self.transfer, timeout_s)
 
     async def outcome(self) -> Outcome:
         """The outcome, however it came about; a cancelled waiter leaves it to the others."""
@@ -173,12 +166,35 @@ class PullTable:
         try:
             pull.learn(await self._stream.ask(command, timeout_s))
         except asyncio.CancelledError as cancelled:
-            ended = await self._withdraw(pull)
-            raise cancelled from _failure_in(ended)
+            raise cancelled from _cause_of(await self._withdraw(pull))
         except KvferryError as error:
             failure = _not_made(pull, error)
             failure.__cause__ = error
             pull.settle(failure)
+
+    async def wait_settled(self, transfer: TransferResult, timeout_s: float) -> TransferResult:
+        """Wait until no byte of a transfer can still arrive.
+
+        Raises:
+            DeadlineExceeded: that was not so within ``timeout_s``.
+            KvferryError: control cannot be reached, or does not know the transfer.
+        """
+        if not transfer.name:
+            raise NotReady(f"control never named the transfer of request_id {transfer.request_id}")
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not (found := await self._look(transfer)).destination_settled:  # noqa: ASYNC110 - of others
+                    await asyncio.sleep(LOOK_S)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{transfer.name} has not settled within {timeout_s:g} s") from error
+        return found
+
+    async def wait_settled_after(self, error: BaseException, timeout_s: float) -> TransferResult | None:
+        """As :meth:`wait_settled`, of the transfer of a pull that raised ``error``; None if none was made."""
+        failed = failed_pull(error)
+        if failed is None or failed.transfer is None or failed.destination_settled:
+            return None if failed is None else failed.transfer
+        return await self.wait_settled(failed.transfer, timeout_s)
 
     def learn(self, wire: pb.Transfer) -> None:
         """Take in a state that control told."""
@@ -220,18 +236,18 @@ class PullTable:
         else:
             pull.settle(pull.lost(_forgotten(pull)))
 
-    async def _look(self, pull: Pull) -> TransferResult:
-        watch = PullCommand(watch=pb.GetTransferRequest(name=pull.name))
-        transfer = await self._stream.ask(watch, REPAIR_CALL_S)
-        if transfer.request_id != pull.request_id:
-            raise _forgotten(pull)
-        return transfer_of(transfer)
+    async def _look(self, transfer: TransferResult) -> TransferResult:
+        watch = PullCommand(watch=pb.GetTransferRequest(name=transfer.name))
+        found = await self._stream.ask(watch, REPAIR_CALL_S)
+        if found.request_id != transfer.request_id:
+            raise _forgotten(transfer)
+        return transfer_of(found)
 
     def _under_way(self) -> list[Pull]:
         return [pull for pulls in self._pulls.values() for pull in pulls if not pull.done()]
 
     def _enter(self, request: pb.CreateTransferRequest, timeout_s: float) -> Pull:
-        pull = Pull(request, self._withdraw, self._look)
+        pull = Pull(request, self._withdraw, self.wait_settled)
         timer = asyncio.get_running_loop().call_later(timeout_s + GRACE_S, self._expire, pull)
         self._pulls.setdefault(pull.request_id, []).append(pull)
 
@@ -296,12 +312,12 @@ def _not_made(pull: Pull, error: KvferryError) -> PullFailed:
     return pull.lost(error) if is_outcome_unknown(error) else pull_failed(error)
 
 
-def _forgotten(pull: Pull) -> NotReady:
-    return NotReady(f"control restarted and no longer knows {pull.name}", metadata={"transfer": pull.name})
+def _cause_of(ended: Outcome) -> PullFailed | None:
+    """What a CancelledError carries: whether the blocks may be used again, unless all had arrived before."""
+    if isinstance(ended, PullFailed):
+        return ended
+    return None if ended.succeeded else failure_of(ended)
 
 
-def _failure_in(outcome: Outcome) -> PullFailed | None:
-    """The failure that an outcome is: one that was cancelled in time may still have left its blocks unsettled."""
-    if isinstance(outcome, PullFailed):
-        return outcome
-    return None if outcome.succeeded else failure_of(outcome)
+def _forgotten(transfer: Pull | TransferResult) -> NotReady:
+    return NotReady(f"control restarted and no longer knows {transfer.name}", metadata={"transfer": transfer.name})

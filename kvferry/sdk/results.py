@@ -140,6 +140,8 @@ class Pair(Record):
     destination_incarnation: int
     compatible: bool
     mismatches: tuple[Mismatch, ...]
+    draining: tuple[str, ...] = ()
+    """``workers/{worker}`` of those of the two that drain: no new work, but what is published can be pulled."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,10 @@ class RouterClient:
         return pair_of(response.pair)
 
     async def pairs(self, compatible_only: bool = True) -> list[Pair]:
-        """Pairs of a prefill and a decode worker, in order of source, then destination."""
+        """Pairs of a prefill and a decode worker, in order of source, then destination.
+
+        ``compatible_only``: those that can be used for new work, that is, that match and of which none drains.
+        """
 
         async def page(token: str) -> tuple[list[Pair], str]:
             request = pb.ListPairsRequest(compatible_only=compatible_only, page_size=1_000, page_token=token)

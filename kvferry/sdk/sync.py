@@ -178,6 +178,7 @@ class SyncEngineClient(_SyncClient[EngineClient]):
     publication_ended = _iterating(EngineClient.publication_ended)
     events = _iterating(EngineClient.events)
     pull = _waiting(EngineClient.pull)
+    wait_settled = _waiting(EngineClient.wait_settled)
     start_pull = _starting(EngineClient.start_pull)
 
     @property

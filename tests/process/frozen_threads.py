@@ -16,8 +16,8 @@ _BLOCKING_CALLS = {"202": "futex", "232": "epoll_wait", "281": "epoll_pwait", "4
 
 
 @contextlib.contextmanager
-def frozen_thread(pid: int, name: str | None = None) -> Iterator[None]:
-    """Stop the thread ``name`` of a process, None: its main thread, for as long as the block lasts.
+def frozen_thread(pid: int, name: str | None = None) -> Iterator[int]:
+    """Stop the thread ``name`` of a process, None: its main thread, for as long as the block lasts; yields its id.
 
     It is stopped in a wait, where it does not hold the interpreter's lock: the other threads go on.
     """
@@ -30,9 +30,16 @@ def frozen_thread(pid: int, name: str | None = None) -> Iterator[None]:
     else:
         raise AssertionError(f"thread {name} of process {pid} never waits")
     try:
-        yield
+        yield thread
     finally:
-        _ptrace(_DETACH, thread)
+        # The process may have ended meanwhile.
+        with contextlib.suppress(ProcessLookupError):
+            _ptrace(_DETACH, thread)
+
+
+def has_ended(thread: int) -> bool:
+    """Whether a frozen thread has ended with its process, which nobody sees end before; true only once."""
+    return thread == os.waitpid(thread, os.WNOHANG | _WALL)[0]
 
 
 def _attach(thread: int) -> None:

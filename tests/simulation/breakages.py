@@ -1,16 +1,20 @@
 """Product code broken on purpose, to see that the simulation notices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from kvferry.core.layouts import WorkerLayout
 from kvferry_control.publications import machine
 from kvferry_control.publications.manager import Publication, Publications
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.transfers.manager import Transfers
-from kvferry_control.transfers.table import TransferTable
+from kvferry_control.transfers.record import TransferRecord
+from kvferry_control.transfers.request import PullRequest
 from kvferry_dataplane.leases import LeaseTable
 from kvferry_dataplane.reads.active import ActiveRead
+from kvferry_dataplane.reads.deadlines import Deadlines
 from kvferry_dataplane.reads.executor import ReadExecutor
 
 Breakage = Callable[[], Any]
@@ -50,19 +54,19 @@ def word_left_set() -> Any:
     return patch.object(LeaseTable, "release", release)
 
 
-def publications_repeated() -> Any:
-    """A request that is sent again, since its answer was lost, makes another publication."""
-    return patch.object(Publications, "known", lambda *_: None)
+@contextmanager
+def no_deadline() -> Iterator[None]:
+    """No timer ends a transfer, and none a read."""
+    real = Transfers.create
 
+    def create(self: Transfers, request: PullRequest, layout: WorkerLayout, incarnation: int) -> TransferRecord:
+        record = real(self, request, layout, incarnation)
+        for timer in record.timers:
+            timer.cancel()
+        return record
 
-def transfers_repeated() -> Any:
-    """A command that is sent again, since its stream broke, makes another transfer."""
-    return patch.object(TransferTable, "known", lambda *_: None)
-
-
-def no_deadline() -> Any:
-    """Nobody ends a transfer at its deadline."""
-    return patch.object(Transfers, "_deadline_passed", lambda *_: None)
+    with patch.object(Transfers, "create", create), patch.object(Deadlines, "passed", lambda *_: iter(())):
+        yield
 
 
 def early_hand_back() -> Any:
@@ -80,8 +84,6 @@ BREAKAGES: tuple[Breakage, ...] = (
     fence_off,
     rollover_off,
     word_left_set,
-    publications_repeated,
-    transfers_repeated,
     no_deadline,
     early_hand_back,
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.breakages import BREAKAGES, Breakage
+from tests.simulation.breakages import BREAKAGES, Breakage, fence_off, no_deadline
 from tests.simulation.run import simulate
 
 SEEDS = 300
@@ -17,6 +17,8 @@ SEEDS_SECONDS = 25
 """A busy machine runs fewer of them."""
 BREAKAGE_SEEDS = 40
 RUN_SECONDS = 100
+FOUND_BY = {fence_off: 8, no_deadline: 4}
+"""Seeds that found a breakage when this was written: tried first, to save time."""
 FOUND = Path(__file__).parent / "seeds.txt"
 
 
@@ -65,4 +67,4 @@ def test_a_seed_is_the_same_run_again() -> None:
 def test_broken_code_is_noticed(breakage: Breakage) -> None:
     """Some seed finds each of the ways in which the product is broken here."""
     with breakage():
-        assert any(simulate(seed).failure for seed in range(BREAKAGE_SEEDS))
+        assert any(simulate(seed).failure for seed in (FOUND_BY.get(breakage, 0), *range(BREAKAGE_SEEDS)))

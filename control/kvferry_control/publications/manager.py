@@ -47,7 +47,7 @@ class Publication:
     life: Life
     block_count: int = field(init=False)
     """Blocks on each rank, over all groups."""
-    created_at: float = field(default_factory=time.time)
+    created_at: float = field(default_factory=lambda: time.time())  # noqa: PLW0108 - asked for anew each time
     leases: dict[int, neg.RankLease] = field(default_factory=dict)
     active_readers: set[str] = field(default_factory=set)
     finished_readers: set[str] = field(default_factory=set)

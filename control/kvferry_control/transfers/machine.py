@@ -13,7 +13,8 @@
 once no byte of it can still arrive; only a rank that was lost, or that did not confirm in time, leaves it unsettled.
 
 A transfer may have several sources. ``SourceFailed``, or a ``RankFailed`` that another source can cure, goes on to the
-next while one is left, and is the transfer's failure otherwise. The next source is asked only when every rank has
+next while one is left. Once none is, of all their failures that decides on which the caller can act best
+(``ACTED_ON_BEST``), of equals the last. The next source is asked only when every rank has
 confirmed the end of its read, so that no late byte can fall on newer ones. A rank that has succeeded reads no more.
 """
 
@@ -23,7 +24,11 @@ from enum import Enum
 from typing import Self
 
 from kvferry.core.errors import KvferryError
-from kvferry.core.reasons import Reason
+from kvferry.core.reasons import Actor, Reason
+
+ACTED_ON_BEST = (Actor.RETRY, Actor.PREFILL, Actor.CALLER, Actor.OPERATOR, Actor.KVFERRY)
+"""By who must act, which failure of several sources decides: what may succeed later is worth more than what has to be
+prefilled again, and that more than what is wrong with the call. The last two the caller can only report."""
 
 
 class State(Enum):
@@ -186,7 +191,8 @@ def _rank_failed(life: Life, event: Event) -> Life:
     assert isinstance(event, RankFailed)
     if event.curable and life.sources_left and life.failure is None and event.rank in life.pending:
         return _without(_left(life, event.failure), event.rank)
-    return _without(replace(life, failure=life.failure or event.failure), event.rank)
+    failure = _of_all_sources(life, event.failure) if event.curable else event.failure
+    return _without(replace(life, failure=life.failure or failure), event.rank)
 
 
 def _rank_left(life: Life, event: Event) -> Life:
@@ -199,7 +205,13 @@ def _source_failed(life: Life, event: Event) -> Life:
     if life.sources_left:
         return _go_on(_left(life, event.failure))
     handler = _refused if life.state is State.NEGOTIATING else _ended
-    return handler(life, Ended(event.failure))
+    return handler(life, Ended(_of_all_sources(life, event.failure)))
+
+
+def _of_all_sources(life: Life, last: Failure) -> Failure:
+    """The failure of a transfer whose last source has failed; its message is that of the last."""
+    best = min((last, *reversed(life.given_up)), key=lambda failure: ACTED_ON_BEST.index(failure.reason.actor))
+    return last if best is last else replace(best, message=f"{last.reason}: {last.message}")
 
 
 def _left(life: Life, failure: Failure) -> Life:

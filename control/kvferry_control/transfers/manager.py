@@ -30,7 +30,7 @@ from kvferry_control.transfers.record import TransferRecord
 from kvferry_control.transfers.request import PullRequest, deadline_in
 from kvferry_control.transfers.table import TransferTable
 
-SETTLE_BOUND_S = 0.9
+SETTLE_BOUND_S = 0.7
 """Data planes confirm the end of a read well within this; a transfer ends at most this long after its deadline."""
 
 

@@ -41,8 +41,8 @@ class TransferRecord:
     """When it must be served; None: whenever, before its deadline."""
     compare_every: int = 0
     """Checksums of one block in so many are compared; 0: none."""
-    begun: float = field(default_factory=time.monotonic)
-    created_at: float = field(default_factory=time.time)
+    begun: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - asked for anew each time
+    created_at: float = field(default_factory=lambda: time.time())  # noqa: PLW0108 - asked for anew each time
     ended_at: float = 0.0
     life: Life = field(default_factory=Life)
     revision: int = 0

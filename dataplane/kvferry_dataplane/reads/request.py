@@ -129,7 +129,7 @@ class ReadBounds:
     """How long a read may be kept back by reads of higher priorities before it gets a turn all the same."""
     settle_seconds: float = 0.1
     """How long the batches in flight of a read that ends early may take before a rollover."""
-    retire_seconds: float = 0.3
+    retire_seconds: float = 0.2
     """How long other reads' batches may go on with an agent after a rollover."""
     orphan_seconds: float = 1.0
     """How long an idle agent keeps word reads that nobody waits for."""

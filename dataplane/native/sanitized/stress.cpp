@@ -88,7 +88,7 @@ int main() {
         digest_and_cancel(seed);
     for (unsigned round = 0; round < 10; ++round) {
         const std::uint64_t stream_bytes_min = round % 2 == 0 ? 1 : SIZE_MAX;
-        const auto copier = Copier::make({3, 64, -1, "", 1000, stream_bytes_min, 512});
+        const auto copier = Copier::make({3, 64, -1, "", 1000, stream_bytes_min, 512, round % 2, 1024});
         std::vector<std::thread> threads;
         for (unsigned seed = 0; seed < 4; ++seed)
             threads.emplace_back([&, seed] { use(*copier, 10 * round + seed); });

@@ -270,6 +270,7 @@ class Pair(_message.Message):
     DESTINATION_INCARNATION_FIELD_NUMBER: _builtins.int
     COMPATIBLE_FIELD_NUMBER: _builtins.int
     MISMATCHES_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """`workers/{worker}` of the prefill worker."""
     source_incarnation: _builtins.int
@@ -279,10 +280,16 @@ class Pair(_message.Message):
     destination_incarnation: _builtins.int
     """Its incarnation."""
     compatible: _builtins.bool
-    """Whether a transfer would be accepted."""
+    """Whether what the one holds fits the other."""
     @_builtins.property
     def mismatches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mismatch]:
         """Every reason why not; empty when compatible."""
+
+    @_builtins.property
+    def draining(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`workers/{worker}` of those of the two that drain. They take no new work; what is published stays readable, so this is
+        no mismatch.
+        """
 
     def __init__(
         self,
@@ -293,10 +300,11 @@ class Pair(_message.Message):
         destination_incarnation: _builtins.int = ...,
         compatible: _builtins.bool = ...,
         mismatches: _abc.Iterable[Global___Mismatch] | None = ...,
+        draining: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatible", b"compatible", "destination", b"destination", "destination_incarnation", b"destination_incarnation", "mismatches", b"mismatches", "source", b"source", "source_incarnation", b"source_incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatible", b"compatible", "destination", b"destination", "destination_incarnation", b"destination_incarnation", "draining", b"draining", "mismatches", b"mismatches", "source", b"source", "source_incarnation", b"source_incarnation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -521,7 +529,7 @@ class ListPairsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     compatible_only: _builtins.bool
-    """Leave out pairs that cannot be used."""
+    """Leave out pairs that cannot be used for new work: those that are not compatible, and those of which one drains."""
     page_size: _builtins.int
     """At most this many; 0 means 100, the bound is 1000."""
     page_token: _builtins.str

@@ -88,6 +88,8 @@ async def test_a_worker_whose_processes_are_all_terminated_at_once(pair: Pair) -
     children = (pair.prefill.control, *pair.prefill.data_planes.values())
     terminate(*children)
     await shown_as(pair, "prefill-0", "draining")
+    assert [] == await pair.router.pairs(compatible_only=True)
+    assert [("workers/prefill-0",)] == [found.draining for found in await pair.router.pairs(compatible_only=False)]
     event = await asyncio.wait_for(anext(events), 5)
     assert isinstance(event, WorkerDraining)
     assert event.draining

@@ -188,7 +188,7 @@ async def test_sources_that_refuse_are_passed_over(replicas: Replicas) -> None:
 
 
 async def test_when_all_sources_fail_each_is_named(replicas: Replicas) -> None:
-    """The failure is the last source's, its message and the attempts tell of every other."""
+    """The failure is that on which the caller can act best, its message and the attempts tell of every source."""
     expired = await replicas.publish("prefill-0", TWO, ttl_s=0.2)
     await replicas.engines["prefill-0"].wait_ended(expired, timeout_s=5)
     payload = HandlePayload.FromString(payload_of(expired.handle))

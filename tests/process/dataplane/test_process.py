@@ -14,8 +14,10 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2
 
+from kvferry.ending import ENDS_WITHIN_S, EXIT_STUCK
 from tests.process.dataplane.conftest import Start
-from tests.process.dataplane.harness import POOL_BYTES, read_command
+from tests.process.dataplane.harness import POOL_BYTES, read_command, until
+from tests.process.frozen_threads import frozen_thread, has_ended
 
 
 async def test_start_and_footprint(start: Start) -> None:
@@ -43,6 +45,18 @@ async def test_a_clean_end(start: Start, tmp_path: Path) -> None:
     plane.signal(signal.SIGTERM)
     assert 0 == await asyncio.to_thread(plane.process.wait, 10)
     assert [] == _sockets(tmp_path)
+
+
+async def test_a_stuck_end_is_bounded(start: Start) -> None:
+    """A data plane that is told to end while its reads' thread is stuck ends all the same, within the bound, not with
+    status 0; its log names the thread."""
+    plane = await start("plane")
+    with frozen_thread(plane.process.pid, "kvferry-reads") as thread:
+        plane.signal(signal.SIGTERM)
+        await until(lambda: has_ended(thread), ENDS_WITHIN_S + 10)
+    assert EXIT_STUCK == await asyncio.to_thread(plane.process.wait, 10)
+    last = json.loads(plane.log().splitlines()[-1])
+    assert "take (mailbox.py:" in last["threads"]["kvferry-reads"]
 
 
 async def test_health_and_permissions(start: Start) -> None:

@@ -43,6 +43,46 @@ def test_a_source_that_refuses_is_followed_by_the_next() -> None:
     assert (State.FAILED, SLOW) == (advance(life, SourceFailed(SLOW)).state, advance(life, SourceFailed(SLOW)).failure)
 
 
+REFUSED = Failure(Reason.HANDLE_FORGED, "forged")
+ENDED = Failure(Reason.LEASE_ENDED, "ended")
+BUSY = Failure(Reason.RESOURCE_EXHAUSTED, "full", 1, retry_after_s=2.0)
+MISFIT = Failure(Reason.LAYOUT_MISMATCH, "other heads")
+
+
+@pytest.mark.parametrize(
+    ("failures", "reason"),
+    [
+        ((BUSY, ENDED), Reason.RESOURCE_EXHAUSTED),
+        ((ENDED, REFUSED, MISFIT), Reason.LEASE_ENDED),
+        ((ENDED, GONE, REFUSED), Reason.PEER_LOST),
+        ((REFUSED, MISFIT), Reason.HANDLE_FORGED),
+        ((BUSY, GONE), Reason.PEER_LOST),
+        ((MISFIT, ENDED, BUSY), Reason.RESOURCE_EXHAUSTED),
+    ],
+)
+def test_when_all_sources_fail_the_caller_can_act(failures: tuple[Failure, ...], reason: Reason) -> None:
+    """What can be tried again decides, then what can be prefilled again, then the call's own fault, of equals the last;
+    the message is of the last source, with its reason where that does not decide."""
+    refused = after(*map(SourceFailed, failures), sources_left=len(failures) - 1)
+    reads = [
+        event for failure in failures for event in (Negotiated(frozenset({1})), RankFailed(1, failure, curable=True))
+    ]
+    for life in (refused, after(*reads, sources_left=len(failures) - 1)):
+        assert (State.FAILED, True) == (life.state, life.settled)
+        assert life.failure is not None
+        last = failures[-1]
+        decides = next(failure for failure in reversed(failures) if failure.reason is reason)
+        assert (reason, decides.retry_after_s) == (life.failure.reason, life.failure.retry_after_s)
+        assert (last.message if decides is last else f"{last.reason}: {last.message}") == life.failure.message
+
+
+@pytest.mark.parametrize("event", [Ended(CANCEL), Ended(REFUSED), RankFailed(1, REFUSED)])
+def test_what_no_source_has_brought_about_stands(event: Event) -> None:
+    """A cancellation, a fault of the request and one of the destination decide, whatever sources were given up."""
+    life = advance(after(SourceFailed(BUSY), Negotiated(frozenset({1}))), event)
+    assert event.failure is life.failure  # type: ignore[union-attr]
+
+
 def test_the_next_source_waits_for_every_rank() -> None:
     """No source is asked while a read from the one before can still write."""
     life = after(Negotiated(RANKS), RankSucceeded(0), RankFailed(1, GONE, curable=True))

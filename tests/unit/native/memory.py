@@ -69,9 +69,11 @@ def copier(
     inline_bytes_max: int = 1,
     stream_bytes_min: int = 1,
     chunk_bytes_max: int = 4096,
+    patience_ms: int = 3_600_000,
+    turn_bytes: int = 4096,
 ) -> HostCopier:
-    """A copier that does small jobs as if they were large."""
-    tuning = Tuning(inline_bytes_max, stream_bytes_min, chunk_bytes_max)
+    """A copier that does small jobs as if they were large; also on a busy machine no priority is kept back too long."""
+    tuning = Tuning(inline_bytes_max, stream_bytes_min, chunk_bytes_max, patience_ms, turn_bytes)
     return HostCopier(thread_count, instruction_set=instruction_set, tuning=tuning)
 
 

@@ -176,6 +176,7 @@ def test_bad_options_are_refused() -> None:
         ("instruction_set", lambda: HostCopier(1, instruction_set="mmx")),
         ("chunk_bytes_max", lambda: Tuning(chunk_bytes_max=0)),
         ("stream_bytes_min", lambda: Tuning(stream_bytes_min=1 << 63)),
+        ("patience_ms", lambda: Tuning(patience_ms=24 * 3600 * 1000 + 1)),
     ):
         with pytest.raises(ConfigInvalid) as caught:
             make()

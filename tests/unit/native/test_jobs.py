@@ -3,6 +3,7 @@
 import os
 import select
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -78,6 +79,36 @@ def test_higher_priorities_go_first() -> None:
     blocker.cancel()
     assert all(job.wait(WAIT_S) for job in jobs)
     assert SIZE == int(spans[4].sum())
+
+
+@pytest.mark.parametrize("thread_count", [1, 2])
+def test_no_priority_waits_for_as_long_as_higher_ones_last(thread_count: int) -> None:
+    """While a higher priority keeps every thread busy, each lower one gets its turn once its patience is over."""
+    used = copier(thread_count, patience_ms=20)
+    busy = [slow_job(used, priority=9) for _ in range(2)]
+    spans = memories(2)
+    assert all(relay(used, spans, 0, priority=priority).wait(WAIT_S) for priority in (-1, 5, 0))
+    assert not any(job.done for job, _ in busy)
+    for job, _ in busy:
+        job.cancel()
+        assert job.wait(WAIT_S)
+
+
+def test_who_was_kept_back_gets_one_turn_at_a_time() -> None:
+    """A priority that was kept back gets the bytes of one turn for each time that it has waited for the patience; the
+    higher one has all the rest."""
+    patience_s, turn_bytes = 0.02, 3 * 4096
+    used = copier(1, patience_ms=20, turn_bytes=turn_bytes)
+    higher, _higher_memory = slow_job(used, priority=1)
+    started = time.monotonic()
+    lower, _lower_memory = slow_job(used, priority=0)
+    while lower.copied_bytes < 2 * turn_bytes:
+        assert not higher.wait(0.001)
+    copied_bytes = lower.copied_bytes
+    assert copied_bytes <= turn_bytes * (time.monotonic() - started) / patience_s
+    for job in (lower, higher):
+        job.cancel()
+        assert job.wait(WAIT_S)
 
 
 def test_equal_priorities_go_in_turn() -> None:
