@@ -80,13 +80,11 @@ async def test_a_router_that_does_not_read_misses_no_end(pair: Pair) -> None:
     async with aio.insecure_channel(pair.decode.endpoint, options=channel_options()) as channel:
         slow = TransferServiceStub(channel).WatchTransfers(tpb.WatchTransfersRequest())
         assert isinstance(await slow.read(), tpb.WatchTransfersResponse)
-        names: set[str] = set()
-        for _ in range(SLOW_PULLS):
-            result = await pair.destination.pull(publication.handle, [1], timeout_s=10)
-            names.add(result.name)
+        pulls = [pair.destination.pull(publication.handle, [block], timeout_s=30) for block in range(SLOW_PULLS)]
+        names = {result.name for result in await asyncio.gather(*pulls)}
         revision = 0
         told: set[str] = set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while names - told:
                 read = await slow.read()
                 assert isinstance(read, tpb.WatchTransfersResponse)
