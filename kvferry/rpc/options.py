@@ -11,6 +11,8 @@ MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
 
 KEEPALIVE_TIME_MS: Final = 1_000
 PING_TIMEOUT_MS: Final = 1_000
+CONNECT_MS: Final = 1_000
+"""How long the first words of both sides may take on a new connection."""
 
 Options = list[tuple[str, int]]
 
@@ -30,7 +32,8 @@ def channel_options() -> Options:
     return [
         *_COMMON,
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # How long an attempt may take, whatever its name says; after one that is refused the next comes all the same.
+        ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", 1_000),
     ]
 
