@@ -18,6 +18,12 @@ from kvferry.rpc.lanes import Lane, LaneServer, connect_lane
 from kvferry.rpc.streams import Outgoing, StreamServer, carry_by
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no reason to go without a lane here."""
+    monkeypatch.setattr("kvferry.rpc.lanes.OFFER_S", 5.0)
+
+
 class Echo(negotiation_pb2_grpc.NegotiationServiceServicer):
     """Answers each call with its id; may hold two answers at a time."""
 
