@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from grpc import aio
@@ -14,25 +14,37 @@ ONE_WAY_S = 0.2
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Carry bytes on, each ``ONE_WAY_S`` after it came."""
+    """Carry bytes on, each ``ONE_WAY_S`` after it came, and then the end, of whatever kind."""
     loop = asyncio.get_running_loop()
-    while data := await reader.read(1 << 16):
-        loop.call_later(ONE_WAY_S, writer.write, data)
-    loop.call_later(ONE_WAY_S, writer.close)
+    with suppress(ConnectionResetError):
+        while data := await reader.read(1 << 16):
+            loop.call_later(ONE_WAY_S, writer.write, data)
+    await asyncio.sleep(ONE_WAY_S)
+    writer.close()
+    with suppress(ConnectionResetError, BrokenPipeError):
+        await writer.wait_closed()
 
 
 @asynccontextmanager
 async def far_away(port: int) -> AsyncIterator[int]:
-    """A port through which another one of this host is reached as over a long distance."""
+    """A port through which another one of this host is reached as over a long distance.
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    Leave it when its clients have closed their connections: it waits until they have ended on both sides.
+    """
+    connections: set[asyncio.Task[None]] = set()
+
+    async def carried(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
         async with asyncio.TaskGroup() as both:
             both.create_task(_carry(reader, there_writer))
             both.create_task(_carry(there_reader, writer))
 
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.create_task(carried(reader, writer)))
+
     async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
+    await asyncio.gather(*connections)
 
 
 async def test_a_distant_server_is_reached_at_once() -> None:
