@@ -131,6 +131,7 @@ def _refusal(*flags: str) -> tuple[int, str]:
         (("--pool-bytes", "1MiB", "--device", "tpu"), "CONFIG_INVALID: device=tpu"),
         (("--pool-bytes", "1MiB", "--metrics-listen", "here"), "CONFIG_INVALID: metrics_listen=here"),
         (("--pool-bytes", "1MiB", "--max-leases", "0"), "CONFIG_INVALID: max_leases=0"),
+        (("--pool-bytes", "1MiB", "--backend", "UCX", "--path", "nixl"), "CONFIG_INVALID: path=nixl"),
     ],
 )
 def test_bad_flags_are_refused(tmp_path: Path, flags: tuple[str, ...], expected: str) -> None:
