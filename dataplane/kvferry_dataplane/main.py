@@ -7,6 +7,7 @@ import time
 
 import structlog
 
+from kvferry.core.backends import Backend, NixlBackend
 from kvferry.core.errors import InternalError, KvferryError
 from kvferry.logs import FORMATS, configure_logs
 from kvferry_dataplane.config import LOG_LEVELS, config_from_flags
@@ -58,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="bytes of queued and running reads (default: no bound but the pool)",
     )
+    add(
+        "--backend",
+        default="DEFAULT",
+        metavar="NAME",
+        help=f"{', '.join(Backend)}: what moves bytes between hosts (default: DEFAULT, which is NIXL with UCX)",
+    )
+    add("--nixl-backend", metavar="NAME", help=f"{', '.join(NixlBackend)}: what NIXL stands on (default: UCX)")
     add("--path", default="auto", metavar="PATH", help=f"{', '.join(PathRule)}: force one (default: auto)")
     add(
         "--same-host",

@@ -18,7 +18,8 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from kvferry.core.errors import AddressInUse
+from kvferry.core.backends import Transport
+from kvferry.core.errors import AddressInUse, ConfigInvalid
 from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
 from kvferry.device import cuda
 from kvferry.device.copying import Window
@@ -88,7 +89,13 @@ class DataPlaneProcess:
     """Owner of everything in the process. Made and run on the event loop, once."""
 
     def __init__(self, config: Config, started_at: float) -> None:
-        """``started_at`` is when the process began, on the monotonic clock, for the log."""
+        """``started_at`` is when the process began, on the monotonic clock, for the log.
+
+        Raises:
+            ConfigInvalid: the transport is not there.
+        """
+        if config.transport is not Transport.NIXL_UCX:
+            raise ConfigInvalid.of_field("transport", config.transport.value, "this data plane does not have it")
         self._config = config
         self._started_at = started_at
         self._loop = asyncio.get_running_loop()
