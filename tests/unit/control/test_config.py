@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kvferry.core.errors import ConfigInvalid
-from kvferry_control.config import load_config, parse_config
+from kvferry_control.config_reading import load_config, parse_config
 
 GOOD: dict[str, Any] = {
     "worker": {"name": "decode-0", "role": "decode", "listen": "127.0.0.1:0", "engine_socket": "/run/e.sock"},
