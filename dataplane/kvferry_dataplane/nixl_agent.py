@@ -11,7 +11,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -25,7 +25,6 @@ from kvferry.core.reasons import Reason
 from kvferry_dataplane.transports.memory import Addresses, Region
 from kvferry_dataplane.transports.transport import Setting
 
-BACKEND = "UCX"
 _OWN_REFERENCES = 2
 """A local variable and the argument of getrefcount."""
 _WHEELS = ("nixl_cu13", "nixl_cu12")
@@ -40,18 +39,22 @@ _SETTINGS = {"UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
 
 
 class NixlLibrary:
-    """The imported NIXL wheel. A :class:`~kvferry_dataplane.transports.transport.TransportLibrary`."""
+    """The imported NIXL wheel. A :class:`~kvferry_dataplane.transports.transport.TransportLibrary`.
+
+    What a backend of NIXL needs beyond UCX is in subclasses.
+    """
 
     transport = Transport.NIXL_UCX
+    setting_prefixes: tuple[str, ...] = ("UCX_", "NIXL_")
+    """What the names of the libraries' settings begin with."""
 
-    def __init__(self, *, for_cuda: bool, cuda_major: int | None) -> None:
-        """Import the wheel for ``cuda_major``, or for host memory the first that can be imported.
+    def __init__(self, wheels: tuple[str, ...], settings: Mapping[str, str]) -> None:
+        """Import the first of ``wheels`` that can be imported, with ``settings`` where the user has set nothing.
 
         Raises:
             ConfigInvalid: there is none.
         """
-        self.settings = _apply_settings(_SETTINGS | _SETTINGS_TCP | (_SETTINGS_CUDA if for_cuda else {}))
-        wheels = (f"nixl_cu{cuda_major}",) if for_cuda and cuda_major is not None else _WHEELS
+        self.settings = _apply_settings(settings, self.setting_prefixes)
         self.api = _first_importable(wheels)
         self.wheel = self.api.__name__.partition(".")[0]
         bindings = importlib.import_module(f"{self.wheel}._bindings")
@@ -60,6 +63,21 @@ class NixlLibrary:
         raised = tuple(kind for kind in named if isinstance(kind, type) and issubclass(kind, Exception))
         self.errors: tuple[type[Exception], ...] = (*raised, RuntimeError, ValueError)
         _take_over_logging()
+
+    @classmethod
+    def with_ucx(cls, *, for_cuda: bool, cuda_major: int | None) -> NixlLibrary:
+        """NIXL with UCX, for host memory or for pools on a GPU too.
+
+        Raises:
+            ConfigInvalid: no wheel can be imported.
+        """
+        settings = _SETTINGS | _SETTINGS_TCP | (_SETTINGS_CUDA if for_cuda else {})
+        return cls(cls.wheels_for(cuda_major if for_cuda else None), settings)
+
+    @staticmethod
+    def wheels_for(cuda_major: int | None) -> tuple[str, ...]:
+        """Packages that serve, best first. None: host memory, or whichever release of CUDA there is."""
+        return _WHEELS if cuda_major is None else (f"nixl_cu{cuda_major}",)
 
     @property
     def version(self) -> str:
@@ -97,13 +115,14 @@ class NixlAgent:
     def __init__(self, library: NixlLibrary, name: str) -> None:
         self.name = name
         self._library = library
+        self._backends = [library.transport.backend]
         self._handles: dict[int, Any] = {}
         self._next_handle = 0
-        config = library.api.nixl_agent_config(enable_prog_thread=False, backends=[BACKEND])
+        config = library.api.nixl_agent_config(enable_prog_thread=False, backends=self._backends)
         with library.translated(f"making agent {name}"):
             self._agent = library.api.nixl_agent(name, config)
-        if BACKEND not in self._agent.backends:
-            raise ConfigInvalid.of_field("backend", BACKEND, f"{library.wheel} has no such plugin")
+        if not set(self._backends) <= set(self._agent.backends):
+            raise ConfigInvalid.of_field("nixl_backend", self._backends[0], f"{library.wheel} has no such plugin")
 
     @property
     def is_reading(self) -> bool:
@@ -114,7 +133,7 @@ class NixlAgent:
         """Make a region readable by peers, and usable as the local side of reads."""
         row = [(region.address, region.size_bytes, region.device_index, "")]
         with self._library.translated(f"registering {region.size_bytes} bytes of {region.segment}"):
-            self._agent.register_memory(row, region.segment, backends=[BACKEND])
+            self._agent.register_memory(row, region.segment, backends=self._backends)
 
     def metadata(self) -> bytes:
         """What a peer needs to read the registered regions."""
@@ -136,7 +155,7 @@ class NixlAgent:
     def progress(self) -> None:
         """Let the backend work once. Never blocks."""
         with self._library.translated("making progress"):
-            self._agent.get_new_notifs(backends=[BACKEND])
+            self._agent.get_new_notifs(backends=self._backends)
 
     def post_read(
         self,
@@ -158,7 +177,7 @@ class NixlAgent:
                 agent.get_xfer_descs(_rows(local_addresses, lengths, local.device_index), local.segment),
                 agent.get_xfer_descs(_rows(remote_addresses, lengths, remote.device_index), remote.segment),
                 peer,
-                backends=[BACKEND],
+                backends=self._backends,
             )
         self._next_handle += 1
         self._handles[self._next_handle] = request
@@ -215,14 +234,14 @@ def _rows(addresses: Addresses, lengths: Addresses, device_index: int) -> npt.ND
     return rows
 
 
-def _apply_settings(settings: dict[str, str]) -> tuple[Setting, ...]:
+def _apply_settings(settings: Mapping[str, str], prefixes: tuple[str, ...]) -> tuple[Setting, ...]:
     """Set what the user has not set; returns what holds now."""
     chosen = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(chosen)
     return tuple(
         Setting(name, value, from_user=name not in chosen)
         for name, value in sorted(os.environ.items())
-        if name.startswith(("UCX_", "NIXL_"))
+        if name.startswith(prefixes)
     )
 
 
@@ -233,7 +252,7 @@ def _first_importable(wheels: tuple[str, ...]) -> Any:
             return importlib.import_module(f"{wheel}._api")
         except ImportError as error:
             failures.append(f"{wheel}: {error}")
-    raise ConfigInvalid.of_field("backend", BACKEND, f"no NIXL wheel can be imported ({'; '.join(failures)})")
+    raise ConfigInvalid.of_field("backend", "NIXL", f"no NIXL wheel can be imported ({'; '.join(failures)})")
 
 
 def _take_over_logging() -> None:

@@ -17,6 +17,10 @@ def open_library(transport: Transport, *, for_cuda: bool) -> TransportLibrary:
         case Transport.NIXL_UCX:
             from kvferry_dataplane.nixl_agent import NixlLibrary
 
-            return NixlLibrary(for_cuda=for_cuda, cuda_major=cuda.bindings_major())
-        case Transport.NIXL_LIBFABRIC | Transport.UCX:
+            return NixlLibrary.with_ucx(for_cuda=for_cuda, cuda_major=cuda.bindings_major())
+        case Transport.NIXL_LIBFABRIC:
+            from kvferry_dataplane.transports.nixl_libfabric import LibfabricLibrary
+
+            return LibfabricLibrary(for_cuda=for_cuda, cuda_major=cuda.bindings_major())
+        case Transport.UCX:
             raise ConfigInvalid.of_field("backend", transport.value, "this data plane does not have it")

@@ -34,10 +34,11 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         environment: dict[str, str] | None = None,
         *flags: str,
         rank: int = 0,
+        launcher: tuple[str, ...] = (),
     ) -> DataPlane:
         # Whoever chooses what UCX does wants NIXL to read, unless the flags say otherwise.
         path = (*NIXL_FLAGS, "--same-host", "backend") if environment and "UCX_TLS" in environment else ()
-        plane = DataPlane(tmp_path, name, environment or {}, *path, *flags)
+        plane = DataPlane(tmp_path, name, environment or {}, *path, *flags, launcher=launcher)
         started.append(plane)
         await plane.connect(layout or small_layout(), rank)
         random = np.random.default_rng(len(started))
