@@ -124,7 +124,8 @@ clean: ## remove .venv, caches and build output
 	@find dataplane/native/inplace -mindepth 1 ! -name CMakeLists.txt -delete
 	@find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-NATIVE := $(wildcard dataplane/native/*.cpp dataplane/native/*.hpp dataplane/native/*.inc dataplane/native/CMakeLists.txt \
+NATIVE := $(wildcard dataplane/native/*.cpp dataplane/native/*.hpp dataplane/native/*.inc dataplane/native/ucx/*.cpp \
+	dataplane/native/ucx/*.hpp dataplane/native/CMakeLists.txt \
 	dataplane/native/inplace/CMakeLists.txt)
 
 $(READY): pyproject.toml constraints.txt .ci/system-packages $(NATIVE)

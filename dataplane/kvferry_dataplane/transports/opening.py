@@ -18,5 +18,9 @@ def open_library(transport: Transport, *, for_cuda: bool) -> TransportLibrary:
             from kvferry_dataplane.nixl_agent import NixlLibrary
 
             return NixlLibrary(for_cuda=for_cuda, cuda_major=cuda.bindings_major())
-        case Transport.NIXL_LIBFABRIC | Transport.UCX:
+        case Transport.UCX:
+            from kvferry_dataplane.ucx_agent import UcxLibrary
+
+            return UcxLibrary(for_cuda=for_cuda)
+        case Transport.NIXL_LIBFABRIC:
             raise ConfigInvalid.of_field("backend", transport.value, "this data plane does not have it")
