@@ -2,7 +2,6 @@
 # ruff: noqa: PLC0415 - a library that is not wanted may be missing
 
 from kvferry.core.backends import Transport
-from kvferry.core.errors import ConfigInvalid
 from kvferry.device import cuda
 from kvferry_dataplane.transports.transport import TransportLibrary
 
@@ -23,4 +22,6 @@ def open_library(transport: Transport, *, for_cuda: bool) -> TransportLibrary:
 
             return LibfabricLibrary(for_cuda=for_cuda, cuda_major=cuda.bindings_major())
         case Transport.UCX:
-            raise ConfigInvalid.of_field("backend", transport.value, "this data plane does not have it")
+            from kvferry_dataplane.ucx_agent import UcxLibrary
+
+            return UcxLibrary(for_cuda=for_cuda)
