@@ -125,7 +125,8 @@ clean: ## remove .venv, caches and build output
 	@find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 NATIVE := $(wildcard dataplane/native/*.cpp dataplane/native/*.hpp dataplane/native/*.inc dataplane/native/CMakeLists.txt \
-	dataplane/native/inplace/CMakeLists.txt dataplane/native/libfabric/*.cpp)
+	dataplane/native/inplace/CMakeLists.txt dataplane/native/libfabric/*.cpp \
+	dataplane/native/libfabric/*.hpp)
 
 $(READY): pyproject.toml constraints.txt .ci/system-packages $(NATIVE)
 	@.ci/system-packages "$(PYTHON)"
