@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from kvferry.config.settings import Settings, read_settings
 from kvferry.config.trtllm import data_plane_layer
-from kvferry.config.trtllm_engine import engine_of
+from kvferry.config.trtllm_file import engine_of
 from kvferry.config.values import Layer, Value
 from kvferry.core.backends import Backend, NixlBackend, Transport, resolve_transport
 from kvferry.core.checksums.shares import every_of
