@@ -97,10 +97,14 @@ class NixlLibrary:
         """
         try:
             yield
-        except self.peer_lost as error:
-            raise PeerError(f"{action}: the peer disconnected", reason=Reason.PEER_LOST) from error
         except self.errors as error:
-            raise TransportFailed(f"{action}: {type(error).__name__}: {error}") from error
+            raise self.translate(action, error) from error
+
+    def translate(self, action: str, error: Exception) -> KvferryError:
+        """What one of NIXL's exceptions is to the rest of kvferry."""
+        if isinstance(error, self.peer_lost):
+            return PeerError(f"{action}: the peer disconnected", reason=Reason.PEER_LOST)
+        return TransportFailed(f"{action}: {type(error).__name__}: {error}")
 
 
 class NixlAgent:

@@ -1,7 +1,8 @@
-"""Bounds the time that NIXL's LIBFABRIC plugin takes for a call; native code in `dataplane/native/libfabric`.
+"""Stands between NIXL's LIBFABRIC plugin and libfabric; native code in `dataplane/native/libfabric`.
 
 The plugin repeats what libfabric answers "again" to for as long as it takes, for a minute or for ever: learning a peer
-that has stopped or is gone, asking it for bytes, answering a reader that is gone.
+that has stopped or is gone, asking it for bytes, answering a reader that is gone. And it fails whichever transfer it is
+asked about, for good, when libfabric tells of any failure.
 """
 
 import ctypes
@@ -13,10 +14,10 @@ _LIBRARY = Path(__file__).with_name("libkvferry_call_bounds.so")
 
 
 class CallBounds:
-    """Bounds for the calls of each thread."""
+    """Bounds for the calls of every thread."""
 
-    def __init__(self, libfabric: ctypes.CDLL) -> None:
-        """Stand between the plugin, which is not loaded yet, and ``libfabric``.
+    def __init__(self, libfabric: ctypes.CDLL, seconds: float) -> None:
+        """Stand between the plugin, which is not loaded yet, and ``libfabric``: nothing is repeated for longer.
 
         Raises:
             ConfigInvalid: the native library was not built.
@@ -26,13 +27,14 @@ class CallBounds:
             raise ConfigInvalid.of_field("nixl_backend", "LIBFABRIC", why)
         # PyDLL keeps the interpreter's lock: the calls take nanoseconds, and giving it away takes longer.
         library = ctypes.PyDLL(str(_LIBRARY), mode=ctypes.RTLD_GLOBAL)
-        library.kvferry_set_fabric.argtypes = [ctypes.c_void_p]
-        library.kvferry_set_fabric.restype = None
-        library.kvferry_bound_calls.argtypes = [ctypes.c_int64]
+        library.kvferry_bound_calls.argtypes = [ctypes.c_void_p, ctypes.c_int64]
         library.kvferry_bound_calls.restype = None
-        library.kvferry_bound_was_met.restype = ctypes.c_int
+        library.kvferry_begin_particular.argtypes = [ctypes.c_int]
+        library.kvferry_begin_particular.restype = None
+        library.kvferry_end_particular.restype = ctypes.c_int
+        library.kvferry_take_timed_out.restype = ctypes.c_int
         library.kvferry_bounded_endpoints.restype = ctypes.c_uint64
-        library.kvferry_set_fabric(ctypes.cast(libfabric.fi_fabric, ctypes.c_void_p))
+        library.kvferry_bound_calls(ctypes.cast(libfabric.fi_fabric, ctypes.c_void_p), round(seconds * 1e9))
         self._library = library
 
     @property
@@ -40,12 +42,17 @@ class CallBounds:
         """Endpoints so far whose calls are bounded."""
         return int(self._library.kvferry_bounded_endpoints())
 
-    def begin(self, seconds: float) -> None:
-        """What this thread calls from now on takes so long at most, in all."""
-        self._library.kvferry_bound_calls(round(seconds * 1e9))
+    def begin_particular(self, *, waits: bool = False) -> None:
+        """What this thread calls now is about one peer or read: failures that libfabric tells are held back.
 
-    def end(self) -> bool:
-        """No bound from now on; says whether it was met."""
-        was_met = bool(self._library.kvferry_bound_was_met())
-        self._library.kvferry_bound_calls(0)
-        return was_met
+        ``waits``: it may wait for the peer, as long as the bound says.
+        """
+        self._library.kvferry_begin_particular(waits)
+
+    def end_particular(self) -> bool:
+        """It no longer is. Says whether failures were held back: they are told by the next progress."""
+        return bool(self._library.kvferry_end_particular())
+
+    def take_timed_out(self) -> bool:
+        """Whether a call of this thread met a bound since this was last asked."""
+        return bool(self._library.kvferry_take_timed_out())

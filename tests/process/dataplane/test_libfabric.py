@@ -17,6 +17,7 @@ from kvferry.error.v1 import error_pb2
 from kvferry.launch.namespaces import NamespacePair
 from kvferry.negotiation.v1.negotiation_pb2 import RankLease
 from kvferry.transfer.v1 import transfer_pb2
+from kvferry_dataplane.reads.unsafe import CONFIRMATION, SKIP_ROLLOVER
 from tests.process.dataplane.conftest import Start
 from tests.process.dataplane.harness import DataPlane, Session, large_layout, read_command, small_layout, until
 from tests.process.launch.capabilities import needs_namespaces
@@ -173,6 +174,23 @@ async def test_no_byte_comes_after_a_cancel_or_a_deadline(start_on: StartOn) -> 
     await here.send(read=read_command("again", peer, lease, BLOCKS, BLOCKS))
     assert not (await here.finished("again")).HasField("failure")
     assert source.block_bytes(BLOCKS) == destination.block_bytes(BLOCKS)
+
+
+async def test_without_the_rollover_late_bytes_are_found(start: Start) -> None:
+    """With the agents kept, bytes come after a cancel: the test above can fail."""
+    with NamespacePair() as pair:
+        source = await start("source", large_layout(), None, *FLAGS, launcher=pair.source.launcher)
+        unsafe = {SKIP_ROLLOVER: CONFIRMATION}
+        destination = await start("unsafe", large_layout(), unsafe, *FLAGS, launcher=pair.destination.launcher)
+        here = await destination.session()
+        lease, peer = await serve(source)
+        await warm(here, peer, lease)
+        await midway(source, destination, here, peer, lease)
+        await here.ask(cancel_read={"transfer": "midway"})
+        await here.finished("midway")
+        destination.pool()[:] = 0
+        source.signal(signal.SIGCONT)
+        await until(lambda: bool(destination.pool().any()))
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
