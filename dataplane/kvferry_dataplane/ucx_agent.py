@@ -6,14 +6,13 @@ connection, and by messages over TCP, at a tenth of the rate, where it does. So 
 watched by those: a source that is killed is noticed by the reads that fail.
 """
 
-import os
 from dataclasses import dataclass
 
 from kvferry.core.backends import Transport
 from kvferry.core.errors import InvalidArgument
 from kvferry.core.planning.copies import CopyPlan
 from kvferry.device.copying import Window
-from kvferry.device.ucx import LIBRARY_VARIABLE, Limits, MemoryKind, RemoteMemory, UcxEnd, UcxLibraryFile, find_ucx
+from kvferry.device.ucx import MemoryKind, RemoteMemory, UcxEnd, UcxLibraryFile, find_ucx
 from kvferry_dataplane.sharing.host import host_id
 from kvferry_dataplane.transports.memory import Addresses, Region
 from kvferry_dataplane.transports.settings import SETTINGS_CUDA, SETTINGS_TCP, apply_settings
@@ -32,18 +31,16 @@ class UcxLibrary:
 
     transport = Transport.UCX
 
-    def __init__(self, *, for_cuda: bool, limits: Limits | None = None) -> None:
-        """Find UCX and set it up.
+    def __init__(self, *, for_cuda: bool, file: str | None = None) -> None:
+        """Find UCX, or take it from ``file``, and set it up.
 
         Raises:
             ConfigInvalid: there is none.
         """
         # UCX reads some of them when it is loaded.
         settings = apply_settings(_SETTINGS | SETTINGS_TCP | (SETTINGS_CUDA if for_cuda else {}), ("UCX_",))
-        self._file = find_ucx()
-        found = Setting(LIBRARY_VARIABLE, self._file.file, from_user=LIBRARY_VARIABLE in os.environ)
-        self.settings = (found, *settings)
-        self._limits = limits
+        self._file = find_ucx(file)
+        self.settings = (Setting("ucx_library", self._file.file, from_user=file is not None), *settings)
         self._host = host_id()
 
     @property
@@ -57,7 +54,7 @@ class UcxLibrary:
         Raises:
             TransportFailed: UCX refuses.
         """
-        return UcxAgent(self._file, name, self._host, self._limits)
+        return UcxAgent(self._file, name, self._host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +66,11 @@ class _Peer:
 class UcxAgent:
     """One end. A :class:`~kvferry_dataplane.transports.transport.TransportAgent`."""
 
-    def __init__(self, library: UcxLibraryFile, name: str, host: bytes, limits: Limits | None = None) -> None:
+    def __init__(self, library: UcxLibraryFile, name: str, host: bytes) -> None:
         self.name = name
         self._release = library.version
         self._host = host
-        self._end = UcxEnd(library, limits)
+        self._end = UcxEnd(library)
         self._regions: list[Region] = []
         self._peers: dict[str, _Peer] = {}
         self._reads: set[int] = set()

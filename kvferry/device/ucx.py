@@ -4,7 +4,6 @@ The only importer of the extension, and the door at which UCX's status codes bec
 it is wanted and not before: a process that does not want it needs none.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,9 @@ from kvferry.core.reasons import Reason
 from kvferry.device import _ucx
 from kvferry.device.copying import Window
 
-LIBRARY_VARIABLE = "KVFERRY_UCX_LIBRARY"
-"""Environment: the path of the ``libucp.so.0`` to use, and no other."""
-INSTALL_HINT = (
+_INSTALL_HINT = (
     "install kvferry[ucx], which moves bytes by TCP and within a host, or the system's UCX (libucx0 in Debian), which "
-    f"RDMA needs, or set {LIBRARY_VARIABLE} to the path of a libucp.so.0"
+    "RDMA needs, or name a libucp.so.0 with ucx_library"
 )
 _SONAME = "libucp.so.0"
 _WHEEL = "libucx"
@@ -84,13 +81,12 @@ class UcxLibraryFile:
         return int(major), int(minor), int(release)
 
 
-def find_ucx() -> UcxLibraryFile:
-    """The one that the environment names, else the system's, else the ``libucx`` wheel's.
+def find_ucx(named: str | None = None) -> UcxLibraryFile:
+    """The file that is named and no other, else the system's UCX, else the ``libucx`` wheel's.
 
     Raises:
         ConfigInvalid: there is none that can be used; says what was tried and what to install.
     """
-    named = os.environ.get(LIBRARY_VARIABLE)
     candidates = [named] if named is not None else [_SONAME, *_in_wheel()]
     refusals = []
     for file in candidates:
@@ -98,7 +94,8 @@ def find_ucx() -> UcxLibraryFile:
             return UcxLibraryFile(_ucx.Library.open(file), file)
         except _ucx.LibraryUnusable as error:
             refusals.append(f"{file}: {error}")
-    raise ConfigInvalid.of_field("backend", "UCX", f"no usable UCX ({'; '.join(refusals)}); {INSTALL_HINT}")
+    why = f"no usable UCX ({'; '.join(refusals)}); {_INSTALL_HINT}"
+    raise ConfigInvalid.of_field("backend" if named is None else "ucx_library", named or "UCX", why)
 
 
 def _in_wheel() -> list[str]:

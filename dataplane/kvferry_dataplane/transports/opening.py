@@ -6,8 +6,10 @@ from kvferry.device import cuda
 from kvferry_dataplane.transports.transport import TransportLibrary
 
 
-def open_library(transport: Transport, *, for_cuda: bool) -> TransportLibrary:
+def open_library(transport: Transport, *, for_cuda: bool, ucx_library: str | None = None) -> TransportLibrary:
     """The library, set up for host memory or for pools on a GPU too.
+
+    ``ucx_library``: the file of UCX that direct UCX takes; None: the one that is found.
 
     Raises:
         ConfigInvalid: it, or something that it needs, is missing.
@@ -24,4 +26,4 @@ def open_library(transport: Transport, *, for_cuda: bool) -> TransportLibrary:
         case Transport.UCX:
             from kvferry_dataplane.ucx_agent import UcxLibrary
 
-            return UcxLibrary(for_cuda=for_cuda)
+            return UcxLibrary(for_cuda=for_cuda, file=ucx_library)

@@ -48,8 +48,8 @@ class RealSource:
     async def _publish(self) -> None:
         await self._plane.connect(large_layout())
         self._session = await self._plane.session()
-        lease = await self._session.acquire("p", _HELD)
-        await self._session.ask(expect_readers={"duration": {"seconds": 1000}})
+        lease = await self._session.acquire("p", _HELD, ttl=3600.0)
+        await self._session.ask(expect_readers={"duration": {"seconds": 3600}})
         self.peer = peer_from_wire(await self._plane.as_peer())
         self.slot, self.word = lease.slot, lease.word
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvferry.core.errors import ConfigInvalid
-from kvferry.device.ucx import LIBRARY_VARIABLE, find_ucx
+from kvferry.device.ucx import find_ucx
 from tests.style.tree import REPOSITORY
 
 SAME_ABI = REPOSITORY / "dataplane/native/ucx/same_abi.cpp"
@@ -58,12 +58,11 @@ def test_the_declarations_are_ucx_own() -> None:
     assert (0, "") == (done.returncode, done.stderr)
 
 
-def test_a_named_library_that_is_missing_is_no_reason_to_take_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_library_that_is_missing_is_no_reason_to_take_another() -> None:
     """Whoever names a library gets that one or an error that says what is wrong and what to do."""
-    monkeypatch.setenv(LIBRARY_VARIABLE, "/nowhere/libucp.so.0")
     with pytest.raises(ConfigInvalid, match=r"/nowhere/libucp\.so\.0.*No such file.*install kvferry\[ucx\]") as caught:
-        find_ucx()
-    assert {"field": "backend", "value": "UCX"} == caught.value.metadata
+        find_ucx("/nowhere/libucp.so.0")
+    assert {"field": "ucx_library", "value": "/nowhere/libucp.so.0"} == caught.value.metadata
 
 
 @pytest.mark.parametrize(
@@ -75,10 +74,7 @@ def test_a_named_library_that_is_missing_is_no_reason_to_take_another(monkeypatc
         (VERSION % (1, 23), "lacks ucs_status_string"),
     ],
 )
-def test_a_library_that_cannot_be_used_says_why(
-    monkeypatch: pytest.MonkeyPatch, compile_library: Compile, source: str, why: str
-) -> None:
+def test_a_library_that_cannot_be_used_says_why(compile_library: Compile, source: str, why: str) -> None:
     """Another library, a release before or after those that were tried, or half of one."""
-    monkeypatch.setenv(LIBRARY_VARIABLE, str(compile_library(source)))
     with pytest.raises(ConfigInvalid, match=why):
-        find_ucx()
+        find_ucx(str(compile_library(source)))
