@@ -1,9 +1,9 @@
 """Direct UCX as a transport: each agent is one end of its own, readers get the blocks with one-sided reads.
 
 The source exposes its pool and its lease table and makes progress; what is read, and how much at a time, is the
-reader's doing. Within a host UCX before 1.23 reads another process's memory directly only where it does not watch the
-connection, and by messages over TCP, at a tenth of the rate, where it does. So connections within a host are not
-watched by those: a source that is killed is noticed by the reads that fail.
+reader's doing. Within a host UCX (1.22, 1.23) reads another process's memory directly only where it does not watch the
+connection for the peer's death, and by messages over TCP where it does. So connections within a host are not watched: a
+source that is killed is noticed by the reads that fail.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,6 @@ from kvferry_dataplane.transports.settings import SETTINGS_CUDA, SETTINGS_TCP, a
 from kvferry_dataplane.transports.transport import Setting
 from kvferry_dataplane.ucx_metadata import AgentMetadata, KeyedRegion, pack_metadata, parse_metadata
 
-WATCHES_MEMORY_FROM = (1, 23)
-"""From this release on, a watched connection within a host reads memory directly too."""
 # What goes wrong comes back as an error and is logged with its context. The last one: settings are shared with NIXL's.
 _SETTINGS = {"UCX_LOG_LEVEL": "fatal", "UCX_WARN_UNUSED_ENV_VARS": "n"}
 _KINDS = {"DRAM": MemoryKind.HOST, "VRAM": MemoryKind.CUDA}
@@ -107,7 +105,7 @@ class UcxAgent:
         number = self._end.connect(
             told.address,
             [RemoteMemory(keyed.region.address, keyed.region.size_bytes, keyed.key) for keyed in told.regions],
-            sees_failures=not same_host or self._release[:2] >= WATCHES_MEMORY_FROM,
+            sees_failures=not same_host,
         )
         self._peers[told.name] = _Peer(number, tuple(keyed.region for keyed in told.regions))
         return told.name

@@ -1,6 +1,7 @@
 #include "agent.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 
 #include <unistd.h>
@@ -63,6 +64,8 @@ struct Agent::Peer {
 };
 
 namespace {
+
+constexpr auto DRAIN_TIME_MAX = std::chrono::seconds(2);
 
 void check_runs(const Runs &runs, std::uint64_t remote_size, std::uint64_t local_size) {
     const auto leaves = [](std::int64_t offset, std::int64_t length, std::uint64_t size) {
@@ -370,12 +373,26 @@ void Agent::settle(Batch &batch) {
     }
 }
 
+// What needs no answer of a peer ends here: UCX aborts where copies from another process's memory are still queued as
+// their worker is destroyed. Nothing more is posted, so that there is ever less of it.
+void Agent::drain() {
+    const auto limit = std::chrono::steady_clock::now() + DRAIN_TIME_MAX;
+    while (library_->worker_progress(worker_) > 0 && std::chrono::steady_clock::now() < limit) {
+    }
+}
+
 void Agent::close() {
     if (getpid() != process_)
         return;
     const std::lock_guard<std::mutex> lock(mutex_);
     if (context_ == nullptr)
         return;
+    for (const auto &[number, peer] : peers_) {
+        peer->waiting.clear();
+        if (peer->watched)
+            close_endpoint(*peer);
+    }
+    drain();
     // Gets in flight refer to the keys: what they hold then goes with the worker.
     for (const auto &[number, peer] : peers_)
         if (peer->is_idle())

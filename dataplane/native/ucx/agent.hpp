@@ -96,6 +96,7 @@ class Agent {
     void ended(Get &get, Status status);
     void settle(Batch &batch);
     void close_endpoint(Peer &peer);
+    void drain();
     static void completed(void *request, Status status, void *get);
     static void failed(void *peer, Endpoint endpoint, Status status);
 
