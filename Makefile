@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 
 # The CUDA bindings are of use only where there is a driver.
 comma := ,
-EXTRAS := dev,libfabric$(if $(wildcard /dev/nvidiactl),$(comma)cuda)
+EXTRAS := dev$(if $(wildcard /dev/nvidiactl),$(comma)cuda)
 
 .PHONY: help
 help: ## show this list
@@ -124,9 +124,8 @@ clean: ## remove .venv, caches and build output
 	@find dataplane/native/inplace -mindepth 1 ! -name CMakeLists.txt -delete
 	@find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-NATIVE := $(wildcard dataplane/native/*.cpp dataplane/native/*.hpp dataplane/native/*.inc dataplane/native/CMakeLists.txt \
-	dataplane/native/inplace/CMakeLists.txt dataplane/native/libfabric/*.cpp \
-	dataplane/native/libfabric/*.hpp)
+NATIVE := $(wildcard $(foreach suffix,cpp hpp inc,$(foreach folder,. libfabric ucx,dataplane/native/$(folder)/*.$(suffix))) \
+	dataplane/native/CMakeLists.txt dataplane/native/inplace/CMakeLists.txt)
 
 $(READY): pyproject.toml constraints.txt .ci/system-packages $(NATIVE)
 	@.ci/system-packages "$(PYTHON)"

@@ -76,6 +76,7 @@ def _config_of(settings: Settings) -> Config:
         max_reads=_count("max_reads", text("max_reads"), READS_MAX),
         max_outstanding_bytes=_size("max_outstanding_bytes", text("max_outstanding_bytes")),
         transport=transport,
+        ucx_library=settings.text("ucx_library"),
         paths=PathPolicy(
             _path_rule(text("path"), transport),
             _choice("same_host", text("same_host"), SameHost),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,16 +22,11 @@ from kvferry.core.backends import Transport
 from kvferry.core.errors import ConfigInvalid, InternalError, KvferryError, PeerError, TransportFailed
 from kvferry.core.reasons import Reason
 from kvferry_dataplane.transports.memory import Addresses, Region
-from kvferry_dataplane.transports.transport import Setting
+from kvferry_dataplane.transports.settings import SETTINGS_CUDA, SETTINGS_TCP, apply_settings
 
 _OWN_REFERENCES = 2
 """A local variable and the argument of getrefcount."""
 _WHEELS = ("nixl_cu13", "nixl_cu12")
-# UCX turns zero-copy reads over CUDA IPC off where it finds no NVLink, and falls back to emulation without a word.
-_SETTINGS_CUDA = {"UCX_CUDA_IPC_ENABLE_GET_ZCOPY": "on"}
-# Over TCP, UCX emulates reads by messages, of 8 KiB by itself. In messages of this size a read of large pieces is as
-# fast as a plain stream, three to four times as fast as before; larger ones gain nothing more.
-_SETTINGS_TCP = {"UCX_TCP_TX_SEG_SIZE": "256k", "UCX_TCP_RX_SEG_SIZE": "256k"}
 # What goes wrong comes back as an error and is logged with its context; the libraries would write lines of their own to
 # both standard streams.
 _SETTINGS = {"UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
@@ -54,7 +48,7 @@ class NixlLibrary:
         Raises:
             ConfigInvalid: there is none.
         """
-        self.settings = _apply_settings(settings, self.setting_prefixes)
+        self.settings = apply_settings(settings, self.setting_prefixes)
         self.api = _first_importable(wheels)
         self.wheel = self.api.__name__.partition(".")[0]
         bindings = importlib.import_module(f"{self.wheel}._bindings")
@@ -71,7 +65,7 @@ class NixlLibrary:
         Raises:
             ConfigInvalid: no wheel can be imported.
         """
-        settings = _SETTINGS | _SETTINGS_TCP | (_SETTINGS_CUDA if for_cuda else {})
+        settings = _SETTINGS | SETTINGS_TCP | (SETTINGS_CUDA if for_cuda else {})
         return cls(cls.wheels_for(cuda_major if for_cuda else None), settings)
 
     @staticmethod
@@ -208,6 +202,10 @@ class NixlAgent:
             request.release()
         return True
 
+    def stop(self, handle: int) -> bool:
+        """False: NIXL has asked for all of it, and cannot take that back."""
+        return False
+
     def close(self) -> None:
         """Destroy the agent: after this, none of its reads writes any more.
 
@@ -236,17 +234,6 @@ def _rows(addresses: Addresses, lengths: Addresses, device_index: int) -> npt.ND
     rows[:, 1] = lengths
     rows[:, 2] = device_index
     return rows
-
-
-def _apply_settings(settings: Mapping[str, str], prefixes: tuple[str, ...]) -> tuple[Setting, ...]:
-    """Set what the user has not set; returns what holds now."""
-    chosen = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(chosen)
-    return tuple(
-        Setting(name, value, from_user=name not in chosen)
-        for name, value in sorted(os.environ.items())
-        if name.startswith(prefixes)
-    )
 
 
 def _first_importable(wheels: tuple[str, ...]) -> Any:

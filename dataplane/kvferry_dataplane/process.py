@@ -161,7 +161,9 @@ class DataPlaneProcess:
     async def _start_plane(
         self, parts: AsyncExitStack, pool: Pool, table_memory: SharedMemory
     ) -> tuple[Plane, pb.DescribeResponse]:
-        library = open_library(self._config.transport, for_cuda=pool.device != "cpu")
+        library = open_library(
+            self._config.transport, for_cuda=pool.device != "cpu", ucx_library=self._config.ucx_library
+        )
         chosen = {setting.name: setting.value for setting in library.settings if not setting.from_user}
         given = {setting.name: setting.value for setting in library.settings if setting.from_user}
         name, release = library.transport, library.version

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the extension without CMake, for a machine that has a compiler and the interpreter's headers alone; without an
+# Builds the extensions without CMake, for a machine that has a compiler and the interpreter's headers alone; without an
 # output folder also what NIXL's LIBFABRIC plugin needs.
 # Usage: build_plain.sh [python] [output folder]; nanobind must be importable in that interpreter.
 # CXX and CXXFLAGS are honoured.
@@ -19,7 +19,11 @@ if [[ $# -lt 2 ]]; then
         -o "$transports/libkvferry_no_cuda.so"
 fi
 mkdir -p "$output"
-"${CXX:-g++}" -std=c++17 -shared -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread "${flags[@]}" \
-    -I "$headers" -I "$nanobind/include" -I "$nanobind/ext/robin_map/include" \
-    "$here"/*.cpp "$nanobind/src/nb_combined.cpp" -o "$output/_core$suffix"
-echo "$output/_core$suffix"
+build() { # <extension> <source>...
+    "${CXX:-g++}" -std=c++17 -shared -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread "${flags[@]}" \
+        -I "$headers" -I "$nanobind/include" -I "$nanobind/ext/robin_map/include" \
+        "${@:2}" "$nanobind/src/nb_combined.cpp" -ldl -o "$output/$1$suffix"
+    echo "$output/$1$suffix"
+}
+build _core "$here"/*.cpp
+build _ucx "$here"/ucx/{agent,library,module}.cpp

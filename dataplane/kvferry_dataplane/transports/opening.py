@@ -2,13 +2,14 @@
 # ruff: noqa: PLC0415 - a library that is not wanted may be missing
 
 from kvferry.core.backends import Transport
-from kvferry.core.errors import ConfigInvalid
 from kvferry.device import cuda
 from kvferry_dataplane.transports.transport import TransportLibrary
 
 
-def open_library(transport: Transport, *, for_cuda: bool) -> TransportLibrary:
+def open_library(transport: Transport, *, for_cuda: bool, ucx_library: str | None = None) -> TransportLibrary:
     """The library, set up for host memory or for pools on a GPU too.
+
+    ``ucx_library``: the file of UCX that direct UCX takes; None: the one that is found.
 
     Raises:
         ConfigInvalid: it, or something that it needs, is missing.
@@ -23,4 +24,6 @@ def open_library(transport: Transport, *, for_cuda: bool) -> TransportLibrary:
 
             return LibfabricLibrary(for_cuda=for_cuda, cuda_major=cuda.bindings_major())
         case Transport.UCX:
-            raise ConfigInvalid.of_field("backend", transport.value, "this data plane does not have it")
+            from kvferry_dataplane.ucx_agent import UcxLibrary
+
+            return UcxLibrary(for_cuda=for_cuda, file=ucx_library)

@@ -76,6 +76,13 @@ class TransportAgent(Protocol):
         """
         ...
 
+    def stop(self, handle: int) -> bool:
+        """Ask for the early end of a read. False if it cannot be had: the read goes on.
+
+        Otherwise the read is done once nothing of it is in flight.
+        """
+        ...
+
     def close(self) -> None:
         """Destroy the agent: after this, none of its reads writes any more. Bounded in time.
 

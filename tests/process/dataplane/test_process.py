@@ -133,6 +133,10 @@ def _refusal(*flags: str) -> tuple[int, str]:
         (("--pool-bytes", "1MiB", "--backend", "UCX", "--path", "nixl"), "CONFIG_INVALID: path=nixl"),
         (("--pool-bytes", "1MiB", "--backend", "MPI"), "CONFIG_INVALID: backend=MPI"),
         (("--pool-bytes", "1MiB", "--nixl-backend", "GDS"), "CONFIG_INVALID: nixl_backend=GDS"),
+        (
+            ("--pool-bytes", "1MiB", "--backend", "UCX", "--ucx-library", "/nowhere/libucp.so.0"),
+            "CONFIG_INVALID: ucx_library=/nowhere/libucp.so.0: no usable UCX",
+        ),
         (("--pool-bytes", "1MiB", "--backend", "UCX", "--nixl-backend", "UCX"), "CONFIG_INVALID: nixl_backend=UCX"),
     ],
 )
