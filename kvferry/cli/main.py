@@ -12,6 +12,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from kvferry.cli.doctor import doctor
+
 app = typer.Typer(
     name="kvferry",
     help="Moves the KV cache of a request from the worker that prefilled it to the worker that decodes it.",
@@ -21,6 +23,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure whole pulls against what they are made of.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.command()(doctor)
 
 # Their own parsers answer, also to --help.
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}

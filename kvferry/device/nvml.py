@@ -1,4 +1,4 @@
-"""What NVIDIA's management library says about GPUs and the links between them. It needs a driver, and no CUDA package."""
+"""What NVIDIA's management library says about GPUs and the links between them: it needs a driver, no CUDA package."""
 
 import ctypes
 from dataclasses import dataclass

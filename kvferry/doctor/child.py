@@ -1,7 +1,7 @@
 """Questions that are asked in a process of their own, since what answers may hang, crash or change this one.
 
-A child is a module of this package that writes one JSON object to its standard output. What the libraries in it say goes to
-its standard error, which is an answer too.
+A child is a module of this package that writes one JSON object to its standard output. What the libraries in it say
+goes to its standard error, which is an answer too.
 """
 
 import asyncio

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from kvferry.doctor.findings import Finding, ok, skipped, slow
+from kvferry.doctor.findings import Finding, Value, ok, skipped, slow
 from kvferry_control.etcd.config import EtcdOptions
 
 CHECK = "clock.skew"
@@ -74,7 +74,7 @@ def read_clock(address: str, options: EtcdOptions) -> Reading:
 def judge(address: str, reading: Reading) -> Finding:
     """What a difference of clocks means."""
     skew_s = round(reading.skew_s, 1)
-    values = {"endpoint": address, "skew_s": skew_s, "resolution_s": _RESOLUTION_S}
+    values: dict[str, Value] = {"endpoint": address, "skew_s": skew_s, "resolution_s": _RESOLUTION_S}
     if abs(skew_s) <= SKEW_S_MAX:
         return ok(CHECK, f"within {SKEW_S_MAX:g} s of etcd's at {address}; {_DECIDES_NOTHING}", **values)
     direction = "ahead of" if skew_s > 0 else "behind"

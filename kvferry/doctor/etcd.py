@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kvferry.core.errors import ConfigInvalid
-from kvferry.doctor.findings import Finding, broken, ok, skipped, slow
+from kvferry.doctor.findings import Finding, Value, broken, ok, skipped, slow
 from kvferry_control.config import EtcdSection
 from kvferry_control.etcd.client import EtcdClient
 from kvferry_control.etcd.config import EtcdOptions
@@ -96,7 +96,7 @@ def _state(member: Member) -> Finding:
         return broken(
             name,
             f"{at} answers, with alarms: {', '.join(member.alarms)}",
-            costs="it refuses writes: no worker can register, those that are fall out of the view when their leases end",
+            costs="it refuses writes: no worker can register, and those that lose their lease are gone for others",
             do="free its space: compact, defragment, then `etcdctl alarm disarm`",
             endpoint=member.endpoint,
             alarms=list(member.alarms),
@@ -114,7 +114,7 @@ def _state(member: Member) -> Finding:
 
 def _version(member: Member) -> Finding:
     name, text = f"{CHECK}.version", f"etcd {member.version} at {member.endpoint}"
-    values = {"endpoint": member.endpoint, "version": member.version}
+    values: dict[str, Value] = {"endpoint": member.endpoint, "version": member.version}
     if member.version not in _CORRUPTING:
         return ok(name, text, **values)
     if member.endpoint.startswith(_LOOPBACK):
@@ -131,13 +131,13 @@ def _version(member: Member) -> Finding:
 def _latency(member: Member) -> Finding:
     name, milliseconds = f"{CHECK}.latency", round(member.latency_s * 1e3, 2)
     text = f"a confirmed read from {member.endpoint} takes {milliseconds:g} ms (median of {ROUNDS})"
-    values = {"endpoint": member.endpoint, "latency_ms": milliseconds}
+    values: dict[str, Value] = {"endpoint": member.endpoint, "latency_ms": milliseconds}
     if member.latency_s <= LATENCY_S_MAX:
         return ok(name, text, **values)
     return slow(
         name,
         text,
-        costs="workers are found and missed later; from 1000 ms on, attempts fail. Pulls between known workers cost the same",
+        costs="workers are found and missed later, from 1 s on attempts fail; pulls between known workers lose nothing",
         do="give etcd a faster disk and a nearer place, or name a nearer member first",
         **values,
     )

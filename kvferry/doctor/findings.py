@@ -1,10 +1,10 @@
 """A finding: what was looked at, how it is, what that costs and the one thing to do. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
+Value = str | int | float | bool | None | Sequence["Value"] | Mapping[str, "Value"]
 """What JSON holds."""
 
 
@@ -38,7 +38,7 @@ EXIT_STATUSES: Mapping[Status, int] = {Status.SLOW: 3, Status.BROKEN: 4}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. Made by :func:`ok`, :func:`slow`, :func:`broken`, :func:`none` or :func:`skipped`."""
+    """One thing that was looked at; made by the function of its status, such as :func:`slow`."""
 
     check: str
     """Stable name, ``area.thing``."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvferry.doctor.child import Answer, ask
-from kvferry.doctor.findings import Finding, broken, none, ok, slow
+from kvferry.doctor.findings import Finding, Value, broken, none, ok, slow
 from kvferry.doctor.namespaces import NAMES, read_namespaces
 from kvferry_dataplane.config import has_rdma_devices
 
@@ -64,7 +64,7 @@ async def look() -> Sequence[Finding]:
             )
         ]
     if answer.values["driver_error"]:
-        return judge_absence(answer.values["driver_error"], has_device_node=_NODE.exists())
+        return judge_absence(answer.values["driver_error"], has_device_node=has_device_node())
     return judge(read(answer), read_machine())
 
 
@@ -80,6 +80,11 @@ def judge_absence(error: str, *, has_device_node: bool) -> list[Finding]:
             do="start the container with the driver's libraries: --gpus all, or --device nvidia.com/gpu=all",
         )
     ]
+
+
+def has_device_node() -> bool:
+    """Whether the kernel's driver shows itself to this process."""
+    return _NODE.exists()
 
 
 def read(answer: Answer) -> Gpus:
@@ -100,13 +105,15 @@ def read_machine() -> Machine:
 def judge(gpus: Gpus, machine: Machine) -> list[Finding]:
     """What GPUs and machine mean for each other."""
     if not gpus.gpus:
-        return [none(name, f"driver {gpus.driver} shows no GPU to this process") for name in (DRIVER, IPC, DIRECT, NVLINK)]
+        return [
+            none(name, f"driver {gpus.driver} shows no GPU to this process") for name in (DRIVER, IPC, DIRECT, NVLINK)
+        ]
     return [_driver(gpus), _ipc(gpus, machine), _direct(gpus, machine), _nvlink(gpus)]
 
 
 def _driver(gpus: Gpus) -> Finding:
     names = ", ".join(gpu.name for gpu in gpus.gpus)
-    values = {"driver": gpus.driver, "gpus": [gpu.name for gpu in gpus.gpus]}
+    values: dict[str, Value] = {"driver": gpus.driver, "gpus": [gpu.name for gpu in gpus.gpus]}
     if not gpus.cuda_error:
         return ok(DRIVER, f"driver {gpus.driver}: {names}", **values)
     return broken(
@@ -120,7 +127,7 @@ def _driver(gpus: Gpus) -> Finding:
 
 def _ipc(gpus: Gpus, machine: Machine) -> Finding:
     own = " and ".join(name.upper() for name in machine.own_namespaces)
-    values = {"error": gpus.ipc_error, "own_namespaces": list(machine.own_namespaces)}
+    values: dict[str, Value] = {"error": gpus.ipc_error, "own_namespaces": list(machine.own_namespaces)}
     if gpus.cuda_error:
         return none(IPC, "CUDA cannot be used", **values)
     if not gpus.ipc_error:
@@ -138,7 +145,11 @@ def _ipc(gpus: Gpus, machine: Machine) -> Finding:
 
 
 def _direct(gpus: Gpus, machine: Machine) -> Finding:
-    values = {"dmabuf": gpus.has_dmabuf, "gpudirect": gpus.has_direct, "peer_module": machine.peer_module}
+    values: dict[str, Value] = {
+        "dmabuf": gpus.has_dmabuf,
+        "gpudirect": gpus.has_direct,
+        "peer_module": machine.peer_module,
+    }
     if not machine.has_rdma:
         return none(DIRECT, "no RDMA devices that could reach a GPU's memory", **values)
     if gpus.has_direct and (gpus.has_dmabuf or machine.peer_module):
@@ -154,7 +165,7 @@ def _direct(gpus: Gpus, machine: Machine) -> Finding:
 
 
 def _nvlink(gpus: Gpus) -> Finding:
-    values = {
+    values: dict[str, Value] = {
         "links": [gpu.nvlink_count for gpu in gpus.gpus],
         "peers": [list(gpu.nvlink_peers) for gpu in gpus.gpus],
     }

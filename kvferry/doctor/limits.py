@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvferry.doctor.findings import Finding, broken, none, ok, slow
+from kvferry.doctor.findings import Finding, Value, broken, none, ok, slow
 from kvferry_dataplane.config import has_rdma_devices
 
 MEMLOCK, DESCRIPTORS = "limits.memlock", "limits.descriptors"
@@ -58,7 +58,11 @@ def judge(limits: Limits) -> list[Finding]:
 def _memlock(limits: Limits) -> Finding:
     unlimited = limits.memlock_bytes == resource.RLIM_INFINITY
     text = "unlimited" if unlimited else f"{limits.memlock_bytes / 1024:g} KiB"
-    values = {"memlock_bytes": limits.memlock_bytes, "cap_ipc_lock": limits.has_ipc_lock, "rdma": limits.has_rdma}
+    values: dict[str, Value] = {
+        "memlock_bytes": limits.memlock_bytes,
+        "cap_ipc_lock": limits.has_ipc_lock,
+        "rdma": limits.has_rdma,
+    }
     if not limits.has_rdma:
         return none(MEMLOCK, f"{text}; nothing locks memory, as there are no RDMA devices", **values)
     if unlimited or limits.has_ipc_lock:

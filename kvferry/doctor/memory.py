@@ -9,11 +9,11 @@ from pathlib import Path
 from kvferry.core.errors import KvferryError
 from kvferry.device.huge_pages import HUGE_PAGE_BYTES
 from kvferry.device.memfd import create_shared_memory
-from kvferry.doctor.findings import Finding, broken, ok, slow
+from kvferry.doctor.findings import Finding, Value, broken, ok, slow
 
 SHM, HUGE_PAGES = "memory.shm", "memory.huge_pages"
 AGENT_SHM_BYTES = 4_333_568
-"""What one agent of UCX takes of /dev/shm. Measured with NIXL 1.5.1; more take as much each, and go without if it is full."""
+"""What each agent of UCX takes of /dev/shm, and goes without if it is full. Measured with NIXL 1.5.1."""
 AGENTS = 4
 """A data plane's: serving, reading, staging, and one that is being given up."""
 CONTAINER_SHM_BYTES = 64 << 20
@@ -58,7 +58,11 @@ def read_shm(path: Path = Path("/dev/shm")) -> SharedFiles:  # noqa: S108 - it i
 
 def judge_shm(shm: SharedFiles) -> Finding:
     """What /dev/shm means for UCX. Pools do not lie there."""
-    values = {"size_bytes": shm.size_bytes, "free_bytes": shm.free_bytes, "agent_bytes": AGENT_SHM_BYTES}
+    values: dict[str, Value] = {
+        "size_bytes": shm.size_bytes,
+        "free_bytes": shm.free_bytes,
+        "agent_bytes": AGENT_SHM_BYTES,
+    }
     text = shm.error or f"{shm.free_bytes // _MIB} of {shm.size_bytes // _MIB} MiB are free"
     if shm.error or shm.free_bytes < AGENTS * AGENT_SHM_BYTES:
         return slow(
@@ -101,7 +105,11 @@ def read_huge_pages() -> HugePages:
 
 def judge_huge_pages(pages: HugePages) -> Finding:
     """What a pool would lie on."""
-    values = {"granted": pages.granted_bytes > 0, "reserved": pages.are_reserved, "refusal": pages.refusal}
+    values: dict[str, Value] = {
+        "granted": pages.granted_bytes > 0,
+        "reserved": pages.are_reserved,
+        "refusal": pages.refusal,
+    }
     if pages.granted_bytes:
         kind = "reserved" if pages.are_reserved else "transparent"
         return ok(HUGE_PAGES, f"pools in host memory lie on {kind} huge pages", **values)

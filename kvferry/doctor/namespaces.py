@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvferry.doctor.child import ask
-from kvferry.doctor.findings import Finding, broken, ok, slow
+from kvferry.doctor.findings import Finding, Value, broken, ok, slow
 
 NAMESPACES, CMA, HOST = "namespaces.shared", "namespaces.cma", "namespaces.host"
 NAMES = ("ipc", "pid")
@@ -65,16 +65,16 @@ def judge_host(boot_id: Path) -> Finding:
 def judge_namespaces(namespaces: Namespaces) -> Finding:
     """What own namespaces mean. That is no fault by itself: it depends on where the other data plane runs."""
     own = [name.upper() for name in NAMES if not namespaces.is_initial[name]]
-    values = {name: "host" if initial else "own" for name, initial in namespaces.is_initial.items()}
+    values: dict[str, Value] = {name: "host" if initial else "own" for name, initial in namespaces.is_initial.items()}
     if not own:
         text = "the host's IPC and PID namespaces: cma reaches data planes that run there with the same user id"
         return ok(NAMESPACES, f"{text} ({namespaces.uid})", uid=namespaces.uid, **values)
     kinds = " and ".join(own)
     return ok(
         NAMESPACES,
-        f"{kinds} of a container: NIXL reads data planes of other containers over tcp and not cma, unless they run with"
-        f" --ipc=container:NAME --pid=container:NAME and user id {namespaces.uid}; the local path does not need that for"
-        " host memory, CUDA IPC does",
+        f"{kinds} of a container: NIXL reads data planes of other containers over tcp and not cma, unless they run"
+        f" with --ipc=container:NAME --pid=container:NAME and user id {namespaces.uid}; the local path does not need"
+        " that for host memory, CUDA IPC does",
         uid=namespaces.uid,
         **values,
     )
@@ -83,13 +83,16 @@ def judge_namespaces(namespaces: Namespaces) -> Finding:
 async def try_process_read() -> ProcessReads:
     """Have a process read a word of another's memory."""
     answer = await ask("kvferry.doctor.cma_child")
-    scope = int(_YAMA.read_text()) if _YAMA.exists() else None
-    return ProcessReads(not answer.end, answer.end or str(answer.values["error"]), scope)
+    return ProcessReads(not answer.end, answer.end or str(answer.values["error"]), _ptrace_scope())
+
+
+def _ptrace_scope() -> int | None:
+    return int(_YAMA.read_text()) if _YAMA.exists() else None
 
 
 def judge_reads(reads: ProcessReads) -> Finding:
     """What a refused read means."""
-    values = {"ptrace_scope": reads.ptrace_scope, "error": reads.error}
+    values: dict[str, Value] = {"ptrace_scope": reads.ptrace_scope, "error": reads.error}
     if not reads.error:
         rule = "no Yama" if reads.ptrace_scope is None else f"ptrace_scope {reads.ptrace_scope}"
         return ok(CMA, f"a process can read another's memory where user ids are equal ({rule})", **values)

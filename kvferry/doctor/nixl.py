@@ -4,12 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kvferry.core.backends import Transport
 from kvferry.doctor.child import Answer, ask
-from kvferry.doctor.findings import Finding, broken, none, ok
+from kvferry.doctor.findings import Finding, Value, broken, none, ok
 
 CHECK = "nixl"
-USED = {"UCX": "UCX", "LIBFABRIC": "LIBFABRIC"}
-"""The plugins that move KV between data planes. The others are for storage."""
+USED = {"UCX": Transport.NIXL_UCX, "LIBFABRIC": Transport.NIXL_LIBFABRIC}
+"""The plugins that move KV between data planes, and for what they are needed. The others are for storage."""
 _REFUSAL = re.compile(r"Failed to load plugin from \S*libplugin_(\w+)\.so: (.+)")
 _UNKNOWN = "NIXL does not say why"
 
@@ -26,12 +27,12 @@ class Plugins:
     """Why no agent can be made as a data plane makes it; empty if it can."""
 
 
-async def look(nixl_backend: str) -> Sequence[Finding]:
-    """Load them all in a process of its own; ``nixl_backend`` is the one that is needed."""
+async def look(transport: Transport) -> Sequence[Finding]:
+    """Load them all in a process of its own; ``transport`` is what data planes are to use."""
     answer = await ask("kvferry.doctor.nixl_child", environment={"NIXL_LOG_LEVEL": "INFO"})
     if answer.end or answer.values["error"]:
         return [_no_nixl(answer.end or str(answer.values["error"]))]
-    return judge(read(answer), nixl_backend)
+    return judge(read(answer), transport)
 
 
 def read(answer: Answer) -> Plugins:
@@ -46,15 +47,20 @@ def read(answer: Answer) -> Plugins:
     )
 
 
-def judge(plugins: Plugins, nixl_backend: str) -> list[Finding]:
-    """What loaded plugins and refusals mean where data planes are to use ``nixl_backend``."""
-    findings = [_plugin(plugins, name, name == nixl_backend) for name in USED]
+def judge(plugins: Plugins, transport: Transport) -> list[Finding]:
+    """What loaded plugins and refusals mean where data planes are to use ``transport``."""
+    findings = [_plugin(plugins, name, is_needed=needed_by is transport) for name, needed_by in USED.items()]
     findings.append(_agent(plugins))
     others = [name for name in plugins.loaded if name not in USED]
     refused = {name: why for name, why in plugins.refused.items() if name not in USED}
     text = f"storage, which kvferry does not use: {', '.join(others) or 'none'} load"
-    text += "".join(f"; {name} does not: {why}" for name, why in refused.items())
+    text += "".join(f"; {name} does not: {_shortened(why)}" for name, why in refused.items())
     return [*findings, none(f"{CHECK}.other_plugins", text, loaded=list(others), refused=dict(refused))]
+
+
+def _shortened(why: str) -> str:
+    missing, _, rest = why.partition(": cannot open shared object file")
+    return f"no {missing}" if rest else why
 
 
 def _no_nixl(error: str) -> Finding:
@@ -66,9 +72,9 @@ def _no_nixl(error: str) -> Finding:
     )
 
 
-def _plugin(plugins: Plugins, name: str, is_needed: bool) -> Finding:
+def _plugin(plugins: Plugins, name: str, *, is_needed: bool) -> Finding:
     check = f"{CHECK}.plugin.{name.lower()}"
-    values = {"wheel": plugins.wheel, "needed": is_needed}
+    values: dict[str, Value] = {"wheel": plugins.wheel, "needed": is_needed}
     if name in plugins.loaded:
         return ok(check, f"{name} of {plugins.wheel} loads", loaded=True, **values)
     why = plugins.refused.get(name, f"{plugins.wheel} has no such plugin")

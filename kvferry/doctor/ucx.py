@@ -1,4 +1,4 @@
-"""What each UCX library that is used here can use: transports and devices, and why others are missing. In UCX's own words."""
+"""What a UCX library can use here, in its own words: transports and devices, and why others are missing."""
 
 import os
 import re
@@ -64,7 +64,7 @@ async def look() -> Sequence[Finding]:
 
 
 def nixl_library() -> Path | None:
-    """The `libucp` inside the first NIXL wheel that is installed, in the order in which data planes look; None without."""
+    """The `libucp` of the first NIXL wheel there is, in the order in which data planes look; None without one."""
     for wheel in _WHEELS:
         try:
             files = metadata.distribution(wheel).files or []

@@ -1,7 +1,8 @@
-"""Asks a UCX library what it can use here: ``ucx_child LIBRARY``. Writes one JSON object: ``version``, ``resources``, ``error``.
+"""Asks a UCX library what it can use here: ``ucx_child LIBRARY``.
 
-The report is UCX's own (`ucp_context_print_info`), so it is that of the very library that moves the bytes, also where it was
-renamed and has no `ucx_info` beside it. Standard error has what UCX says on the way, at the level in ``UCX_LOG_LEVEL``.
+Writes one JSON object: ``version``, ``report``, ``error``. The report is UCX's own (`ucp_context_print_info`), so it is
+that of the very library that moves the bytes, also where it was renamed and has no `ucx_info` beside it. Standard error
+has what UCX says on the way, at the level in ``UCX_LOG_LEVEL``.
 """
 
 import ctypes

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-from kvferry.doctor.findings import Finding, broken, none, ok, skipped
+from kvferry.doctor.findings import Finding, Value, broken, none, ok, skipped
 
 CHECK = "versions"
 TESTED: Mapping[str, str] = {
@@ -58,7 +58,7 @@ def declared_ranges(requirements: Sequence[str]) -> dict[str, str]:
 def judge(package: Package) -> Finding:
     """What a version means."""
     check = f"{CHECK}.{package.name}"
-    values = {"installed": package.installed, "declared": package.declared, "tested": package.tested}
+    values: dict[str, Value] = {"installed": package.installed, "declared": package.declared, "tested": package.tested}
     pin = f"pip install '{package.name}=={package.tested}'"
     if package.installed is None:
         if package.name in OPTIONAL:

@@ -1,0 +1,31 @@
+"""``kvferry doctor``: its options. What it does is imported when it is called."""
+# ruff: noqa: PLC0415 - imports inside the command keep `kvferry --help` fast
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    json_output: Annotated[bool, typer.Option("--json", help="Write JSON: one object.")] = False,
+    config: Annotated[Path | None, typer.Option(help="A control's configuration: its etcd and data planes.")] = None,
+    etcd: Annotated[str | None, typer.Option(help="etcd's members, as HOST:PORT,HOST:PORT, instead.")] = None,
+    backend: Annotated[str, typer.Option(help="What data planes are to use: DEFAULT, NIXL or UCX.")] = "DEFAULT",
+    nixl_backend: Annotated[str | None, typer.Option(help="What NIXL is to stand on: UCX or LIBFABRIC.")] = None,
+) -> None:
+    """Look for what is slow or broken, and say what it costs and the one thing to do.
+
+    Looks at etcd, NIXL's plugins, UCX's transports and devices, limits, shared memory and huge pages, namespaces, GPUs,
+    clocks and versions, and with --config at the worker's data planes. It changes nothing and takes a few seconds.
+
+    OK: as it should be. SLOW: works, at the cost that is named. BROKEN: does not work, or nobody can tell. NONE: there
+    is nothing of the kind here. SKIPPED: not looked at.
+
+    Exit status: 0 nothing to do, 3 the worst is SLOW, 4 the worst is BROKEN; 1 the doctor itself failed, 2 wrong usage.
+    """
+    from kvferry.cli import doctor_report as command
+    from kvferry.cli.running import run
+
+    options = command.DoctorOptions(config=config, etcd=etcd, backend=backend, nixl_backend=nixl_backend)
+    run(command.doctor(options, json_output=json_output))

@@ -1,0 +1,98 @@
+"""What ``kvferry doctor`` does and writes."""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kvferry.cli.terminal import console, print_json
+from kvferry.core.backends import Backend, NixlBackend, resolve_transport
+from kvferry.core.errors import ConfigInvalid
+from kvferry.doctor.checks import local_checks, subject_of
+from kvferry.doctor.examination import examine
+from kvferry.doctor.findings import Finding, Status, exit_status, worst
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+_STYLES = {
+    Status.OK: "green",
+    Status.SLOW: "yellow",
+    Status.BROKEN: "bold red",
+    Status.NONE: "dim",
+    Status.SKIPPED: "dim",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorOptions:
+    """As given on the command line."""
+
+    config: Path | None
+    etcd: str | None
+    backend: str
+    nixl_backend: str | None
+
+
+async def doctor(options: DoctorOptions, *, json_output: bool) -> None:
+    """Look, and write what was found.
+
+    Raises:
+        ConfigInvalid: an option is wrong.
+        typer.Exit: with a status that says the worst, if it is worse than OK.
+    """
+    backend = _one_of("--backend", options.backend, Backend)
+    nixl_backend = None
+    if options.nixl_backend is not None:
+        nixl_backend = _one_of("--nixl-backend", options.nixl_backend, NixlBackend)
+    subject = subject_of(options.config, options.etcd, resolve_transport(backend, nixl_backend))
+    findings = await examine(local_checks(subject))
+    if json_output:
+        print_json(as_json(findings))
+    else:
+        console().print(as_text(findings))
+    if status := exit_status(findings):
+        raise typer.Exit(status)
+
+
+def as_json(findings: Sequence[Finding]) -> dict[str, object]:
+    """One object: ``host``, ``worst``, ``exit_status``, and ``findings`` as :meth:`Finding.to_dict` gives them."""
+    return {
+        "host": socket.gethostname(),
+        "worst": worst(findings).value,
+        "exit_status": exit_status(findings),
+        "findings": [finding.to_dict() for finding in findings],
+    }
+
+
+def as_text(findings: Sequence[Finding]) -> RenderableType:
+    """A line for each finding; faults have two more: what it costs, and what to do."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    for finding in findings:
+        grid.add_row(Text(finding.status.value, _STYLES[finding.status]), finding.check, _words(finding))
+    counts = {status: sum(finding.status is status for finding in findings) for status in (Status.BROKEN, Status.SLOW)}
+    said = ", ".join(f"{count} {status.value}" for status, count in counts.items() if count)
+    return Group(grid, Text(said or "nothing to do", _STYLES[worst(findings)]))
+
+
+def _words(finding: Finding) -> Text:
+    words = Text(finding.found)
+    if finding.status.is_fault:
+        words.append(f"\ncosts: {finding.costs}\ndo: ").append(finding.do, "bold")
+    return words
+
+
+def _one_of(field: str, value: str, kind: type[Choice]) -> Choice:
+    try:
+        return kind(value)
+    except ValueError:
+        raise ConfigInvalid.of_field(field, value, f"must be one of {', '.join(kind)}") from None
