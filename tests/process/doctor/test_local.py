@@ -96,7 +96,7 @@ def test_a_container_is_seen_as_one() -> None:
 async def test_the_workers_data_planes_are_asked_and_not_disturbed() -> None:
     """With a control's configuration its data planes answer, and pulls go on meanwhile."""
     async with running_pair() as pair:
-        asked = asyncio.create_task(asyncio.to_thread(diagnose, "--config", config_of(pair)))
+        asked = asyncio.get_running_loop().run_in_executor(None, diagnose, "--config", config_of(pair))
         while not asked.done():
             publication = await pair.publish([1])
             await pair.destination.pull(publication.handle, [1], timeout_s=10)
