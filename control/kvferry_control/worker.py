@@ -224,8 +224,7 @@ class LocalWorker:
             protocol_version=PROTOCOL_VERSION,
             layout=self.layout,
             ranks=tuple(
-                RankInfo(link.rank, access.device, access.pool_bytes, f"nixl/{access.backend}")
-                for link, access in described
+                RankInfo(link.rank, access.device, access.pool_bytes, access.backend) for link, access in described
             ),
         )
 

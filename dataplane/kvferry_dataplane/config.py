@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from kvferry.core.backends import Backend, NixlBackend, Transport, resolve_transport
 from kvferry.core.checksums.shares import every_of
 from kvferry.core.errors import ConfigInvalid, InvalidArgument
 from kvferry.logs import FORMATS
@@ -57,6 +58,8 @@ class Config:
     """Reads that may be queued or running."""
     max_outstanding_bytes: int = POOL_BYTES_MAX
     """Bytes that queued and running reads may come to."""
+    transport: Transport = Transport.NIXL_UCX
+    """What moves bytes between hosts."""
     paths: PathPolicy = field(default_factory=PathPolicy)
     """Which paths reads may take."""
     copy_thread_count: int = 2
@@ -91,6 +94,7 @@ def config_from_flags(flags: Namespace) -> Config:
     if not 0 < pool_bytes <= POOL_BYTES_MAX:
         raise ConfigInvalid.of_field("pool_bytes", pool_bytes, f"must be 1 to {POOL_BYTES_MAX}")
     pack_listen, pack_advertise = _pack_addresses(flags.pack_listen, flags.pack_advertise)
+    transport = _transport(flags.backend, flags.nixl_backend)
     return Config(
         device=flags.device,
         pool_bytes=pool_bytes,
@@ -101,8 +105,9 @@ def config_from_flags(flags: Namespace) -> Config:
         lease_slot_count=_count("max_leases", flags.max_leases, LEASES_MAX),
         max_reads=_count("max_reads", flags.max_reads, READS_MAX),
         max_outstanding_bytes=parse_size("max_outstanding_bytes", flags.max_outstanding_bytes),
+        transport=transport,
         paths=PathPolicy(
-            _choice("path", flags.path, PathRule),
+            _path_rule(flags.path, transport),
             _choice("same_host", flags.same_host, SameHost),
             WireRule(_choice("pack_wire", flags.pack_wire, PackWire), has_rdma_devices()),
         ),
@@ -174,6 +179,18 @@ def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> str:
 
 def _choice(field: str, value: str, kind: type[Choice]) -> Choice:
     return kind(_one_of(field, value, tuple(kind)))
+
+
+def _transport(backend: str, nixl_backend: str | None) -> Transport:
+    wanted = None if nixl_backend is None else _choice("nixl_backend", nixl_backend, NixlBackend)
+    return resolve_transport(_choice("backend", backend, Backend), wanted)
+
+
+def _path_rule(text: str, transport: Transport) -> PathRule:
+    rule = _choice("path", text, PathRule)
+    if rule in (PathRule.NIXL, PathRule.UCX) and rule.value != transport.method:
+        raise ConfigInvalid.of_field("path", text, f"the transport is {transport}: see backend and nixl_backend")
+    return rule
 
 
 def _copy_threads(text: str) -> int:

@@ -7,6 +7,7 @@ import time
 
 import structlog
 
+from kvferry.core.backends import Backend, NixlBackend
 from kvferry.core.errors import InternalError, KvferryError
 from kvferry.logs import FORMATS, configure_logs
 from kvferry_dataplane.config import LOG_LEVELS, config_from_flags
@@ -58,29 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="bytes of queued and running reads (default: no bound but the pool)",
     )
-    add("--path", default="auto", metavar="PATH", help=f"{', '.join(PathRule)}: force one (default: auto)")
-    add(
-        "--same-host",
-        default="fused",
-        metavar="HOW",
-        help="fused: map pools of this host and copy; backend: never map them (default: fused)",
-    )
+    _add_paths(parser)
     add("--copy-threads", default="auto", metavar="N", help="threads that copy between pools of host memory")
     add("--sm-count", default="all", metavar="N", help="GPU multiprocessors that copies may take (default: all)")
-    add(
-        "--pack-wire",
-        default="auto",
-        metavar="HOW",
-        help=f"{', '.join(PackWire)}: how packed chunks travel (default: auto, nixl where there is RDMA)",
-    )
-    add("--pack-listen", metavar="HOST:PORT", help="pack small pieces for readers of other hosts here (default: not)")
-    add("--pack-advertise", metavar="HOST:PORT", help="where readers find that (default: as in --pack-listen)")
-    add(
-        "--pack-congestion",
-        default="auto",
-        metavar="NAME",
-        help="congestion control for packed bytes (default: auto, the system's, or cubic in place of bbr)",
-    )
     add("--checksums", default="off", metavar="SHARE", help="off, full, sampled:N: sum what is published")
     add(
         "--drain-timeout",
@@ -96,3 +77,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--ready-fd", metavar="N", help="descriptor that gets the line `ready` once the process serves")
     return parser
+
+
+def _add_paths(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--backend",
+        default="DEFAULT",
+        metavar="NAME",
+        help=f"{', '.join(Backend)}: what moves bytes between hosts (default: DEFAULT, which is NIXL with UCX)",
+    )
+    add("--nixl-backend", metavar="NAME", help=f"{', '.join(NixlBackend)}: what NIXL stands on (default: UCX)")
+    add("--path", default="auto", metavar="PATH", help=f"{', '.join(PathRule)}: force one (default: auto)")
+    add(
+        "--same-host",
+        default="fused",
+        metavar="HOW",
+        help="fused: map pools of this host and copy; backend: never map them (default: fused)",
+    )
+    add(
+        "--pack-wire",
+        default="auto",
+        metavar="HOW",
+        help=f"{', '.join(PackWire)}: how packed chunks travel (default: auto, nixl where there is RDMA)",
+    )
+    add("--pack-listen", metavar="HOST:PORT", help="pack small pieces for readers of other hosts here (default: not)")
+    add("--pack-advertise", metavar="HOST:PORT", help="where readers find that (default: as in --pack-listen)")
+    add(
+        "--pack-congestion",
+        default="auto",
+        metavar="NAME",
+        help="congestion control for packed bytes (default: auto, the system's, or cubic in place of bbr)",
+    )

@@ -13,17 +13,17 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kvferry.core.backends import Transport
 from kvferry.core.errors import ConfigInvalid, InternalError, KvferryError, PeerError, TransportFailed
 from kvferry.core.reasons import Reason
-
-Segment = Literal["DRAM", "VRAM"]
-Addresses = npt.NDArray[np.int64]
+from kvferry_dataplane.transports.memory import Addresses, Region
+from kvferry_dataplane.transports.transport import Setting
 
 BACKEND = "UCX"
 _OWN_REFERENCES = 2
@@ -39,28 +39,10 @@ _SETTINGS_TCP = {"UCX_TCP_TX_SEG_SIZE": "256k", "UCX_TCP_RX_SEG_SIZE": "256k"}
 _SETTINGS = {"UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Memory of one side: the pool or a table of words."""
-
-    segment: Segment
-    address: int
-    size_bytes: int
-    device_index: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One of the backend's settings as it holds."""
-
-    name: str
-    value: str
-    from_user: bool
-    """Set by whoever started the process; else chosen here."""
-
-
 class NixlLibrary:
-    """The imported NIXL wheel."""
+    """The imported NIXL wheel. A :class:`~kvferry_dataplane.transports.transport.TransportLibrary`."""
+
+    transport = Transport.NIXL_UCX
 
     def __init__(self, *, for_cuda: bool, cuda_major: int | None) -> None:
         """Import the wheel for ``cuda_major``, or for host memory the first that can be imported.
@@ -79,6 +61,20 @@ class NixlLibrary:
         self.errors: tuple[type[Exception], ...] = (*raised, RuntimeError, ValueError)
         _take_over_logging()
 
+    @property
+    def version(self) -> str:
+        """Of the wheel."""
+        return version(self.wheel.replace("_", "-"))
+
+    def make_agent(self, name: str) -> NixlAgent:
+        """An agent, to be used on the calling thread.
+
+        Raises:
+            TransportFailed: NIXL refuses.
+            ConfigInvalid: the wheel lacks the backend's plugin.
+        """
+        return NixlAgent(self, name)
+
     @contextmanager
     def translated(self, action: str) -> Iterator[None]:
         """Turn NIXL's exceptions into kvferry's.
@@ -96,10 +92,7 @@ class NixlLibrary:
 
 
 class NixlAgent:
-    """One NIXL agent on the UCX backend, without a progress thread: its owner makes progress.
-
-    Used by one thread only, the one that made it.
-    """
+    """A NIXL agent without a progress thread. A :class:`~kvferry_dataplane.transports.transport.TransportAgent`."""
 
     def __init__(self, library: NixlLibrary, name: str) -> None:
         self.name = name

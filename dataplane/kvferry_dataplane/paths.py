@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kvferry.core.backends import Transport
 from kvferry.core.errors import TransportFailed
 from kvferry_dataplane.packed.costs import Verdict
 
@@ -24,6 +25,8 @@ class Path(StrEnum):
     """Read by NIXL, piece by piece."""
     PACKED = "packed"
     """Sent by the source as one stream."""
+    UCX = "ucx"
+    """Read by UCX without NIXL, piece by piece."""
 
 
 class PathRule(StrEnum):
@@ -34,6 +37,7 @@ class PathRule(StrEnum):
     LOCAL = "local"
     NIXL = "nixl"
     PACKED = "packed"
+    UCX = "ucx"
 
 
 class SameHost(StrEnum):
@@ -143,11 +147,23 @@ class Packing:
     """Whether it holds chunks for NIXL."""
 
 
-def choose(policy: PathPolicy, mapping: Mapping, backend: str, packing: Packing | None, *, has_bytes: bool) -> Route:
+def check_transport(own: Transport, source: Transport, why_not_mapped: str) -> None:
+    """See to it that a source that is not mapped can be read.
+
+    Raises:
+        TransportFailed: it speaks another transport.
+    """
+    if own is not source:
+        raise TransportFailed.of_field("transport", source.value, f"this data plane speaks {own}, and {why_not_mapped}")
+
+
+def choose(
+    policy: PathPolicy, mapping: Mapping, transport: Transport, packing: Packing | None, *, has_bytes: bool
+) -> Route:
     """The route of what comes from a source.
 
-    ``backend`` is NIXL's. ``packing``: None for a source that does not pack. Where there are no bytes, only the lease
-    word is read, and that is NIXL's, unless the pool is mapped.
+    ``transport`` is the one that both sides have. ``packing``: None for a source that does not pack. Where there are no
+    bytes, only the lease word is read, and that is the transport's, unless the pool is mapped.
 
     Raises:
         TransportFailed: the configured path is impossible; says why.
@@ -160,22 +176,26 @@ def choose(policy: PathPolicy, mapping: Mapping, backend: str, packing: Packing 
         case PathRule.PACKED if packing is None:
             raise TransportFailed.of_field("path", policy.rule.value, "the source does not pack")
         case PathRule.PACKED if has_bytes and packing is not None:
-            return _packed(policy, packing, backend, f"path={policy.rule} is configured")
-        case PathRule.PACKED | PathRule.NIXL:
-            return Route(Path.NIXL, backend, f"path={policy.rule} is configured")
+            return _packed(policy, packing, transport, f"path={policy.rule} is configured")
+        case PathRule.PACKED | PathRule.NIXL | PathRule.UCX:
+            return _unpacked(transport, f"path={policy.rule} is configured")
     if packing is None or not has_bytes:
         why = "there is nothing to read but the lease word" if not has_bytes else "the source does not pack"
-        return Route(Path.NIXL, backend, f"{mapping.why_not}; {why}")
+        return _unpacked(transport, f"{mapping.why_not}; {why}")
     if policy.wire.wanted is PackWire.NIXL and not packing.has_slots:
-        return Route(Path.NIXL, backend, f"{mapping.why_not}; pack_wire=nixl, and the source has no staging slots")
+        return _unpacked(transport, f"{mapping.why_not}; pack_wire=nixl, and the source has no staging slots")
     verdict = packing.weigh()
     choice = f"{mapping.why_not}; {verdict.choice}"
-    return _packed(policy, packing, backend, choice) if verdict.packed else Route(Path.NIXL, backend, choice)
+    return _packed(policy, packing, transport, choice) if verdict.packed else _unpacked(transport, choice)
 
 
-def _packed(policy: PathPolicy, packing: Packing, backend: str, choice: str) -> Route:
+def _unpacked(transport: Transport, choice: str) -> Route:
+    return Route(Path(transport.method), transport.backend, choice)
+
+
+def _packed(policy: PathPolicy, packing: Packing, transport: Transport, choice: str) -> Route:
     if policy.wire.of(packing.has_slots) is PackWire.NIXL:
-        return Route(Path.PACKED, backend, choice)
+        return Route(Path.PACKED, transport.backend, choice)
     if policy.wire.wants_slots:
         choice += "; streamed, since the source has no staging slots"
     return Route(Path.PACKED, STREAM_BACKEND, choice)

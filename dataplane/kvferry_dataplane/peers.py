@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from kvferry.core.backends import Transport
 from kvferry.core.errors import InvalidArgument, LayoutInvalid, NotFound, PeerError, ResourceExhausted
 from kvferry.core.layouts import validate_layout
 from kvferry.core.reasons import Reason
@@ -9,10 +10,10 @@ from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.negotiation.v1 import negotiation_pb2
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry_dataplane.leases import WORD_BYTES
-from kvferry_dataplane.nixl_agent import BACKEND, Region
 from kvferry_dataplane.packed.connection import PackPeer
 from kvferry_dataplane.packed.wire import BOOT_ID_BYTES
 from kvferry_dataplane.plan import Side
+from kvferry_dataplane.transports.memory import Region
 
 PEERS_MAX = 1024
 AGENT_METADATA_BYTES_MAX = 64 * 1024
@@ -32,7 +33,7 @@ class Peer:
     pool: Region
     lease_table: Region
     side: Side
-    backend: str
+    transport: Transport
     boot_id: bytes = b""
     host_id: bytes = b""
     """Of the kernel that it lives on; empty if it shares nothing."""
@@ -120,7 +121,7 @@ def peer_from_wire(command: pb.ConnectPeer) -> Peer:
         pool=Region("DRAM" if host_memory else "VRAM", access.pool_address, access.pool_bytes, access.device_index),
         lease_table=Region("DRAM", access.lease_table_address, access.lease_slot_count * WORD_BYTES),
         side=Side(layout, access.rank, access.pool_bytes),
-        backend=access.backend,
+        transport=_transport_of(access),
         boot_id=access.boot_id,
         host_id=access.host_id,
         share_socket=access.share_socket,
@@ -146,9 +147,15 @@ def _pack_peer(access: negotiation_pb2.RankAccess) -> PackPeer | None:
     return PackPeer(access.pack_endpoint, access.boot_id)
 
 
+def _transport_of(access: negotiation_pb2.RankAccess) -> Transport:
+    try:
+        return Transport(access.backend)
+    except ValueError:
+        known = ", ".join(Transport)
+        raise InvalidArgument.of_field("access.backend", access.backend, f"known are {known}") from None
+
+
 def _check_access(access: negotiation_pb2.RankAccess) -> None:
-    if access.backend != BACKEND:
-        raise InvalidArgument.of_field("access.backend", access.backend, f"this data plane speaks {BACKEND}")
     if not 1 <= len(access.agent_metadata) <= AGENT_METADATA_BYTES_MAX:
         raise InvalidArgument.of_field(
             "access.agent_metadata",

@@ -8,7 +8,7 @@ from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.device import cuda
 from kvferry.device.memfd import SharedMemory, create_shared_memory, reopen_read_only
 from kvferry_dataplane.leases import WORD_BYTES
-from kvferry_dataplane.nixl_agent import Region
+from kvferry_dataplane.transports.memory import Region
 
 
 @dataclass(frozen=True, slots=True)

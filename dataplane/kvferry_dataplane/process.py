@@ -20,7 +20,6 @@ from prometheus_client import start_http_server
 
 from kvferry.core.errors import AddressInUse
 from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
-from kvferry.device import cuda
 from kvferry.device.copying import Window
 from kvferry.device.memfd import SharedMemory, create_shared_memory
 from kvferry.ending import bound_end, end_bounded
@@ -40,7 +39,6 @@ from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.handoff import OfferSocket
 from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.metrics import Metrics
-from kvferry_dataplane.nixl_agent import BACKEND, NixlLibrary, Region
 from kvferry_dataplane.packed.opening import (
     holds_chunks,
     open_cost_book,
@@ -49,11 +47,11 @@ from kvferry_dataplane.packed.opening import (
     open_staging,
 )
 from kvferry_dataplane.packed.staging import Staging
-from kvferry_dataplane.packed.staging_agent import NixlStagingAgent
+from kvferry_dataplane.packed.staging_agent import TransportStagingAgent
 from kvferry_dataplane.paths import Path
 from kvferry_dataplane.plane import Plane
 from kvferry_dataplane.pool import Pool, open_pool
-from kvferry_dataplane.reads.agent import NixlReadAgent, ReadAgent
+from kvferry_dataplane.reads.agent import ReadAgent, TransportReadAgent
 from kvferry_dataplane.reads.executor import ReadExecutor
 from kvferry_dataplane.reads.lingering import LingeringConnections
 from kvferry_dataplane.reads.mailbox import Mailbox
@@ -68,6 +66,9 @@ from kvferry_dataplane.sharing.book import SharedSources
 from kvferry_dataplane.sharing.host import host_id
 from kvferry_dataplane.sharing.mapper import PoolMapper
 from kvferry_dataplane.sharing.source import open_source
+from kvferry_dataplane.transports.memory import Region
+from kvferry_dataplane.transports.opening import open_library
+from kvferry_dataplane.transports.transport import TransportLibrary
 from kvferry_dataplane.vitals import open_health
 
 BOOT_ID_BYTES = 16
@@ -162,10 +163,11 @@ class DataPlaneProcess:
     async def _start_plane(
         self, parts: AsyncExitStack, pool: Pool, table_memory: SharedMemory
     ) -> tuple[Plane, pb.DescribeResponse]:
-        library = NixlLibrary(for_cuda=pool.device != "cpu", cuda_major=cuda.bindings_major())
+        library = open_library(self._config.transport, for_cuda=pool.device != "cpu")
         chosen = {setting.name: setting.value for setting in library.settings if not setting.from_user}
         given = {setting.name: setting.value for setting in library.settings if setting.from_user}
-        _log.info("transport", backend=BACKEND, wheel=library.wheel, settings=chosen, settings_of_user=given)
+        name, release = library.transport, library.version
+        _log.info("transport", transport=name, version=release, settings=chosen, settings_of_user=given)
         words = np.frombuffer(table_memory.mapping, dtype=np.uint64)
         table = Region("DRAM", words.ctypes.data, words.nbytes)
         mailbox = Mailbox()
@@ -207,6 +209,7 @@ class DataPlaneProcess:
             self._metrics.packed_bytes.set_function(lambda: packing.server.sent_bytes)
             self._metrics.pack_connections.set_function(lambda: packing.server.connection_count)
         description = _describe(pool, self._boot_id, serving, table)
+        description.access.backend = library.transport.value
         description.access.pack_endpoint = packing.endpoint if packing is not None else ""
         for region in slots:
             description.access.pack_slots_address = region.address
@@ -218,7 +221,7 @@ class DataPlaneProcess:
         return self._plane, description
 
     def _make_executor(
-        self, library: NixlLibrary, pool: Pool, mailbox: Mailbox, copiers: Copiers, staging: Staging
+        self, library: TransportLibrary, pool: Pool, mailbox: Mailbox, copiers: Copiers, staging: Staging
     ) -> ReadExecutor:
         lingering = LingeringConnections()
         boot = self._boot_id.hex()
@@ -230,14 +233,14 @@ class DataPlaneProcess:
                 pool,
                 staging,
                 mailbox.descriptor,
-                lambda number: NixlStagingAgent(library, f"{boot}-pack-{number}", staging.memory, lingering),
+                lambda number: TransportStagingAgent(library, f"{boot}-pack-{number}", staging.memory, lingering),
             ),
             Path.LOCAL: LocalAgent(sources, mapper.close),
         }
         return ReadExecutor(
-            lambda number: NixlReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
+            lambda number: TransportReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
             self._on_read_finished,
-            Routes(self._config.paths, sources, open_cost_book()),
+            Routes(self._config.paths, self._config.transport, sources, open_cost_book()),
             lasting,
             unsafe_skip_rollover=skips_rollover(os.environ),
         )
@@ -335,7 +338,6 @@ def _describe(pool: Pool, boot_id: bytes, serving: ServingThread, table: Region)
         device_index=pool.region.device_index,
         lease_table_address=table.address,
         lease_slot_count=table.size_bytes // WORD_BYTES,
-        backend=BACKEND,
     )
     return pb.DescribeResponse(access=access, huge_page_bytes=pool.huge_page_bytes, version=_version())
 

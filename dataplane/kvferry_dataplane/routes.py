@@ -1,9 +1,10 @@
-"""Finds the path of what comes from each source rank: mapped, packed, or read by NIXL."""
+"""Finds the path of what comes from each source rank: mapped, packed, or read by the transport."""
 
 from collections.abc import Sequence
 
+from kvferry.core.backends import Transport
 from kvferry_dataplane.packed.book import CostBook
-from kvferry_dataplane.paths import Packing, Path, PathPolicy, Route, choose
+from kvferry_dataplane.paths import Packing, Path, PathPolicy, Route, check_transport, choose
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.request import ReadPart
 from kvferry_dataplane.sharing.book import SharedSources
@@ -12,14 +13,15 @@ from kvferry_dataplane.sharing.book import SharedSources
 class Routes:
     """The :class:`~kvferry_dataplane.reads.routing.Routing` of a data plane."""
 
-    def __init__(self, policy: PathPolicy, sources: SharedSources, costs: CostBook) -> None:
+    def __init__(self, policy: PathPolicy, transport: Transport, sources: SharedSources, costs: CostBook) -> None:
         self._policy = policy
+        self._transport = transport
         self._sources = sources
         self._costs = costs
 
     def connect(self, peer: Peer) -> bool:
-        """Learn a peer; returns whether it is known not to be mapped."""
-        return self._sources.connect(peer)
+        """Learn a peer; returns whether it is known that the transport will read it."""
+        return self._sources.connect(peer) and peer.transport is self._transport
 
     def disconnect(self, peer: Peer) -> None:
         """Forget a peer."""
@@ -30,15 +32,17 @@ class Routes:
 
         Raises:
             PeerError: reason PEER_LOST: the source has died.
-            TransportFailed: the configured path is impossible.
+            TransportFailed: the configured path is impossible, or the source speaks another transport.
         """
         mapping = self._sources.mapping(part.peer)
         if mapping is None:
             return None
+        if not mapping.backend:
+            check_transport(self._transport, part.peer.transport, mapping.why_not)
         return choose(
             self._policy,
             mapping,
-            part.peer.backend,
+            self._transport,
             self._packing(part),
             has_bytes=part.total_bytes > 0,
         )

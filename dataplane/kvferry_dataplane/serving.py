@@ -10,8 +10,9 @@ from collections.abc import Callable
 import structlog
 
 from kvferry.core.errors import KvferryError
-from kvferry_dataplane.nixl_agent import NixlAgent, NixlLibrary, Region
 from kvferry_dataplane.thread_names import name_thread
+from kvferry_dataplane.transports.memory import Region
+from kvferry_dataplane.transports.transport import TransportAgent, TransportLibrary
 
 _log = structlog.get_logger("kvferry.dataplane.serving")
 
@@ -28,7 +29,7 @@ class ServingThread:
     """Owns the agent that peers read from. Methods may be called from any thread."""
 
     def __init__(
-        self, library: NixlLibrary, name: str, regions: list[Region], on_defect: Callable[[BaseException], None]
+        self, library: TransportLibrary, name: str, regions: list[Region], on_defect: Callable[[BaseException], None]
     ) -> None:
         self._library = library
         self._name = name
@@ -89,7 +90,7 @@ class ServingThread:
         name_thread(self._thread.name)
         try:
             self._before()
-            agent = NixlAgent(self._library, self._name)
+            agent = self._library.make_agent(self._name)
             for region in self._regions:
                 agent.register(region)
             self._metadata = agent.metadata()
@@ -105,7 +106,7 @@ class ServingThread:
             self._on_defect(error)
             raise
 
-    def _loop(self, agent: NixlAgent) -> None:
+    def _loop(self, agent: TransportAgent) -> None:
         idle_seconds = float("inf")
         busy_at = time.monotonic()
         while self._wait_until_expected():
@@ -120,7 +121,7 @@ class ServingThread:
             else:
                 time.sleep(_NEAR_PAUSE_SECONDS if ended - busy_at < _NEAR_SECONDS else _FAR_PAUSE_SECONDS)
 
-    def _burst(self, agent: NixlAgent) -> None:
+    def _burst(self, agent: TransportAgent) -> None:
         for _ in range(_POLLS_PER_BURST):
             try:
                 agent.progress()

@@ -16,6 +16,7 @@ _PATHS = {
     Path.LOCAL: transfer_pb2.PATH_LOCAL,
     Path.NIXL: transfer_pb2.PATH_NIXL,
     Path.PACKED: transfer_pb2.PATH_PACKED,
+    Path.UCX: transfer_pb2.PATH_UCX,
 }
 
 

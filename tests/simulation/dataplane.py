@@ -9,6 +9,7 @@ from pathlib import Path as FilePath
 
 import numpy as np
 
+from kvferry.core.backends import Transport
 from kvferry.core.checksums.formula import Words
 from kvferry.core.checksums.regions import DigestRegion
 from kvferry.core.errors import KvferryError
@@ -21,7 +22,6 @@ from kvferry_dataplane.checksums.threads import DigestThreads
 from kvferry_dataplane.departure import Departure
 from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.metrics import Metrics
-from kvferry_dataplane.nixl_agent import BACKEND
 from kvferry_dataplane.paths import Path, Route
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.plane import Plane
@@ -39,7 +39,7 @@ OUTSTANDING_BYTES_MAX = 1 << 16
 POLL_SECONDS_MIN = 150e-6
 POLL_SECONDS_MAX = 5e-3
 DESTROY_SECONDS_MAX = 0.2
-_NIXL = Route(Path.NIXL, BACKEND, "simulated")
+_NIXL = Route(Path.NIXL, Transport.NIXL_UCX.backend, "simulated")
 
 
 class OneRoute:
@@ -215,7 +215,7 @@ class DataPlaneLife:
             pool_bytes=self.host.pool.nbytes,
             lease_table_address=1 << 50,
             lease_slot_count=LEASE_SLOTS,
-            backend=BACKEND,
+            backend=Transport.NIXL_UCX.value,
         )
         return pb.DescribeResponse(access=access, pool_socket=f"{self.socket}.pool", version="simulated")
 
@@ -231,7 +231,7 @@ def _raise(defect: BaseException) -> None:
 def small_bounds(seeded: random.Random) -> ReadBounds:
     """Bounds small enough that reads meet them."""
     return ReadBounds(
-        nixl=BatchLimits(seeded.choice((32, 128, 1 << 20)), seeded.choice((1, 4, 64)), 2),
+        transport=BatchLimits(seeded.choice((32, 128, 1 << 20)), seeded.choice((1, 4, 64)), 2),
         bytes_in_flight_per_peer=seeded.choice((64, 1 << 20)),
         active_reads_per_lane=seeded.choice((1, 2, 16)),
     )

@@ -1,17 +1,18 @@
-"""The NIXL agent that reads sources' staging slots into one's own."""
+"""The agent that reads sources' staging slots into one's own."""
 
 from typing import Protocol
 
 import numpy as np
 
 from kvferry.device.copying import Window
-from kvferry_dataplane.nixl_agent import NixlAgent, NixlLibrary, Region
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.lingering import LingeringConnections, hold_connections
+from kvferry_dataplane.transports.memory import Region
+from kvferry_dataplane.transports.transport import TransportLibrary
 
 
 class StagingAgent(Protocol):
-    """What reads of staging slots need of NIXL. Everything may raise PeerError or TransportFailed."""
+    """What reads of staging slots need of a transport. Everything may raise PeerError or TransportFailed."""
 
     def connect(self, peer: Peer) -> None:
         """Learn a peer."""
@@ -34,12 +35,12 @@ class StagingAgent(Protocol):
         ...
 
 
-class NixlStagingAgent:
-    """A NIXL agent whose local side is staging memory."""
+class TransportStagingAgent:
+    """An agent of a transport whose local side is staging memory."""
 
-    def __init__(self, library: NixlLibrary, name: str, memory: Window, lingering: LingeringConnections) -> None:
+    def __init__(self, library: TransportLibrary, name: str, memory: Window, lingering: LingeringConnections) -> None:
         self._lingering = lingering
-        self._agent = NixlAgent(library, name)
+        self._agent = library.make_agent(name)
         self._memory = Region("DRAM", memory.address, memory.size_bytes)
         self._agent.register(self._memory)
 

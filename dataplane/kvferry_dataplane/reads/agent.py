@@ -1,6 +1,6 @@
-"""What moves blocks and lease words into this data plane; for NIXL the disposable agent that reads.
+"""What moves blocks and lease words into this data plane; for what a transport reads, a disposable agent.
 
-Destroying a NIXL agent is the only way to stop a read of it that does not end by itself.
+Destroying the agent of a transport is the only way to stop a read of it that does not end by itself.
 """
 
 from typing import Protocol
@@ -9,11 +9,12 @@ import numpy as np
 
 from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.leases import WORD_BYTES
-from kvferry_dataplane.nixl_agent import NixlAgent, NixlLibrary, Region
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.batches import Batch
 from kvferry_dataplane.reads.lingering import LingeringConnections, hold_connections
 from kvferry_dataplane.reads.request import ReadPart
+from kvferry_dataplane.transports.memory import Region
+from kvferry_dataplane.transports.transport import TransportLibrary
 
 _CLOSING_POLLS = 16
 CELL_COUNT = 1024
@@ -70,12 +71,12 @@ class ReadAgent(Protocol):
         ...
 
 
-class NixlReadAgent:
-    """A NIXL agent that reads into ``pool``."""
+class TransportReadAgent:
+    """An agent of a transport that reads into ``pool``."""
 
-    def __init__(self, library: NixlLibrary, name: str, pool: Region, lingering: LingeringConnections) -> None:
+    def __init__(self, library: TransportLibrary, name: str, pool: Region, lingering: LingeringConnections) -> None:
         self._lingering = lingering
-        self._agent = NixlAgent(library, name)
+        self._agent = library.make_agent(name)
         self._pool = pool
         self._cells = np.zeros(CELL_COUNT, dtype=np.uint64)
         self._cell_region = Region("DRAM", self._cells.ctypes.data, self._cells.nbytes)
@@ -89,7 +90,7 @@ class NixlReadAgent:
 
     @property
     def wakes(self) -> bool:
-        """False: NIXL has to be polled."""
+        """False: transports have to be polled."""
         return False
 
     def connect(self, peer: Peer) -> None:
@@ -104,7 +105,7 @@ class NixlReadAgent:
             self._agent.progress()
 
     def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
-        """Start a batch of copies into the pool; NIXL knows no priorities."""
+        """Start a batch of copies into the pool; transports know no priorities."""
         assert isinstance(batch, CopyPlan)
         peer = source.peer
         return self._agent.post_read(
@@ -138,11 +139,11 @@ class NixlReadAgent:
         return self._agent.is_done(handle)
 
     def device_seconds(self, handle: int) -> float:
-        """0: NIXL does not say."""
+        """0: transports do not say."""
         return 0.0
 
     def stop(self, handle: int) -> bool:
-        """False: NIXL cannot end a read early."""
+        """False: what was asked for cannot be taken back."""
         return False
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ class Generations:
     """Makes, retires and destroys reader agents."""
 
     def __init__(self, make_agent: Callable[[int], ReadAgent], lasting: Mapping[Path, ReadAgent]) -> None:
-        """``make_agent`` makes the disposable ones, for NIXL; ``lasting`` are those of other paths."""
+        """``make_agent`` makes the disposable ones, of the transport; ``lasting`` are those of other paths."""
         self._make_agent = make_agent
         self._lasting = {path: Generation(0, agent, lasting=True) for path, agent in lasting.items()}
         self._made = 0
@@ -26,13 +26,13 @@ class Generations:
         self.rollovers = 0
         self._renew_from = float("-inf")
 
-    def current(self, path: Path = Path.NIXL) -> Generation:
-        """The generation that takes new work of a path.
+    def current(self, path: Path | None = None) -> Generation:
+        """The generation that takes new work of a path; by itself, the transport's.
 
         Raises:
             TransportFailed: there is none and none can be made.
         """
-        if path is not Path.NIXL:
+        if path in self._lasting:
             return self._lasting[path]
         if self._current is None:
             self._made += 1
@@ -44,7 +44,7 @@ class Generations:
         return [*self._lasting.values(), *self.disposable()]
 
     def disposable(self) -> list[Generation]:
-        """NIXL's that are not destroyed."""
+        """The transport's that are not destroyed."""
         return [*self._retiring, *([self._current] if self._current is not None else [])]
 
     def in_flight(self) -> bool:

@@ -112,14 +112,14 @@ class BatchLimits:
 class ReadBounds:
     """Limits of the executor."""
 
-    nixl: BatchLimits = BatchLimits(32 << 20, 1024, 2)
+    transport: BatchLimits = BatchLimits(32 << 20, 1024, 2)
     packed: BatchLimits = BatchLimits(4 << 20, 1 << 16, 4)
     local: BatchLimits = BatchLimits(64 << 20, 1 << 62, 64)
     """Copiers take as many pieces at once as there are."""
     device: BatchLimits = BatchLimits(1 << 62, 1 << 62, 64)
     """A device copies a plan whole, in less time than it takes to hand it several parts of it."""
     bytes_in_flight_per_peer: int = 64 << 20
-    """Of NIXL reads."""
+    """Of the transport's reads."""
     bytes_in_flight_max: int = 512 << 20
     """Of all paths and sources, shared between them; a source that has nothing in flight may always ask for a batch."""
     active_reads_per_lane: int = 16
@@ -138,4 +138,4 @@ class ReadBounds:
         """Those of a route."""
         if route.is_device_copy:
             return self.device
-        return {Path.NIXL: self.nixl, Path.PACKED: self.packed, Path.LOCAL: self.local}[route.path]
+        return {Path.PACKED: self.packed, Path.LOCAL: self.local}.get(route.path, self.transport)

@@ -244,7 +244,7 @@ class RankAccess(_message.Message):
     lease_slot_count: _builtins.int
     """Words in the lease table."""
     backend: _builtins.str
-    """Backend of the agent, for example `UCX`."""
+    """Transport of the agent, for example `nixl/UCX`."""
     host_id: _builtins.bytes
     """Identity of the running kernel that the data plane lives on, and of the namespaces that decide what it can share.
     Data planes with equal ones may map each other's memory. Empty if it shares nothing.

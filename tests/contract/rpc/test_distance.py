@@ -31,7 +31,6 @@ async def far_away(port: int) -> AsyncIterator[int]:
 
     Leave it when its clients have closed their connections: it waits until they have ended on both sides.
     """
-    connections: set[asyncio.Task[None]] = set()
 
     async def carried(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
@@ -39,12 +38,13 @@ async def far_away(port: int) -> AsyncIterator[int]:
             both.create_task(_carry(reader, there_writer))
             both.create_task(_carry(there_reader, writer))
 
-    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.add(asyncio.create_task(carried(reader, writer)))
+    async with asyncio.TaskGroup() as connections:
 
-    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1]
-    await asyncio.gather(*connections)
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.create_task(carried(reader, writer))
+
+        async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+            yield server.sockets[0].getsockname()[1]
 
 
 async def test_a_distant_server_is_reached_at_once() -> None:

@@ -131,6 +131,10 @@ def _refusal(*flags: str) -> tuple[int, str]:
         (("--pool-bytes", "1MiB", "--device", "tpu"), "CONFIG_INVALID: device=tpu"),
         (("--pool-bytes", "1MiB", "--metrics-listen", "here"), "CONFIG_INVALID: metrics_listen=here"),
         (("--pool-bytes", "1MiB", "--max-leases", "0"), "CONFIG_INVALID: max_leases=0"),
+        (("--pool-bytes", "1MiB", "--backend", "UCX", "--path", "nixl"), "CONFIG_INVALID: path=nixl"),
+        (("--pool-bytes", "1MiB", "--backend", "MPI"), "CONFIG_INVALID: backend=MPI"),
+        (("--pool-bytes", "1MiB", "--nixl-backend", "GDS"), "CONFIG_INVALID: nixl_backend=GDS"),
+        (("--pool-bytes", "1MiB", "--backend", "UCX", "--nixl-backend", "UCX"), "CONFIG_INVALID: nixl_backend=UCX"),
     ],
 )
 def test_bad_flags_are_refused(tmp_path: Path, flags: tuple[str, ...], expected: str) -> None:

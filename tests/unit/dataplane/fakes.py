@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from kvferry.core.backends import Transport
 from kvferry.core.dense import DenseModel, dense_layout
 from kvferry.core.errors import KvferryError, TransportFailed
 from kvferry.core.layouts import ElementType
 from kvferry.core.planning.copies import CopyPlan, StridedCopy
-from kvferry_dataplane.nixl_agent import Region
 from kvferry_dataplane.paths import Path, Route
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.plan import Side
@@ -17,6 +17,7 @@ from kvferry_dataplane.reads.agent import ReadAgent
 from kvferry_dataplane.reads.batches import Batch
 from kvferry_dataplane.reads.executor import ReadExecutor
 from kvferry_dataplane.reads.request import BatchLimits, ReadBounds, ReadOutcome, ReadPart, ReadRequest
+from kvferry_dataplane.transports.memory import Region
 
 LAYOUT = dense_layout(DenseModel("m", 1, 1, 8, 1, ElementType.INT8), 4)
 WORD = 0x0101010101010101
@@ -25,7 +26,7 @@ WORD = 0x0101010101010101
 def peer(name: str) -> Peer:
     """A peer."""
     region = Region("DRAM", 4096, 1 << 20)
-    return Peer(name, name, b"m", region, region, Side(LAYOUT, 0, 1 << 20), "UCX")
+    return Peer(name, name, b"m", region, region, Side(LAYOUT, 0, 1 << 20), Transport.NIXL_UCX)
 
 
 NIXL = Route(Path.NIXL, "UCX", "the only one")
@@ -34,7 +35,7 @@ NIXL = Route(Path.NIXL, "UCX", "the only one")
 def bounds(*, batch_bytes_max: int = 100, step_bytes_max: int = 64 << 20, **others: Any) -> ReadBounds:
     """Small bounds."""
     return ReadBounds(
-        nixl=BatchLimits(batch_bytes_max, 1024, 2),
+        transport=BatchLimits(batch_bytes_max, 1024, 2),
         packed=BatchLimits(batch_bytes_max, 1024, 4),
         step_bytes_max=step_bytes_max,
         **others,

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from kvferry.core.backends import Transport
 from kvferry.core.dense import DenseModel, dense_layout
 from kvferry.core.drain import RETRY_S_MAX
 from kvferry.core.errors import KvferryError, QueueTimeout, ResourceExhausted
@@ -15,10 +16,10 @@ from kvferry.layout.v1.layout_pb2 import BlockList
 from kvferry.negotiation.v1.negotiation_pb2 import RankLease
 from kvferry_dataplane.blocks import BlockCounters
 from kvferry_dataplane.desk import ReadDesk
-from kvferry_dataplane.nixl_agent import Region
 from kvferry_dataplane.peers import Peer, PeerBook
 from kvferry_dataplane.plan import Side
 from kvferry_dataplane.reads.request import ReadOutcome, ReadRequest
+from kvferry_dataplane.transports.memory import Region
 from tests.unit.dataplane.fakes import WORD
 
 MODEL = DenseModel("m", 2, 2, 8, 4, ElementType.INT8)
@@ -30,7 +31,7 @@ CELL = 4 * 2 * 2 * 8
 def peer(name: str, layout: WorkerLayout, rank: int) -> Peer:
     """A source rank."""
     region = Region("DRAM", 4096, 1 << 20)
-    return Peer(name, name, b"m", region, region, Side(layout, rank, 1 << 20), "UCX")
+    return Peer(name, name, b"m", region, region, Side(layout, rank, 1 << 20), Transport.NIXL_UCX)
 
 
 def known() -> PeerBook:

@@ -2,9 +2,21 @@
 
 import pytest
 
+from kvferry.core.backends import Transport
 from kvferry.core.errors import TransportFailed
 from kvferry_dataplane.packed.costs import Verdict
-from kvferry_dataplane.paths import Mapping, Packing, PackWire, Path, PathPolicy, PathRule, Route, WireRule, choose
+from kvferry_dataplane.paths import (
+    Mapping,
+    Packing,
+    PackWire,
+    Path,
+    PathPolicy,
+    PathRule,
+    Route,
+    WireRule,
+    check_transport,
+    choose,
+)
 
 FAR = Mapping("", "the source is on another host")
 
@@ -16,7 +28,7 @@ def packing(*, has_slots: bool, packed: bool = True) -> Packing:
 
 def route(policy: PathPolicy, source: Packing | None) -> Route:
     """The route of some bytes."""
-    return choose(policy, FAR, "UCX", source, has_bytes=True)
+    return choose(policy, FAR, Transport.NIXL_UCX, source, has_bytes=True)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +69,19 @@ def test_costs_decide_unless_a_path_is_forced() -> None:
 
 def test_a_read_without_bytes_says_so() -> None:
     """Where there is nothing to read, the choice does not speak of a source that packs as if it did not."""
-    taken = choose(PathPolicy(), FAR, "UCX", packing(has_slots=False), has_bytes=False)
+    taken = choose(PathPolicy(), FAR, Transport.NIXL_UCX, packing(has_slots=False), has_bytes=False)
     assert Path.NIXL is taken.path
     assert "nothing to read" in taken.choice
+
+
+def test_the_path_of_unpacked_reads_names_the_transport() -> None:
+    """Reads by UCX itself are told apart from NIXL's, and NIXL's by what it stands on."""
+    taken = [choose(PathPolicy(), FAR, transport, None, has_bytes=True) for transport in Transport]
+    assert [("nixl", "UCX"), ("nixl", "LIBFABRIC"), ("ucx", "UCX")] == [(route.path, route.backend) for route in taken]
+
+
+def test_a_source_of_another_transport_is_refused() -> None:
+    """A source that is not mapped has to speak the same transport; the refusal names both, and why it is not mapped."""
+    check_transport(Transport.UCX, Transport.UCX, FAR.why_not)
+    with pytest.raises(TransportFailed, match=r"nixl/LIBFABRIC.*speaks nixl/UCX, and the source is on another host"):
+        check_transport(Transport.NIXL_UCX, Transport.NIXL_LIBFABRIC, FAR.why_not)

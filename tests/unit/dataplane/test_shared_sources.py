@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from kvferry.core.backends import Transport
 from kvferry.core.errors import PeerError, TransportFailed
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.device.copying import Window
 from kvferry.device.descriptors import send_offer
 from kvferry.device.memfd import SharedMemory, create_shared_memory, reopen_read_only
 from kvferry_dataplane.leases import WORD_BYTES
-from kvferry_dataplane.nixl_agent import Region
 from kvferry_dataplane.paths import PathPolicy
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.plan import Side
 from kvferry_dataplane.reads.mailbox import Mailbox
 from kvferry_dataplane.sharing.book import SharedSources
 from kvferry_dataplane.sharing.source import MappedPool, Source, open_source
+from kvferry_dataplane.transports.memory import Region
 from tests.unit.dataplane.fakes import LAYOUT
 
 HOST = b"host"
@@ -91,7 +92,7 @@ class Sharer:
         """How a reader knows the source."""
         pool, table = Region("DRAM", 4096, POOL_BYTES), Region("DRAM", 4096, SLOTS * WORD_BYTES)
         side = Side(LAYOUT, 0, POOL_BYTES)
-        return Peer(name, name, b"m", pool, table, side, "UCX", BOOT, HOST, str(self.path))
+        return Peer(name, name, b"m", pool, table, side, Transport.NIXL_UCX, BOOT, HOST, str(self.path))
 
     def die(self) -> None:
         """End every connection."""

@@ -12,7 +12,6 @@ from kvferry.core.errors import PeerError
 from kvferry.core.reasons import Reason
 from kvferry.device.native import HostCopier
 from kvferry_dataplane.config import Listen
-from kvferry_dataplane.nixl_agent import Region
 from kvferry_dataplane.packed.bounds import ReaderBounds, ServerBounds
 from kvferry_dataplane.packed.connection import PackPeer
 from kvferry_dataplane.packed.server import PackServer
@@ -21,6 +20,7 @@ from kvferry_dataplane.packed.slot_reader import SlotReader
 from kvferry_dataplane.packed.source import HostSource
 from kvferry_dataplane.packed.staging import Staging, staging_memory
 from kvferry_dataplane.peers import Peer
+from kvferry_dataplane.transports.memory import Region
 from tests.unit.dataplane.fakes import peer
 from tests.unit.dataplane.packed.ends import BOOT_ID, POISON, SLOT, WORD, Bytes, noise, wait_until, window
 
