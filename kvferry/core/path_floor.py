@@ -1,16 +1,17 @@
 """What a worker demands of the ways on which it pulls: which ways may be taken, and how fast they must be. Pure.
 
-A rule is ``WAY`` or ``WAY:TRANSPORT``. A way is a path (``local``, ``packed``, ``nixl``, ``ucx``), a path with what lies
-below it (``nixl/UCX``, ``packed/stream``), or ``*``. A transport is a name by which the backend reports what it used
-(``cma``, ``tcp``, ``rc_mlx5``), with ``*`` for any characters. With ``!`` in front a rule refuses what it fits. A way may
-be taken that fits one of the other rules, if there are any, and none that refuses: ``["local", "nixl:rc_*"]`` allows two
-ways, ``["!*:tcp"]`` all but TCP.
+A rule is ``WAY`` or ``WAY:TRANSPORT``. A way is a path (``local``, ``packed``, ``nixl``, ``ucx``), a path with what
+lies below it (``nixl/UCX``, ``packed/stream``), or ``*``. A transport is a name by which the backend reports what it
+used (``cma``, ``tcp``, ``rc_mlx5``), with ``*`` for any characters. With ``!`` in front a rule refuses what it fits. A
+way may be taken that fits one of the other rules, if there are any, and none that refuses: ``["local", "nixl:rc_*"]``
+allows two ways, ``["!*:tcp"]`` all but TCP.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from kvferry.core.errors import ConfigInvalid
 from kvferry.core.pairing import Mismatch
@@ -22,6 +23,7 @@ TRANSPORT_SEPARATOR = "+"
 """Between the transports of a way that uses several."""
 GBYTES_PER_S_MAX = 1e6
 _FIELD = "transfers.require_path"
+_FLOORS_KEPT_MAX = 64
 _RULE = re.compile(r"(!?)(?:(\*)|([a-z]+)(?:/([A-Za-z]+))?)(?::([a-z0-9_*]+))?")
 
 
@@ -57,8 +59,8 @@ class PathRule:
     def fits(self, path: str, backend: str, transport: str) -> bool:
         """Whether a way is one of the rule's.
 
-        A transport that is not known is none that a rule allows, and may be one that a rule refuses. Of several, all must
-        be allowed and none refused.
+        A transport that is not known is none that a rule allows, and may be one that a rule refuses. Of several, all
+        must be allowed and none refused.
         """
         if not self.fits_way(path, backend):
             return False
@@ -96,6 +98,16 @@ class PathFloor:
         return not refused and (not allowed or any(allowed))
 
 
+ANY_PATH = PathFloor()
+"""Demands nothing."""
+
+
+@lru_cache(maxsize=_FLOORS_KEPT_MAX)
+def allowed_paths(require_path: tuple[str, ...]) -> PathFloor:
+    """What is demanded of one read; raises like :func:`path_floor`."""
+    return path_floor(require_path, 0.0, field="require_path")
+
+
 def path_floor(require_path: Sequence[str], min_gbytes_per_s: float, *, field: str = _FIELD) -> PathFloor:
     """What is demanded, understood.
 
@@ -114,8 +126,8 @@ def path_floor(require_path: Sequence[str], min_gbytes_per_s: float, *, field: s
 def floor_mismatches(floor: PathFloor, ways: Iterable[WayFacts]) -> tuple[Mismatch, ...]:
     """Why a pair is refused whose pulls may take these ways; empty if it is not.
 
-    Ways that no rule allows are never taken, whatever their transport; each other one must have an allowed transport and
-    the rate. ``ways`` has one at least: what was not attested cannot be judged.
+    Ways that no rule allows are never taken, whatever their transport; each other one must have an allowed transport
+    and the rate. ``ways`` has one at least: what was not attested cannot be judged.
     """
     ways = list(ways)
     takeable = [way for way in ways if floor.may_take(way.path, way.backend)]

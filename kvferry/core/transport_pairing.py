@@ -1,7 +1,7 @@
 """Whether the transports of two workers go together, and what differs between them. Pure."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kvferry.core.pairing import Mismatch
@@ -36,9 +36,7 @@ def can_map(source: Sequence[RankTransport], destination: Sequence[RankTransport
     return len(hosts) == 1 and b"" not in hosts and all(rank.maps_same_host for rank in destination)
 
 
-def transport_mismatches(
-    source: Sequence[RankTransport], destination: Sequence[RankTransport]
-) -> tuple[Mismatch, ...]:
+def transport_mismatches(source: Sequence[RankTransport], destination: Sequence[RankTransport]) -> tuple[Mismatch, ...]:
     """Why the destination's ranks cannot read the source's; empty if they can, or need no transport to.
 
     Where memory is mapped the transport is not used; but that a pool could not be mapped after all is found out only by
@@ -68,9 +66,9 @@ def _differences(source: Sequence[RankTransport], destination: Sequence[RankTran
         return
     known = [[rank.minor for rank in side if rank.version] for side in (source, destination)]
     if len({*known[0], *known[1]}) > 1:
-        versions = (_said(rank.version or "unknown" for rank in side) for side in (source, destination))
-        yield Mismatch("transport_version", *versions, Reason.TRANSPORT_MISMATCH)
+        versions = [_said(rank.version or "unknown" for rank in side) for side in (source, destination)]
+        yield Mismatch("transport_version", versions[0], versions[1], Reason.TRANSPORT_MISMATCH)
 
 
-def _said(values: "Iterator[str] | set[str]") -> str:
+def _said(values: Iterable[str]) -> str:
     return ", ".join(sorted(set(values)))

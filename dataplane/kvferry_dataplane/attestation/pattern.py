@@ -1,7 +1,7 @@
 """The bytes that probes read: they lie right behind the pool, in the same memory, and every reader can work them out.
 
-Behind a pool come ``PROBE_BYTES`` of a pattern, which peers read, and as many of scratch, into which this data plane reads
-theirs. What lies in the same memory is reached on the same ways, is mapped with it, and registered with it.
+Behind a pool come ``PROBE_BYTES`` of a pattern, which peers read, and as many of scratch, into which this data plane
+reads theirs. What lies in the same memory is reached on the same ways, is mapped with it, and registered with it.
 """
 
 import numpy as np

@@ -245,7 +245,7 @@ class AttestedRoute(_message.Message):
     SMALL_GBYTES_PER_S_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
-    FIRST_GBYTES_PER_S_FIELD_NUMBER: _builtins.int
+    BEST_GBYTES_PER_S_FIELD_NUMBER: _builtins.int
     RANK_PAIR_COUNT_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     path: _transfer_pb2.Path.ValueType
@@ -263,9 +263,9 @@ class AttestedRoute(_message.Message):
     small_gbytes_per_s: _builtins.float
     """Rate of pieces of 4 KiB."""
     degraded: _builtins.bool
-    """Whether it has lost more than half of its rate since it was first attested."""
-    first_gbytes_per_s: _builtins.float
-    """The rate when it was first attested."""
+    """Whether it has lost more than half of the highest rate."""
+    best_gbytes_per_s: _builtins.float
+    """The highest rate that it was ever attested with."""
     rank_pair_count: _builtins.int
     """Pairs of ranks that this holds for: the slowest of them is shown."""
     note: _builtins.str
@@ -285,13 +285,13 @@ class AttestedRoute(_message.Message):
         small_gbytes_per_s: _builtins.float = ...,
         latency: _duration_pb2.Duration | None = ...,
         degraded: _builtins.bool = ...,
-        first_gbytes_per_s: _builtins.float = ...,
+        best_gbytes_per_s: _builtins.float = ...,
         rank_pair_count: _builtins.int = ...,
         note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "degraded", b"degraded", "device", b"device", "first_gbytes_per_s", b"first_gbytes_per_s", "gbytes_per_s", b"gbytes_per_s", "latency", b"latency", "note", b"note", "path", b"path", "rank_pair_count", b"rank_pair_count", "small_gbytes_per_s", b"small_gbytes_per_s", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "best_gbytes_per_s", b"best_gbytes_per_s", "degraded", b"degraded", "device", b"device", "gbytes_per_s", b"gbytes_per_s", "latency", b"latency", "note", b"note", "path", b"path", "rank_pair_count", b"rank_pair_count", "small_gbytes_per_s", b"small_gbytes_per_s", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,7 +1,7 @@
 """What UCX says that it uses: reads the tables that it prints of the protocols it has chosen. Pure.
 
-For each kind of operation there is a table, headed by the name of the worker that chose and by the operation, with a row
-for each range of sizes::
+For each kind of operation there is a table, headed by the name of the worker that chose and by the operation, with a
+row for each range of sizes::
 
     | probe-7 intra-node cfg#1                                         |
     | remote memory read by ucp_get*(multi) into host memory from host |

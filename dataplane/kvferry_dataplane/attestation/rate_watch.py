@@ -1,7 +1,7 @@
 """Whether real reads are as fast as a way was attested to be. Pure.
 
-A read is slow that takes more than twice as long as the attestation lets expect of so many pieces and bytes. Reads of the
-same way share it: only the time in which at least one was under way counts.
+A read is slow that takes more than twice as long as the attestation lets expect of so many pieces and bytes. Reads of
+the same way share it: only the time in which at least one was under way counts.
 """
 
 from dataclasses import dataclass
