@@ -99,6 +99,8 @@ class Drain:
         self._worker.drain_deadline = deadline
         self._log.info("drain", timeout_s=timeout_s, exits=self._exits, left=self._left())
         self._start()
+        # At once, so that who asked is not told of the state before.
+        self._step()
 
     def undo(self) -> None:
         """Take work again.

@@ -1,6 +1,7 @@
 """``kvferry drain``."""
 
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 
 from kvferry.cli.terminal import console, print_json
 from kvferry.core.errors import NotReady
@@ -27,18 +28,21 @@ async def drain(endpoint: str, worker: str, options: DrainOptions, *, json_outpu
     """
     async with RouterClient(endpoint) as client:
         drained = client.of_worker(worker)
-        status = await drained.drain(options.timeout_s, stay=options.stay)
-        _show(status, json_output=json_output)
         if not options.wait:
+            _show(await drained.drain(options.timeout_s, stay=options.stay), json_output=json_output)
             return
-        async for change in drained.watch_drain():
-            if change.to_dict() | {"time_left_s": 0} != status.to_dict() | {"time_left_s": 0}:
-                status = change
-                _show(status, json_output=json_output)
-            if status.state in (DrainState.DRAINED, DrainState.NONE):
-                break
-    if status.state is not DrainState.DRAINED:
-        raise NotReady(f"{status.worker} was not drained: its drain is {status.state}")
+        shown: Drain | None = None
+        async with aclosing(drained.watch_drain()) as changes:
+            async for change in changes:
+                # Begun only when it is watched: a control that has nothing left ends at once.
+                status = change if shown else await drained.drain(options.timeout_s, stay=options.stay)
+                if shown is None or replace(status, time_left_s=None) != replace(shown, time_left_s=None):
+                    _show(status, json_output=json_output)
+                shown = status
+                if status.state in (DrainState.DRAINED, DrainState.NONE):
+                    break
+    if shown is None or shown.state is not DrainState.DRAINED:
+        raise NotReady(f"workers/{worker} was not drained: its drain is {shown.state if shown else 'not known'}")
 
 
 async def undrain(endpoint: str, worker: str, *, json_output: bool) -> None:

@@ -1,7 +1,7 @@
 """One worker's own control: its publications, and the transfers into it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from grpc import aio
@@ -161,7 +161,7 @@ class WorkerClient:
         response = await self._call(lambda channel: DrainServiceStub(channel).UndrainWorker, request)
         return drain_of(response.drain)
 
-    async def watch_drain(self) -> AsyncIterator[Drain]:
+    async def watch_drain(self) -> AsyncGenerator[Drain, None]:
         """The drain at once and after every change; ends after DRAINED if the control ends.
 
         Raises:

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.chaos.site import Managed, Site
 from tests.chaos.wire import EngineGone
+from tests.process.descriptors import open_descriptors
 
 _FETCH_S = 3.0
 ZERO = {
@@ -50,12 +51,7 @@ class Holding:
 def holding(pid: int) -> Holding:
     """What a process holds now. Raises OSError if it has ended."""
     process = Path("/proc", str(pid))
-    targets = []
-    for descriptor in (process / "fd").iterdir():
-        try:
-            targets.append(str(descriptor.readlink()))
-        except FileNotFoundError:
-            continue
+    targets = open_descriptors(pid)
     maps = (process / "maps").read_text().splitlines()
     pages = int((process / "statm").read_text().split()[1])
     return Holding(

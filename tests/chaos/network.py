@@ -16,7 +16,9 @@ class Network:
     """What chaos does to the wire of a pair of namespaces."""
 
     def __init__(self, pair: NamespacePair) -> None:
+        """Raises ConfigInvalid if a program that it needs is missing."""
         self._pair = pair
+        self._programs = {program: _path_of(program) for program in ("ip", "nft")}
 
     def cut(self) -> None:
         """Take the wire down: nothing gets through, and both sides see that it is down."""
@@ -52,11 +54,16 @@ class Network:
             self._in(side, "nft", "add", "rule", "inet", _TABLE, _CHAIN, rule)
 
     def _in(self, side: Namespace, program: str, *arguments: str) -> None:
-        path = shutil.which(program)
-        if path is None:
-            raise ConfigInvalid.of_field("network", "namespaces", f"needs the program {program}")
+        command = [*side.launcher, self._programs[program], *arguments]
         done = subprocess.run(  # noqa: S603 - arguments made here
-            [*side.launcher, path, *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
         if done.returncode != 0:
             raise ConfigInvalid.of_field("network", "namespaces", f"{program} {' '.join(arguments)}: {done.stderr}")
+
+
+def _path_of(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        raise ConfigInvalid.of_field("network", "namespaces", f"needs the program {program}")
+    return path

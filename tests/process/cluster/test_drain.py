@@ -198,6 +198,15 @@ async def test_the_command_drains_and_undoes(pair: Pair) -> None:
         child.check_running()
 
 
+async def test_the_command_waits_for_a_worker_that_has_nothing_left(pair: Pair) -> None:
+    """`kvferry drain --wait` of a worker that holds nothing hears that it is drained: its control ends at once."""
+    code, output = await run_command("drain", "prefill-0", "--endpoint", pair.decode.endpoint, "--wait")
+    assert 0 == code, output
+    assert "drained: 0 publications" in output
+    assert "none" not in output
+    assert [0] == await ended(pair.prefill.control)
+
+
 async def run_command(*arguments: str) -> tuple[int, str]:
     """Status and output of ``kvferry ARGUMENTS``."""
     async with kvferry(*arguments) as process:

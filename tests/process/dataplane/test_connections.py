@@ -1,7 +1,6 @@
 """Connections that nobody needs any more."""
 
 import signal
-from pathlib import Path
 
 from kvferry.error.v1 import error_pb2
 from kvferry_dataplane.reads.generations import FORGOTTEN_MAX
@@ -9,6 +8,7 @@ from kvferry_dataplane.reads.lingering import SILENT_SECONDS
 from tests.process.dataplane.conftest import Start
 from tests.process.dataplane.harness import ANSWER_SECONDS, DataPlane, large_layout, read_command, until
 from tests.process.dataplane.test_stuck_sources import TCP, stop
+from tests.process.descriptors import open_descriptors
 
 LIVES = 3
 CONNECTIONS_EACH = 2
@@ -17,8 +17,7 @@ BLOCKS = list(range(28))
 
 def sockets(destination: DataPlane) -> int:
     """Sockets that a data plane holds."""
-    descriptors = Path("/proc", str(destination.process.pid), "fd").iterdir()
-    return sum(str(descriptor.readlink()).startswith("socket:") for descriptor in descriptors)
+    return sum(target.startswith("socket:") for target in open_descriptors(destination.process.pid))
 
 
 async def test_connections_of_dead_sources_are_closed(start: Start) -> None:
