@@ -301,7 +301,7 @@ class Plane:
         peer = peer_from_wire(request.connect_peer)
         self._peers.add(peer)
         self._reads.connect(peer)
-        self.prober.connect(peer)
+        self.prober.connect(peer, again=request.connect_peer.probe_again)
         return pb.SessionResponse(command_done=pb.CommandDone())
 
     def _attested(self, peer: str, attestation: Attestation) -> None:

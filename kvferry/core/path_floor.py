@@ -82,6 +82,11 @@ class PathFloor:
     min_gbytes_per_s: float = 0.0
 
     @property
+    def needs_attestation(self) -> bool:
+        """Whether it cannot be judged without real bytes."""
+        return self.min_gbytes_per_s > 0 or any(rule.transport is not None for rule in self.rules)
+
+    @property
     def demands_something(self) -> bool:
         """Whether anything is refused."""
         return bool(self.rules) or self.min_gbytes_per_s > 0

@@ -8,6 +8,11 @@ from kvferry.core.pairing import Mismatch
 from kvferry.core.reasons import Reason
 
 _MINOR = re.compile(r"(\d+)\.(\d+)")
+_NIXL = "nixl"
+_UCX = "UCX"
+MINOR_SKEW_MAX = 1
+"""Of NIXL's releases. Tried with 1.2 to 1.5: neighbours read each other, and a source of 1.3 or older crashes, whole,
+when a reader of 1.5 reaches it by other means than TCP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +29,16 @@ class RankTransport:
     """Whether it maps the memory of others of its host."""
 
     @property
-    def minor(self) -> str:
-        """The version up to its second number; the whole of one that has no such numbers."""
+    def release(self) -> tuple[int, int] | None:
+        """The first two numbers of its version; None: not known."""
         match = _MINOR.match(self.version)
-        return match[0] if match is not None else self.version
+        return (int(match[1]), int(match[2])) if match is not None else None
+
+
+def way_of(method: str) -> tuple[str, str]:
+    """The path and the backend of what a transport reads by itself."""
+    path, _, backend = method.partition("/")
+    return path, backend or _UCX
 
 
 def can_map(source: Sequence[RankTransport], destination: Sequence[RankTransport]) -> bool:
@@ -39,8 +50,8 @@ def can_map(source: Sequence[RankTransport], destination: Sequence[RankTransport
 def transport_mismatches(source: Sequence[RankTransport], destination: Sequence[RankTransport]) -> tuple[Mismatch, ...]:
     """Why the destination's ranks cannot read the source's; empty if they can, or need no transport to.
 
-    Where memory is mapped the transport is not used; but that a pool could not be mapped after all is found out only by
-    trying, and would then end each pull as TRANSPORT_FAILED.
+    Where memory is mapped the transport is not used. That a pool cannot be mapped after all, say because two containers
+    share no sockets, is found out only by trying, and then ends each pull with an error.
     """
     if can_map(source, destination):
         return ()
@@ -52,7 +63,7 @@ def transport_warnings(source: Sequence[RankTransport], destination: Sequence[Ra
     found = []
     theirs, ours = (_said(rank.method for rank in side) for side in (source, destination))
     if theirs != ours and can_map(source, destination):
-        found.append(f"transports differ, source {theirs}, destination {ours}: only mapped memory can be read")
+        found.append(f"transports differ: source {theirs}, destination {ours}; only mapped memory can be read")
     theirs, ours = (_said(rank.version or "unknown" for rank in side) for side in (source, destination))
     if theirs != ours:
         found.append(f"versions of the transport's library differ: source {theirs}, destination {ours}")
@@ -60,14 +71,19 @@ def transport_warnings(source: Sequence[RankTransport], destination: Sequence[Ra
 
 
 def _differences(source: Sequence[RankTransport], destination: Sequence[RankTransport]) -> Iterator[Mismatch]:
-    theirs, ours = ({rank.method for rank in side} for side in (source, destination))
-    if len(theirs | ours) > 1:
-        yield Mismatch("transport", _said(theirs), _said(ours), Reason.TRANSPORT_MISMATCH)
-        return
-    known = [[rank.minor for rank in side if rank.version] for side in (source, destination)]
-    if len({*known[0], *known[1]}) > 1:
-        versions = [_said(rank.version or "unknown" for rank in side) for side in (source, destination)]
-        yield Mismatch("transport_version", versions[0], versions[1], Reason.TRANSPORT_MISMATCH)
+    methods = {rank.method for rank in (*source, *destination)}
+    if len(methods) > 1:
+        theirs, ours = (_said(rank.method for rank in side) for side in (source, destination))
+        yield Mismatch("transport", theirs, ours, Reason.TRANSPORT_MISMATCH)
+    elif any(way_of(method)[0] == _NIXL for method in methods) and _too_far_apart(source, destination):
+        theirs, ours = (_said(rank.version or "unknown" for rank in side) for side in (source, destination))
+        yield Mismatch("transport_version", theirs, ours, Reason.TRANSPORT_MISMATCH)
+
+
+def _too_far_apart(source: Sequence[RankTransport], destination: Sequence[RankTransport]) -> bool:
+    releases = [rank.release for rank in (*source, *destination) if rank.release is not None]
+    majors, minors = ([release[place] for release in releases] for place in (0, 1))
+    return len(set(majors)) > 1 or (bool(minors) and max(minors) - min(minors) > MINOR_SKEW_MAX)
 
 
 def _said(values: Iterable[str]) -> str:

@@ -33,10 +33,12 @@ class Prober:
         self._queued = asyncio.Event()
         self.on_attested: Callable[[str, Attestation], None] = lambda _peer, _attestation: None
 
-    def connect(self, peer: Peer) -> None:
-        """Attest a peer, or say again what is known of it. What could not be attested before is tried again."""
+    def connect(self, peer: Peer, *, again: bool = False) -> None:
+        """Attest a peer, or say what is known of it, unless it is to be probed ``again``. What could not be attested
+        before is tried again.
+        """
         found = self._found.get(peer.name)
-        if found is not None and not found.refusals:
+        if found is not None and not found.refusals and not again:
             self.on_attested(peer.name, found)
             return
         self._peers[peer.name] = peer
@@ -50,9 +52,9 @@ class Prober:
         self._rates.forget(peer.name)
 
     def slow(self, peer: str) -> None:
-        """Reads of a peer have become slow: probe it again."""
+        """Reads of a peer have become slow, or go on although it is not attested: probe it again."""
         if peer in self._peers:
-            _log.info("reads are slower than attested", peer=peer)
+            _log.info("a peer is probed again", peer=peer)
             self._enqueue(peer)
 
     def degraded_count(self) -> int:
@@ -89,6 +91,8 @@ class Prober:
             else:
                 self._rates.watch(peer.name, way.path, way.seconds.times)
             _log_way(peer.name, way)
+        if refusals:
+            self._rates.refused(peer.name)
         for refusal in refusals:
             _log.warning("not attested", peer=peer.name, message=refusal)
         self.on_attested(peer.name, found)

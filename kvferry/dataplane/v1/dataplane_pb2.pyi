@@ -528,8 +528,11 @@ class ConnectPeer(_message.Message):
     PEER_FIELD_NUMBER: _builtins.int
     ACCESS_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
+    PROBE_AGAIN_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     """Chosen by control, unique for each life of each source rank."""
+    probe_again: _builtins.bool
+    """Read real bytes again, whatever is known."""
     @_builtins.property
     def access(self) -> _negotiation_pb2.RankAccess:
         """How to read it."""
@@ -544,10 +547,11 @@ class ConnectPeer(_message.Message):
         peer: _builtins.str = ...,
         access: _negotiation_pb2.RankAccess | None = ...,
         layout: _layout_pb2.WorkerLayout | None = ...,
+        probe_again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "layout", b"layout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "layout", b"layout", "peer", b"peer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "layout", b"layout", "peer", b"peer", "probe_again", b"probe_again"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -58,6 +58,7 @@ class NegotiateRequest(_message.Message):
     TRANSFER_FIELD_NUMBER: _builtins.int
     HANDLE_FIELD_NUMBER: _builtins.int
     WANT_DESCRIPTION_FIELD_NUMBER: _builtins.int
+    WILL_PROBE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol that the caller speaks."""
     destination_worker: _builtins.str
@@ -70,6 +71,8 @@ class NegotiateRequest(_message.Message):
     """As the engine gave it."""
     want_description: _builtins.bool
     """Ask for `description`, since the caller does not know this incarnation yet."""
+    will_probe: _builtins.bool
+    """The caller's data planes are about to probe: the source's make progress for that, some seconds longer than for reads."""
     def __init__(
         self,
         *,
@@ -79,10 +82,11 @@ class NegotiateRequest(_message.Message):
         transfer: _builtins.str = ...,
         handle: _builtins.bytes = ...,
         want_description: _builtins.bool = ...,
+        will_probe: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_incarnation", b"destination_incarnation", "destination_worker", b"destination_worker", "handle", b"handle", "protocol_version", b"protocol_version", "transfer", b"transfer", "want_description", b"want_description"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_incarnation", b"destination_incarnation", "destination_worker", b"destination_worker", "handle", b"handle", "protocol_version", b"protocol_version", "transfer", b"transfer", "want_description", b"want_description", "will_probe", b"will_probe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
