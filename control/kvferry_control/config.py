@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from kvferry.core.checksums.shares import every_of
 from kvferry.core.errors import ConfigInvalid, InvalidArgument
+from kvferry.core.path_floor import PathFloor, path_floor
 from kvferry.rpc.addresses import check_address
 
 WorkerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
@@ -126,6 +127,19 @@ class TransfersSection(_Section):
 
     verify: str = "off"
     """Compare checksums with the source's: ``off``, ``full`` or ``sampled:N``."""
+    require_path: tuple[str, ...] = ()
+    """Ways that pulls may take, such as ``local`` or ``nixl:rc_*``; ``!`` refuses, as in ``!*:tcp``. Empty: any."""
+    min_gbytes_per_s: float = Field(default=0.0, ge=0)
+    """Pairs that were attested with a lower rate are refused; 0: none is."""
+
+    @property
+    def floor(self) -> PathFloor:
+        """What is demanded of the ways on which this worker pulls.
+
+        Raises:
+            ConfigInvalid: a rule cannot be understood.
+        """
+        return path_floor(self.require_path, self.min_gbytes_per_s)
 
 
 class ControlConfig(_Section):
@@ -177,6 +191,7 @@ def parse_config(values: Mapping[str, Any]) -> ControlConfig:
         every_of("transfers.verify", config.transfers.verify)
     except InvalidArgument as error:
         raise ConfigInvalid(error.message, metadata=error.metadata) from error
+    _ = config.transfers.floor
     sockets = [rank.socket for rank in config.ranks]
     for index, socket in enumerate(sockets):
         if socket in sockets[:index]:

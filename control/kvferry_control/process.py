@@ -44,6 +44,7 @@ from kvferry_control.transfers.manager import Transfers
 from kvferry_control.vitals import open_health
 from kvferry_control.worker import LocalWorker, new_identity
 
+ATTESTED_TOGETHER_S = 0.25
 TICK_S = 0.5
 """How often the worker's state is looked at for what no event tells: an engine gone silent."""
 
@@ -89,6 +90,7 @@ class ControlProcess:
         self._stopping = asyncio.Event()
         self._parts: Parts
         self._signal_count = 0
+        self._telling = False
         self._shown_state: int | None = None
         self._log = structlog.get_logger("kvferry.control")
 
@@ -157,7 +159,8 @@ class ControlProcess:
     def _make_parts(self, spawn: Spawn) -> Parts:
         limits = self._config.limits
         publications = Publications(self._links, limits, self._metrics, spawn)
-        sources = Sources(self._worker.name, self._links, spawn)
+        sources = Sources(self._worker.name, self._links, spawn, self._worker.floor)
+        sources.on_attested = self._attested
         transfers = Transfers(self._worker.name, self._links, sources, limits, self._metrics, spawn, self._cluster.find)
         compare_every = every_of("transfers.verify", self._config.transfers.verify)
         maker = TransferMaker(self._worker, transfers, limits, compare_every)
@@ -209,7 +212,7 @@ class ControlProcess:
         known, boot = self._boots.get(link.rank), description.access.boot_id
         self._boots[link.rank] = boot
         self._metrics.ranks_up.set(sum(other.up for other in self._links))
-        self._parts.sources.link_up(link)
+        self._parts.sources.link_up(link, is_new=known != boot)
         if not self._established:
             if all(other.up for other in self._links):
                 await self._establish()
@@ -242,6 +245,10 @@ class ControlProcess:
     def read_refused(self, link: RankLink, transfer: str, error: KvferryError) -> None:
         """A read was not taken."""
         self._parts.transfers.read_refused(link.rank, transfer, error)
+
+    def peer_attested(self, link: RankLink, event: dp.PeerAttested) -> None:
+        """What was found out about the ways to a source rank."""
+        self._parts.sources.peer_attested(link.rank, event)
 
     def link_leaving(self, link: RankLink) -> None:
         """A data plane was told to end, or is back or gone since."""
@@ -290,6 +297,18 @@ class ControlProcess:
         bind_identity(incarnation=incarnation)
         await self._worker.adopt_quietly()
         self._worker_changed()
+
+    def _attested(self) -> None:
+        """Let the cluster know what was attested; ranks that are probed one after the other make one change."""
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_later(ATTESTED_TOGETHER_S, self._tell_attested)
+
+    def _tell_attested(self) -> None:
+        self._telling = False
+        attested = self._parts.sources.attested()
+        self._metrics.show_attested(attested.values())
+        self._worker.set_attested(attested)
 
     def _busy(self) -> bool:
         return bool(self._parts.publications.live_count or self._parts.transfers.table.active_count)

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -50,6 +50,9 @@ class LocalWorker:
         self.links = links
         self.identity = new_identity()
         self.layout: WorkerLayout | None = None
+        self.floor = config.transfers.floor
+        """What is demanded of the ways on which it pulls."""
+        self._attested: Mapping[str, pb.AttestedSource] = {}
         self.draining = False
         self.drain_deadline: float | None = None
         """When what is left is ended, monotonic."""
@@ -85,6 +88,11 @@ class LocalWorker:
         if draining != self.draining:
             self.draining = draining
             self.on_change()
+
+    def set_attested(self, attested: Mapping[str, pb.AttestedSource]) -> None:
+        """What was attested of other workers, by their names; the cluster is told."""
+        self._attested = attested
+        self.on_change()
 
     def require_mapped(self, mapped: Iterable[layout_pb.MappedPool]) -> None:
         """Refuse an engine that has mapped a pool of an earlier life of a data plane.
@@ -213,7 +221,7 @@ class LocalWorker:
 
     def record(self) -> WorkerRecord:
         """What the cluster is told."""
-        described = [(link, link.description.access) for link in self.links if link.description is not None]
+        described = [(link.rank, link.description) for link in self.links if link.description is not None]
         return WorkerRecord(
             name=self.name,
             role=self.role,
@@ -223,9 +231,10 @@ class LocalWorker:
             instance_id=self.identity.instance_id,
             protocol_version=PROTOCOL_VERSION,
             layout=self.layout,
-            ranks=tuple(
-                RankInfo(link.rank, access.device, access.pool_bytes, access.backend) for link, access in described
-            ),
+            ranks=tuple(_rank_info(rank, description) for rank, description in described),
+            version=next((description.version for _, description in described), ""),
+            floor=self.floor,
+            attested=self._attested,
         )
 
     async def adopt_quietly(self) -> None:
@@ -234,3 +243,16 @@ class LocalWorker:
             await self.adopt_ranks()
         except KvferryError as error:
             self._log.warning("a data plane could not be adopted", error=str(error))
+
+
+def _rank_info(rank: int, description: dp.DescribeResponse) -> RankInfo:
+    access = description.access
+    return RankInfo(
+        rank=rank,
+        device=access.device,
+        pool_bytes=access.pool_bytes,
+        method=access.backend,
+        method_version=description.transport_version,
+        host_id=access.host_id,
+        maps_same_host=description.maps_same_host,
+    )

@@ -23,7 +23,9 @@ from kvferry.core.backends import Transport
 from kvferry.core.errors import ConfigInvalid, InternalError, KvferryError, PeerError, TransportFailed
 from kvferry.core.reasons import Reason
 from kvferry_dataplane.transports.memory import Addresses, Region
-from kvferry_dataplane.transports.transport import Setting
+from kvferry_dataplane.transports.transport import Setting, TransportUse
+from kvferry_dataplane.transports.ucx_log import UcxLog
+from kvferry_dataplane.transports.ucx_report import read_use
 
 BACKEND = "UCX"
 _OWN_REFERENCES = 2
@@ -35,8 +37,10 @@ _SETTINGS_CUDA = {"UCX_CUDA_IPC_ENABLE_GET_ZCOPY": "on"}
 # fast as a plain stream, three to four times as fast as before; larger ones gain nothing more.
 _SETTINGS_TCP = {"UCX_TCP_TX_SEG_SIZE": "256k", "UCX_TCP_RX_SEG_SIZE": "256k"}
 # What goes wrong comes back as an error and is logged with its context; the libraries would write lines of their own to
-# both standard streams.
-_SETTINGS = {"UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
+# both standard streams. What UCX says is kept elsewhere.
+_SETTINGS = {"NIXL_LOG_LEVEL": "FATAL"}
+# UCX prints, of an agent with this, which transport each kind of read uses.
+_REPORTING = {"engine_config": "PROTO_INFO=y"}
 
 
 class NixlLibrary:
@@ -50,7 +54,9 @@ class NixlLibrary:
         Raises:
             ConfigInvalid: there is none.
         """
-        self.settings = _apply_settings(_SETTINGS | _SETTINGS_TCP | (_SETTINGS_CUDA if for_cuda else {}))
+        self._ucx_log = UcxLog(os.environ)
+        wanted = _SETTINGS | _SETTINGS_TCP | (_SETTINGS_CUDA if for_cuda else {}) | self._ucx_log.settings
+        self.settings = _apply_settings(wanted)
         wheels = (f"nixl_cu{cuda_major}",) if for_cuda and cuda_major is not None else _WHEELS
         self.api = _first_importable(wheels)
         self.wheel = self.api.__name__.partition(".")[0]
@@ -75,6 +81,17 @@ class NixlLibrary:
         """
         return NixlAgent(self, name)
 
+    def make_reporting_agent(self, name: str) -> NixlAgent:
+        """As :meth:`make_agent`; what it uses can be told."""
+        return NixlAgent(self, name, reports=not self._ucx_log.refusal)
+
+    def take_use(self, agent_name: str) -> TransportUse:
+        """What an agent that reports has used for its reads."""
+        if self._ucx_log.refusal:
+            return TransportUse("", "", self._ucx_log.refusal)
+        used = read_use(self._ucx_log.take(), agent_name)
+        return used if used is not None else TransportUse("", "", "UCX has printed nothing of these reads")
+
     @contextmanager
     def translated(self, action: str) -> Iterator[None]:
         """Turn NIXL's exceptions into kvferry's.
@@ -94,16 +111,18 @@ class NixlLibrary:
 class NixlAgent:
     """A NIXL agent without a progress thread. A :class:`~kvferry_dataplane.transports.transport.TransportAgent`."""
 
-    def __init__(self, library: NixlLibrary, name: str) -> None:
+    def __init__(self, library: NixlLibrary, name: str, *, reports: bool = False) -> None:
         self.name = name
         self._library = library
         self._handles: dict[int, Any] = {}
         self._next_handle = 0
-        config = library.api.nixl_agent_config(enable_prog_thread=False, backends=[BACKEND])
+        config = library.api.nixl_agent_config(enable_prog_thread=False, backends=[])
         with library.translated(f"making agent {name}"):
             self._agent = library.api.nixl_agent(name, config)
-        if BACKEND not in self._agent.backends:
+        if BACKEND not in self._agent.plugin_list:
             raise ConfigInvalid.of_field("backend", BACKEND, f"{library.wheel} has no such plugin")
+        with library.translated(f"making agent {name}"):
+            self._agent.create_backend(BACKEND, _REPORTING if reports else {})
 
     @property
     def is_reading(self) -> bool:

@@ -53,15 +53,17 @@ class CudaDevice:
         free, total = call("cuMemGetInfo")
         return int(free), int(total)
 
-    def allocate(self, size_bytes: int, *, field: str = "pool_bytes") -> int:
+    def allocate(self, size_bytes: int, *, field: str = "pool_bytes", tail_bytes: int = 0) -> int:
         """Allocate memory whose IPC handle can be exported; returns its address.
+
+        ``tail_bytes`` are added to what was asked for; errors do not count them.
 
         Raises:
             PoolTooLarge: the device has not so much; names ``field`` and both values.
         """
         free, _ = self.memory_bytes()
-        if size_bytes <= free:
-            result, *values = raw_call("cuMemAlloc", size_bytes)
+        if size_bytes + tail_bytes <= free:
+            result, *values = raw_call("cuMemAlloc", size_bytes + tail_bytes)
             if result != _driver().CUresult.CUDA_ERROR_OUT_OF_MEMORY:
                 raise_unless_ok("cuMemAlloc", result)
                 return int(values[0])

@@ -27,6 +27,7 @@ class ControlConfig:
     drain_timeout_s: float = 0.0
     stall_s: float = 10.0
     limits: Section = field(default_factory=dict)
+    transfers: Section = field(default_factory=dict)
 
     def to_toml(self) -> str:
         """The file's text."""
@@ -48,6 +49,8 @@ class ControlConfig:
             parts.append(_table("[metrics]", {"listen": self.metrics_listen}))
         if self.limits:
             parts.append(_table("[limits]", self.limits))
+        if self.transfers:
+            parts.append(_table("[transfers]", self.transfers))
         parts.append(_table("[log]", {"level": self.log_level, "format": self.log_format}))
         parts.append(_table("[health]", {"stall_s": self.stall_s}))
         parts.append(_table("[drain]", {"timeout_s": self.drain_timeout_s}))

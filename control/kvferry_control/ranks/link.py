@@ -46,6 +46,9 @@ class LinkListener(Protocol):
     def read_refused(self, link: "RankLink", transfer: str, error: KvferryError) -> None:
         """A read was not accepted."""
 
+    def peer_attested(self, link: "RankLink", event: pb.PeerAttested) -> None:
+        """What was found out about the ways to a source rank."""
+
     def link_leaving(self, link: "RankLink") -> None:
         """``link.leaving`` changed."""
 
@@ -214,6 +217,8 @@ class RankLink:
                 answer.set_result(response)
         elif kind == "lease_ended":
             self._listener.lease_ended(self, response.lease_ended)
+        elif kind == "peer_attested":
+            self._listener.peer_attested(self, response.peer_attested)
         elif kind == "leaving":
             self._set_leaving(True)
         elif kind == "command_refused":
