@@ -20,6 +20,7 @@ from kvferry.publication.v1.publication_pb2_grpc import add_PublicationServiceSe
 from kvferry.rpc.health import HealthWatch
 from kvferry.transfer.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_server
 from kvferry.worker.v1.drain_pb2_grpc import add_DrainServiceServicer_to_server
+from kvferry.worker.v1.probe_pb2_grpc import add_ProbeServiceServicer_to_server
 from kvferry.worker.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from kvferry_control.cluster import Cluster
 from kvferry_control.config import ControlConfig
@@ -27,6 +28,7 @@ from kvferry_control.drain import Drain
 from kvferry_control.membership import Membership
 from kvferry_control.metrics import ControlMetrics
 from kvferry_control.peers.sources import Sources
+from kvferry_control.peers.survey import Surveyor
 from kvferry_control.publications.manager import Publication, Publications
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.servers import Servers
@@ -34,6 +36,7 @@ from kvferry_control.services.creation import TransferMaker
 from kvferry_control.services.drain import DrainService
 from kvferry_control.services.engine import EngineService
 from kvferry_control.services.negotiation import NegotiationService
+from kvferry_control.services.probe import ProbeService
 from kvferry_control.services.publication import PublicationService
 from kvferry_control.services.pull_session import PullSession
 from kvferry_control.services.transfer import TransferService
@@ -53,9 +56,10 @@ _ROUTER_SERVICES = (
     "kvferry.transfer.v1.TransferService",
     "kvferry.publication.v1.PublicationService",
     "kvferry.worker.v1.DrainService",
+    "kvferry.worker.v1.ProbeService",
     "kvferry.negotiation.v1.NegotiationService",
 )
-_ENGINE_SERVICES = (*_ROUTER_SERVICES[:4], "kvferry.engine.v1.EngineService")
+_ENGINE_SERVICES = (*_ROUTER_SERVICES[:5], "kvferry.engine.v1.EngineService")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +195,11 @@ class ControlProcess:
         parts, limits, tcp, uds = self._parts, self._config.limits, self._servers.tcp, self._servers.uds
         workers = WorkerService(self._cluster, limits)
         listed = PublicationService(parts.publications)
+        probes = ProbeService(self._worker, self._cluster, Surveyor(parts.sources, self._links))
         for server in (tcp, uds):
             add_WorkerServiceServicer_to_server(workers, server)
             add_PublicationServiceServicer_to_server(listed, server)
+            add_ProbeServiceServicer_to_server(probes, server)
         for server, for_engine in ((tcp, False), (uds, True)):
             service = TransferService(parts.maker, parts.transfers, limits, for_engine)
             add_TransferServiceServicer_to_server(service, server)

@@ -16,6 +16,7 @@ from kvferry.layout.v1 import layout_pb2 as layout_pb
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
 from kvferry.rpc.layouts import layout_from_wire, layout_to_wire
 from kvferry.worker.v1 import worker_pb2 as pb
+from kvferry.worker.v1.probe_pb2 import RankSettings
 from kvferry_control.config import ControlConfig, Role
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import PROTOCOL_VERSION, RankInfo, WorkerRecord
@@ -218,6 +219,17 @@ class LocalWorker:
             access.rank = link.rank
             found.append(access)
         return found
+
+    def settings(self) -> list[RankSettings]:
+        """What the environments of the data planes set of their transports, in order of ranks."""
+        return [
+            RankSettings(
+                rank=link.rank,
+                settings={one.name: one.value for one in link.description.transport_settings if one.from_environment},
+            )
+            for link in self.links
+            if link.description is not None
+        ]
 
     def record(self) -> WorkerRecord:
         """What the cluster is told."""

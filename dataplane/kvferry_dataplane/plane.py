@@ -19,7 +19,7 @@ from kvferry.rpc.times import seconds_of
 from kvferry_dataplane.adoption import checked_adoption, is_other_life
 from kvferry_dataplane.attestation.findings import Attestation
 from kvferry_dataplane.attestation.prober import Prober
-from kvferry_dataplane.attestation.wire import peer_attested_of
+from kvferry_dataplane.attestation.wire import peer_attested_of, peer_surveyed_of
 from kvferry_dataplane.checksums.desk import Answer, Checksums
 from kvferry_dataplane.departure import Departure
 from kvferry_dataplane.desk import ReadDesk, held_block_counts
@@ -87,6 +87,7 @@ class Plane:
             "read": self._read,
             "cancel_read": self._cancel_read,
             "sum_checksums": self._sum_checksums,
+            "survey_peer": self._survey_peer,
             "depart": self._depart,
         }
 
@@ -306,6 +307,12 @@ class Plane:
 
     def _attested(self, peer: str, attestation: Attestation) -> None:
         self.outbox.emit(pb.SessionResponse(peer_attested=peer_attested_of(peer, attestation)))
+
+    def _survey_peer(self, request: pb.SessionRequest) -> None:
+        peer, answer = self._peers.get(request.survey_peer.peer), self._answer_later(request)
+        self.prober.survey(
+            peer, lambda survey: answer(pb.SessionResponse(peer_surveyed=peer_surveyed_of(peer.name, survey)))
+        )
 
     def _disconnect_peer(self, request: pb.SessionRequest) -> pb.SessionResponse:
         peer = self._peers.remove(request.disconnect_peer.peer)

@@ -43,8 +43,13 @@ def way_of(method: str) -> tuple[str, str]:
 
 def can_map(source: Sequence[RankTransport], destination: Sequence[RankTransport]) -> bool:
     """Whether every rank of the destination would map every one of the source: then no transport is needed."""
+    return share_host(source, destination) and all(rank.maps_same_host for rank in destination)
+
+
+def share_host(source: Sequence[RankTransport], destination: Sequence[RankTransport]) -> bool:
+    """Whether all ranks are known to live on one host."""
     hosts = {rank.host_id for rank in (*source, *destination)}
-    return len(hosts) == 1 and b"" not in hosts and all(rank.maps_same_host for rank in destination)
+    return len(hosts) == 1 and b"" not in hosts
 
 
 def transport_mismatches(source: Sequence[RankTransport], destination: Sequence[RankTransport]) -> tuple[Mismatch, ...]:

@@ -19,9 +19,11 @@ from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
 from kvferry.negotiation.v1.negotiation_pb2_grpc import NegotiationServiceStub
+from kvferry.rpc.errors import from_rpc
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry.rpc.options import channel_options
 from kvferry.worker.v1 import worker_pb2 as pb_worker
+from kvferry.worker.v1.probe_pb2 import RankSettings
 from kvferry_control.pair_ways import refusal_of, way_mismatches
 from kvferry_control.peers.attested import Attested
 from kvferry_control.peers.session import NegotiationSession
@@ -116,6 +118,25 @@ class Sources:
         if response.HasField("description"):
             self._learn(source, response.description)
         return source, response
+
+    async def describe(self, record: WorkerRecord, time_s: float) -> tuple[Source, Sequence[RankSettings]]:
+        """Ask a source what it is, without a publication; its data planes serve readers for so long.
+
+        Returns the source, and what the environments of its data planes set of their transports.
+
+        Raises:
+            KvferryError: the source refused, with its reason; or it cannot be reached in time.
+        """
+        source = self._source(record)
+        request = pb.DescribeRequest(protocol_version=PROTOCOL_VERSION, destination_worker=self._worker)
+        try:
+            response = await NegotiationServiceStub(source.channel).Describe(request, timeout=time_s)
+        except aio.AioRpcError as error:
+            raise _located(from_rpc(error), source) from error
+        if response.incarnation != source.incarnation:
+            raise PeerError(f"workers/{source.worker} has become incarnation {response.incarnation}")
+        self._learn(source, response.description)
+        return source, response.settings
 
     async def checksums(
         self, source: Source, transfer: str, handle: bytes, scope: pb.ChecksumScope, deadline: float

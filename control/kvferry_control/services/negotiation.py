@@ -73,6 +73,17 @@ class NegotiationService(NegotiationServiceServicer):
         return pb.ConcludeResponse()
 
     @unary_method
+    async def Describe(
+        self, request: pb.DescribeRequest, context: aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse]
+    ) -> pb.DescribeResponse:
+        self._require_version(request.protocol_version)
+        description = self._describe()
+        self._expect_readers(min(context.time_remaining() or EXPECT_READERS_S_MAX, EXPECT_READERS_S_MAX), 0.0)
+        return pb.DescribeResponse(
+            incarnation=self._worker.identity.incarnation, description=description, settings=self._worker.settings()
+        )
+
+    @unary_method
     async def Checksums(
         self, request: pb.ChecksumsRequest, context: aio.ServicerContext[pb.ChecksumsRequest, pb.ChecksumsResponse]
     ) -> pb.ChecksumsResponse:
@@ -125,13 +136,7 @@ class NegotiationService(NegotiationServiceServicer):
         self._look_later()
 
     def _negotiate(self, request: pb.NegotiateRequest, time_left: float | None) -> pb.NegotiateResponse:
-        if request.protocol_version != PROTOCOL_VERSION:
-            raise OperatorError.of_field(
-                "protocol_version",
-                request.protocol_version,
-                f"workers/{self._worker.name} speaks {PROTOCOL_VERSION}",
-                reason=Reason.PROTOCOL_MISMATCH,
-            )
+        self._require_version(request.protocol_version)
         transfer = check_id("transfer", request.transfer)
         publication = self._find(request.handle)
         description = self._describe() if request.want_description else None
@@ -147,6 +152,15 @@ class NegotiationService(NegotiationServiceServicer):
             time_left=duration(publication.expires_at - time.monotonic()),
             description=description,
         )
+
+    def _require_version(self, version: int) -> None:
+        if version != PROTOCOL_VERSION:
+            raise OperatorError.of_field(
+                "protocol_version",
+                version,
+                f"workers/{self._worker.name} speaks {PROTOCOL_VERSION}",
+                reason=Reason.PROTOCOL_MISMATCH,
+            )
 
     def _find(self, handle: bytes) -> Publication:
         identity = self._worker.identity

@@ -1,16 +1,24 @@
 """Attests peers, one at a time and beside everything else: each when it is first told of, and again when it is slow."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 import structlog
 
+from kvferry.core.errors import KvferryError, ResourceExhausted
 from kvferry_dataplane.attestation.findings import Attestation, Way
 from kvferry_dataplane.attestation.rate_book import RateBook
+from kvferry_dataplane.paths import Path
 from kvferry_dataplane.peers import Peer
 
 _log = structlog.get_logger("kvferry.dataplane.attestation")
+
+
+SURVEYS_MAX = 64
+"""Surveys that wait for their turn."""
+Survey = dict[Path, Way | KvferryError]
 
 
 class WayFinder(Protocol):
@@ -18,6 +26,10 @@ class WayFinder(Protocol):
 
     async def find(self, peer: Peer) -> tuple[list[Way], list[str]]:
         """The ways that reads of it may take, and why others could not be attested."""
+        ...
+
+    async def survey(self, peer: Peer) -> Survey:
+        """Every path to it, and why those are impossible that are."""
         ...
 
 
@@ -30,6 +42,7 @@ class Prober:
         self._peers: dict[str, Peer] = {}
         self._found: dict[str, Attestation] = {}
         self._queue: dict[str, None] = {}
+        self._surveys: deque[tuple[Peer, Callable[[Survey], None]]] = deque()
         self._queued = asyncio.Event()
         self.on_attested: Callable[[str, Attestation], None] = lambda _peer, _attestation: None
 
@@ -51,6 +64,17 @@ class Prober:
         self._found.pop(peer.name, None)
         self._rates.forget(peer.name)
 
+    def survey(self, peer: Peer, answer: Callable[[Survey], None]) -> None:
+        """Find out, beside what is attested and before what waits to be, which paths to a peer are possible.
+
+        Raises:
+            ResourceExhausted: too many surveys wait.
+        """
+        if len(self._surveys) >= SURVEYS_MAX:
+            raise ResourceExhausted.of_bound("surveys", SURVEYS_MAX, "so many wait")
+        self._surveys.append((peer, answer))
+        self._queued.set()
+
     def slow(self, peer: str) -> None:
         """Reads of a peer have become slow, or go on although it is not attested: probe it again."""
         if peer in self._peers:
@@ -70,7 +94,11 @@ class Prober:
         while True:
             await self._queued.wait()
             self._queued.clear()
-            while self._queue:
+            while self._queue or self._surveys:
+                if self._surveys:
+                    surveyed, answer = self._surveys.popleft()
+                    answer(await self._finder.survey(surveyed))
+                    continue
                 name = next(iter(self._queue))
                 del self._queue[name]
                 await self._attest(self._peers[name])

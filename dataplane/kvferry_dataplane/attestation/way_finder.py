@@ -4,7 +4,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 
 from kvferry.core.backends import Transport
-from kvferry.core.errors import KvferryError
+from kvferry.core.errors import KvferryError, TransportFailed
 from kvferry.core.reasons import Reason
 from kvferry_dataplane.attestation.findings import Way
 from kvferry_dataplane.attestation.pattern import PROBE_BYTES
@@ -46,6 +46,29 @@ class WayFinder:
             found.append(await self._packed(peer, target, found[0]))
         ways = [way for way in found if isinstance(way, Way)]
         return ways, [str(error) for error in found if isinstance(error, KvferryError)]
+
+    async def survey(self, peer: Peer) -> dict[Path, Way | KvferryError]:
+        """Every path to it, whichever reads would take, and why those are impossible that are."""
+        target, method = peer.probe, Path(self._transport.method)
+        if target is None or target.size_bytes != PROBE_BYTES:
+            nothing = TransportFailed("the source offers nothing for probes to read")
+            return dict.fromkeys((Path.LOCAL, method, Path.PACKED), nothing)
+        found = {Path.LOCAL: await _tried(self._reads.attest(peer, target, Path.LOCAL))}
+        found[method] = self._why_not_by_transport(peer) or await _tried(self._transports.attest(peer))
+        found[Path.PACKED] = self._why_not_packed() or await self._packed(peer, target, found[method])
+        return found
+
+    def _why_not_by_transport(self, peer: Peer) -> KvferryError | None:
+        if peer.transport is not self._transport:
+            return TransportFailed(f"the source speaks {peer.transport}, this data plane {self._transport}")
+        return self._why_not_configured(PathRule.AUTO, PathRule(self._transport.method), PathRule.PACKED)
+
+    def _why_not_packed(self) -> KvferryError | None:
+        return self._why_not_configured(PathRule.AUTO, PathRule.PACKED)
+
+    def _why_not_configured(self, *allowing: PathRule) -> KvferryError | None:
+        rule = self._policy.rule
+        return None if rule in allowing else TransportFailed(f"path={rule} is configured")
 
     async def _packed(self, peer: Peer, target: ProbeTarget, read: Way | KvferryError) -> Way | KvferryError:
         packed = await _tried(self._reads.attest(peer, target, Path.PACKED))

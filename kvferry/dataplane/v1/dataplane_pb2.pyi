@@ -13,6 +13,7 @@ from kvferry.error.v1 import error_pb2 as _error_pb2
 from kvferry.layout.v1 import layout_pb2 as _layout_pb2
 from kvferry.negotiation.v1 import negotiation_pb2 as _negotiation_pb2
 from kvferry.transfer.v1 import transfer_pb2 as _transfer_pb2
+from kvferry.worker.v1 import probe_pb2 as _probe_pb2
 from kvferry.worker.v1 import worker_pb2 as _worker_pb2
 import builtins as _builtins
 import sys
@@ -258,6 +259,7 @@ class SessionRequest(_message.Message):
     CANCEL_READ_FIELD_NUMBER: _builtins.int
     DEPART_FIELD_NUMBER: _builtins.int
     SUM_CHECKSUMS_FIELD_NUMBER: _builtins.int
+    SURVEY_PEER_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """Chosen by control, growing; events that answer the command carry it."""
     @_builtins.property
@@ -300,6 +302,10 @@ class SessionRequest(_message.Message):
     def sum_checksums(self) -> Global___SumChecksums:
         """Give checksums of a lease's blocks."""
 
+    @_builtins.property
+    def survey_peer(self) -> Global___SurveyPeer:
+        """Find out which paths to a source rank are possible."""
+
     def __init__(
         self,
         *,
@@ -314,12 +320,13 @@ class SessionRequest(_message.Message):
         cancel_read: Global___CancelRead | None = ...,
         depart: Global___Depart | None = ...,
         sum_checksums: Global___SumChecksums | None = ...,
+        survey_peer: Global___SurveyPeer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease", "sum_checksums", b"sum_checksums"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease", "sum_checksums", b"sum_checksums", "survey_peer", b"survey_peer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "command_id", b"command_id", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease", "sum_checksums", b"sum_checksums"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "command_id", b"command_id", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease", "sum_checksums", b"sum_checksums", "survey_peer", b"survey_peer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["acquire_lease", "renew_lease", "release_lease", "expect_readers", "connect_peer", "disconnect_peer", "read", "cancel_read", "depart", "sum_checksums"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["acquire_lease", "renew_lease", "release_lease", "expect_readers", "connect_peer", "disconnect_peer", "read", "cancel_read", "depart", "sum_checksums", "survey_peer"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -341,6 +348,7 @@ class SessionResponse(_message.Message):
     LEAVING_FIELD_NUMBER: _builtins.int
     CHECKSUMS_SUMMED_FIELD_NUMBER: _builtins.int
     PEER_ATTESTED_FIELD_NUMBER: _builtins.int
+    PEER_SURVEYED_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """The command that this answers; 0 when nothing asked for it."""
     @_builtins.property
@@ -379,6 +387,10 @@ class SessionResponse(_message.Message):
     def peer_attested(self) -> Global___PeerAttested:
         """What was found out about the ways to a peer."""
 
+    @_builtins.property
+    def peer_surveyed(self) -> Global___PeerSurveyed:
+        """What was found out about every path to a peer."""
+
     def __init__(
         self,
         *,
@@ -392,12 +404,13 @@ class SessionResponse(_message.Message):
         leaving: Global___Leaving | None = ...,
         checksums_summed: Global___ChecksumsSummed | None = ...,
         peer_attested: Global___PeerAttested | None = ...,
+        peer_surveyed: Global___PeerSurveyed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checksums_summed", b"checksums_summed", "command_done", b"command_done", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "peer_attested", b"peer_attested", "read_finished", b"read_finished"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checksums_summed", b"checksums_summed", "command_done", b"command_done", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "peer_attested", b"peer_attested", "peer_surveyed", b"peer_surveyed", "read_finished", b"read_finished"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksums_summed", b"checksums_summed", "command_done", b"command_done", "command_id", b"command_id", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "peer_attested", b"peer_attested", "read_finished", b"read_finished"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksums_summed", b"checksums_summed", "command_done", b"command_done", "command_id", b"command_id", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "peer_attested", b"peer_attested", "peer_surveyed", b"peer_surveyed", "read_finished", b"read_finished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "lease_granted", "lease_ended", "read_finished", "command_done", "command_refused", "leaving", "checksums_summed", "peer_attested"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "lease_granted", "lease_ended", "read_finished", "command_done", "command_refused", "leaving", "checksums_summed", "peer_attested", "peer_surveyed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -788,6 +801,58 @@ class PeerAttested(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PeerAttested: _TypeAlias = PeerAttested  # noqa: Y015
+
+@_typing.final
+class SurveyPeer(_message.Message):
+    """Find out, by reading real bytes, which paths to a source rank are possible, whichever reads would take. Answered by
+    `peer_surveyed`, or refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    """As given to ConnectPeer."""
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SurveyPeer: _TypeAlias = SurveyPeer  # noqa: Y015
+
+@_typing.final
+class PeerSurveyed(_message.Message):
+    """What was found out about every path to a peer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    """As given to ConnectPeer."""
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedCompositeFieldContainer[_probe_pb2.ProbedPath]:
+        """One for each path that there is."""
+
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+        paths: _abc.Iterable[_probe_pb2.ProbedPath] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["paths", b"paths", "peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerSurveyed: _TypeAlias = PeerSurveyed  # noqa: Y015
 
 @_typing.final
 class CancelRead(_message.Message):

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from kvferry.error.v1 import error_pb2 as _error_pb2
 from kvferry.layout.v1 import layout_pb2 as _layout_pb2
+from kvferry.worker.v1 import probe_pb2 as _probe_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -141,6 +142,66 @@ class NegotiateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NegotiateResponse: _TypeAlias = NegotiateResponse  # noqa: Y015
+
+@_typing.final
+class DescribeRequest(_message.Message):
+    """Request of Describe."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    DESTINATION_WORKER_FIELD_NUMBER: _builtins.int
+    protocol_version: _builtins.int
+    """Version of this protocol that the caller speaks."""
+    destination_worker: _builtins.str
+    """Name of the worker that will read."""
+    def __init__(
+        self,
+        *,
+        protocol_version: _builtins.int = ...,
+        destination_worker: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_worker", b"destination_worker", "protocol_version", b"protocol_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeRequest: _TypeAlias = DescribeRequest  # noqa: Y015
+
+@_typing.final
+class DescribeResponse(_message.Message):
+    """Response of Describe."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.int
+    """The source's incarnation."""
+    @_builtins.property
+    def description(self) -> Global___SourceDescription:
+        """What it holds, and how to reach it."""
+
+    @_builtins.property
+    def settings(self) -> _containers.RepeatedCompositeFieldContainer[_probe_pb2.RankSettings]:
+        """What the environments of its data planes set of their transports."""
+
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.int = ...,
+        description: Global___SourceDescription | None = ...,
+        settings: _abc.Iterable[_probe_pb2.RankSettings] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "incarnation", b"incarnation", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
 
 @_typing.final
 class RankLease(_message.Message):
