@@ -43,9 +43,9 @@ class ProbePlan:
 
 
 def probe_plan(piece_bytes: int, total_bytes: int = PROBE_BYTES) -> ProbePlan:
-    """So many bytes in pieces, which nobody can join: no two that touch at the source touch in the scratch."""
+    """So many bytes in pieces, which nobody can join: the scratch gets them in the opposite order."""
     count = total_bytes // piece_bytes
-    return ProbePlan(piece_bytes, np.roll(np.arange(count, dtype=np.int64)[::-1], 1))
+    return ProbePlan(piece_bytes, np.arange(count, dtype=np.int64)[::-1])
 
 
 LATENCY = probe_plan(LATENCY_BYTES, LATENCY_BYTES)
