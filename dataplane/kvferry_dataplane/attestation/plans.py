@@ -11,6 +11,10 @@ from kvferry_dataplane.attestation.pattern import PROBE_BYTES
 LARGE_PIECE_BYTES = 1 << 20
 SMALL_PIECE_BYTES = 4 << 10
 LATENCY_BYTES = 64
+ROUNDS = 3
+"""Each read is done so often, and the quickest counts: others may have been disturbed."""
+PROBE_SECONDS_MAX = 1.0
+"""A read that takes longer has failed: its source does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
