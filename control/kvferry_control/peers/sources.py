@@ -228,6 +228,8 @@ class Sources:
         Raises:
             PathRefused: names what is demanded, and what there is.
         """
+        if not self.floor.needs_attestation:
+            return
         pairs = [(link.rank, access.rank) for link in links for access in source.access]
         if source.attested.forget_refused(pairs):
             # Who could not be attested is tried again.

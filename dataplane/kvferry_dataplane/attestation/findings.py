@@ -20,11 +20,8 @@ class Seconds:
     @property
     def times(self) -> ProbeTimes:
         """What they say that reads cost."""
-        large, small = (
-            (int(plan.order.size), plan.total_bytes, seconds)
-            for plan, seconds in ((LARGE, self.large), (SMALL, self.small))
-        )
-        return probe_times(self.latency, large, small)
+        large, small = int(LARGE.order.size), int(SMALL.order.size)
+        return probe_times(self.latency, (large, self.large), (small, self.small), LARGE.total_bytes)
 
 
 @dataclass(frozen=True, slots=True)

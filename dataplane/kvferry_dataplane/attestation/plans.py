@@ -11,6 +11,10 @@ from kvferry_dataplane.attestation.pattern import PROBE_BYTES
 LARGE_PIECE_BYTES = 1 << 20
 SMALL_PIECE_BYTES = 4 << 10
 LATENCY_BYTES = 64
+ROUNDS = 3
+"""Each read is done so often, and the quickest counts: others may have been disturbed."""
+PROBE_SECONDS_MAX = 1.0
+"""A read that takes longer has failed: its source does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +47,9 @@ class ProbePlan:
 
 
 def probe_plan(piece_bytes: int, total_bytes: int = PROBE_BYTES) -> ProbePlan:
-    """So many bytes in pieces, which nobody can join: no two that touch at the source touch in the scratch."""
+    """So many bytes in pieces, which nobody can join: the scratch gets them in the opposite order."""
     count = total_bytes // piece_bytes
-    return ProbePlan(piece_bytes, np.roll(np.arange(count, dtype=np.int64)[::-1], 1))
+    return ProbePlan(piece_bytes, np.arange(count, dtype=np.int64)[::-1])
 
 
 LATENCY = probe_plan(LATENCY_BYTES, LATENCY_BYTES)

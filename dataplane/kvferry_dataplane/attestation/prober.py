@@ -44,6 +44,7 @@ class Prober:
         self._queue: dict[str, None] = {}
         self._surveys: deque[tuple[Peer, Callable[[Survey], None]]] = deque()
         self._queued = asyncio.Event()
+        self._under_way: Peer | None = None
         self.on_attested: Callable[[str, Attestation], None] = lambda _peer, _attestation: None
 
     def connect(self, peer: Peer, *, again: bool = False) -> None:
@@ -54,8 +55,9 @@ class Prober:
         if found is not None and not found.refusals and not again:
             self.on_attested(peer.name, found)
             return
-        self._peers[peer.name] = peer
-        self._enqueue(peer.name)
+        if self._under_way is None or self._peers.get(peer.name) is not self._under_way or again:
+            self._peers[peer.name] = peer
+            self._enqueue(peer.name)
 
     def disconnect(self, peer: Peer) -> None:
         """Forget a peer."""
@@ -101,7 +103,9 @@ class Prober:
                     continue
                 name = next(iter(self._queue))
                 del self._queue[name]
-                await self._attest(self._peers[name])
+                self._under_way = self._peers[name]
+                await self._attest(self._under_way)
+                self._under_way = None
 
     def _enqueue(self, peer: str) -> None:
         self._queue[peer] = None

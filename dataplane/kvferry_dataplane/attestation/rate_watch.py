@@ -31,11 +31,12 @@ class ProbeTimes:
         return self.request_seconds + piece_count * self.piece_seconds + total_bytes * self.byte_seconds
 
 
-def probe_times(latency_s: float, large: tuple[int, int, float], small: tuple[int, int, float]) -> ProbeTimes:
-    """The costs that explain two probes; each is of so many pieces and bytes, and took so many seconds."""
-    byte_seconds = max(large[2] - latency_s, large[2] / 2) / large[1]
-    left = small[2] - latency_s - small[1] * byte_seconds
-    return ProbeTimes(latency_s, max(left, 0.0) / small[0], byte_seconds)
+def probe_times(latency_s: float, large: tuple[int, float], small: tuple[int, float], total_bytes: int) -> ProbeTimes:
+    """The costs that explain two probes of ``total_bytes``; each was of so many pieces, and took so many seconds."""
+    piece_seconds = max((small[1] - large[1]) / (small[0] - large[0]), 0.0)
+    left = large[1] - latency_s - large[0] * piece_seconds
+    # A latency that was disturbed explains no more than half.
+    return ProbeTimes(latency_s, piece_seconds, max(left, large[1] / 2) / total_bytes)
 
 
 class RateWatch:

@@ -7,18 +7,13 @@ from collections.abc import Callable
 
 from kvferry_dataplane.attestation.findings import Seconds, Way
 from kvferry_dataplane.attestation.pattern import pattern_of
-from kvferry_dataplane.attestation.plans import LARGE, LATENCY, SMALL, ProbePlan
+from kvferry_dataplane.attestation.plans import LARGE, LATENCY, PROBE_SECONDS_MAX, ROUNDS, SMALL, ProbePlan
 from kvferry_dataplane.attestation.scratch import Scratch
 from kvferry_dataplane.desk import PRIORITY_MAX
 from kvferry_dataplane.paths import STREAM_BACKEND, STREAM_TRANSPORT, Path, Route
 from kvferry_dataplane.peers import Peer, ProbeTarget
 from kvferry_dataplane.reads.request import ReadOutcome, ReadPart, ReadRequest
 from kvferry_dataplane.transports.transport import TransportUse
-
-PROBE_SECONDS_MAX = 1.0
-"""A read that takes longer has failed."""
-ROUNDS = 3
-"""Each read is done so often, and the quickest counts: others may have been disturbed."""
 
 
 class ReadProbes:

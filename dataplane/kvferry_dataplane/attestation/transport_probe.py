@@ -14,16 +14,13 @@ from itertools import count
 from kvferry.core.errors import DeadlineExceeded, NotReady
 from kvferry_dataplane.attestation.findings import Seconds, Way
 from kvferry_dataplane.attestation.pattern import pattern_of
-from kvferry_dataplane.attestation.plans import LARGE, LATENCY, SMALL, ProbePlan
+from kvferry_dataplane.attestation.plans import LARGE, LATENCY, PROBE_SECONDS_MAX, ROUNDS, SMALL, ProbePlan
 from kvferry_dataplane.attestation.scratch import Scratch
 from kvferry_dataplane.paths import Path
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.lingering import LingeringConnections
 from kvferry_dataplane.transports.transport import TransportAgent, TransportLibrary
 
-PROBE_SECONDS_MAX = 1.0
-"""A read that takes longer has failed: its source does not answer."""
-ROUNDS = 3
 _POLL_SECONDS = 20e-6
 
 
