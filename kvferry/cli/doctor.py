@@ -13,11 +13,21 @@ def doctor(
     etcd: Annotated[str | None, typer.Option(help="etcd's members, as HOST:PORT,HOST:PORT, instead.")] = None,
     backend: Annotated[str, typer.Option(help="What data planes are to use: DEFAULT, NIXL or UCX.")] = "DEFAULT",
     nixl_backend: Annotated[str | None, typer.Option(help="What NIXL is to stand on: UCX or LIBFABRIC.")] = None,
+    peer: Annotated[str | None, typer.Option(help="Move real bytes between this worker and that of --from.")] = None,
+    own: Annotated[str | None, typer.Option("--from", help="The other worker; else that of --config.")] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(envvar="KVFERRY_ENDPOINT", help="With --peer: host:port of any control; else that of --config."),
+    ] = None,
 ) -> None:
     """Look for what is slow or broken, and say what it costs and the one thing to do.
 
     Looks at etcd, NIXL's plugins, UCX's transports and devices, limits, shared memory and huge pages, namespaces, GPUs,
     clocks and versions, and with --config at the worker's data planes. It changes nothing and takes a few seconds.
+
+    With --peer, data planes read real bytes of each other on every path that is possible, in each direction in which
+    KV may move, into memory of their own and after all other reads; what is not possible has its reason. Rates are
+    compared with a plain copy and a plain socket of this machine.
 
     OK: as it should be. SLOW: works, at the cost that is named. BROKEN: does not work, or nobody can tell. NONE: there
     is nothing of the kind here. SKIPPED: not looked at.
@@ -27,5 +37,13 @@ def doctor(
     from kvferry.cli import doctor_report as command
     from kvferry.cli.running import run
 
-    options = command.DoctorOptions(config=config, etcd=etcd, backend=backend, nixl_backend=nixl_backend)
+    options = command.DoctorOptions(
+        config=config,
+        etcd=etcd,
+        backend=backend,
+        nixl_backend=nixl_backend,
+        peer=peer,
+        own=own,
+        endpoint=endpoint,
+    )
     run(command.doctor(options, json_output=json_output))

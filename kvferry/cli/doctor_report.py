@@ -15,9 +15,10 @@ from rich.text import Text
 from kvferry.cli.terminal import console, print_json
 from kvferry.core.backends import Backend, NixlBackend, resolve_transport
 from kvferry.core.errors import ConfigInvalid
-from kvferry.doctor.checks import local_checks, subject_of
+from kvferry.doctor.checks import Subject, etcd_checks, machine_checks, subject_of
 from kvferry.doctor.examination import examine
 from kvferry.doctor.findings import Finding, Status, exit_status, worst
+from kvferry.doctor.pair_checks import PairSubject, pair_check
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -38,6 +39,9 @@ class DoctorOptions:
     etcd: str | None
     backend: str
     nixl_backend: str | None
+    peer: str | None
+    own: str | None
+    endpoint: str | None
 
 
 async def doctor(options: DoctorOptions, *, json_output: bool) -> None:
@@ -52,13 +56,30 @@ async def doctor(options: DoctorOptions, *, json_output: bool) -> None:
     if options.nixl_backend is not None:
         nixl_backend = _one_of("--nixl-backend", options.nixl_backend, NixlBackend)
     subject = subject_of(options.config, options.etcd, resolve_transport(backend, nixl_backend))
-    findings = await examine(local_checks(subject))
+    between = _pair_subject(options, subject)
+    findings = await examine(etcd_checks(subject))
+    findings += await examine(machine_checks(subject))
+    if between is not None:
+        findings += await examine([pair_check(between)])
     if json_output:
         print_json(as_json(findings))
     else:
         console().print(as_text(findings))
     if status := exit_status(findings):
         raise typer.Exit(status)
+
+
+def _pair_subject(options: DoctorOptions, subject: Subject) -> PairSubject | None:
+    own, endpoint = options.own or subject.worker, options.endpoint or subject.endpoint
+    if options.peer is None:
+        if options.own is not None:
+            raise ConfigInvalid.of_field("--from", options.own, "goes with --peer")
+        return None
+    if own is None:
+        raise ConfigInvalid.of_field("--from", "(missing)", "--peer needs the other worker's name, or --config")
+    if endpoint is None:
+        raise ConfigInvalid.of_field("--endpoint", "(missing)", "--peer needs any control's host:port, or --config")
+    return PairSubject(own, options.peer, endpoint)
 
 
 def as_json(findings: Sequence[Finding]) -> dict[str, object]:

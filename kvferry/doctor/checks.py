@@ -27,6 +27,10 @@ class Subject:
     """Of the worker's data planes, by rank."""
     transport: Transport = Transport.NIXL_UCX
     """What the data planes are to use."""
+    worker: str | None = None
+    """Name of the worker to which the data planes belong."""
+    endpoint: str | None = None
+    """Of its control."""
 
 
 def subject_of(config: Path | None, endpoints: str | None, transport: Transport) -> Subject:
@@ -36,20 +40,31 @@ def subject_of(config: Path | None, endpoints: str | None, transport: Transport)
         ConfigInvalid: names what is wrong.
     """
     loaded = None if config is None else load_config(config)
-    sockets = () if loaded is None else tuple(rank.socket for rank in loaded.ranks)
+    named: EtcdOptions | None
     if endpoints is not None:
         try:
             named = EtcdOptions(endpoints=tuple(part.strip() for part in endpoints.split(",")))
         except EtcdConfigError as error:
             raise ConfigInvalid.of_field("--etcd", error.value, error.detail) from error
-        return Subject(named, sockets, transport)
-    return Subject(None if loaded is None else etcd.options_of(loaded.etcd), sockets, transport)
+    elif loaded is not None:
+        named = etcd.options_of(loaded.etcd)
+    else:
+        named = None
+    if loaded is None:
+        return Subject(named, (), transport)
+    sockets = tuple(rank.socket for rank in loaded.ranks)
+    return Subject(named, sockets, transport, loaded.worker.name, f"unix:{loaded.worker.engine_socket}")
 
 
-def local_checks(subject: Subject) -> list[Check]:
+def etcd_checks(subject: Subject) -> list[Check]:
+    """Those that time something: to be run before the others, which keep the machine busy."""
+    addresses = ("",) if subject.etcd is None else subject.etcd.addresses
+    return [Check(etcd.CHECK, partial(etcd.look, subject.etcd, address)) for address in addresses]
+
+
+def machine_checks(subject: Subject) -> list[Check]:
     """Every check of this machine, in the order in which they are shown."""
     return [
-        *_etcd_checks(subject.etcd),
         *_dataplane_checks(subject.sockets),
         Check(nixl.CHECK, partial(nixl.look, subject.transport), CHILD_BOUND_S),
         Check(ucx.CHECK, ucx.look, CHILD_BOUND_S),
@@ -60,12 +75,6 @@ def local_checks(subject: Subject) -> list[Check]:
         Check(clock.CHECK, partial(clock.look, subject.etcd)),
         Check(versions.CHECK, versions.look),
     ]
-
-
-def _etcd_checks(options: EtcdOptions | None) -> Iterator[Check]:
-    addresses = ("",) if options is None else options.addresses
-    for address in addresses:
-        yield Check(etcd.CHECK, partial(etcd.look, options, address))
 
 
 def _dataplane_checks(sockets: tuple[str, ...]) -> Iterator[Check]:

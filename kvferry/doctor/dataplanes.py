@@ -107,7 +107,7 @@ def _settings(found: DataPlane) -> Finding:
         text = ", ".join(f"{name}={value}" for name, value in found.settings.items())
         return ok(check, text or "its environment sets nothing of the transport's", **values)
     text = ", ".join(f"{name}={value}" for name, value in limiting.items())
-    if (tls := limiting.get("UCX_TLS")) is not None and not _allows_more_than_sockets(tls):
+    if (tls := limiting.get("UCX_TLS")) is not None and not allows_more_than_sockets(tls):
         return slow(
             check,
             f"its environment has {text}",
@@ -118,7 +118,7 @@ def _settings(found: DataPlane) -> Finding:
     return ok(check, f"its environment limits the transport: {text}", **values)
 
 
-def _allows_more_than_sockets(tls: str) -> bool:
+def allows_more_than_sockets(tls: str) -> bool:
     """Whether a value of ``UCX_TLS`` leaves more than tcp."""
     names = {name.strip() for name in tls.removeprefix("^").split(",")}
     return tls.startswith("^") or bool(names - {"tcp", "self", "sockcm"})

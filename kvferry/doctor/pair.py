@@ -1,7 +1,7 @@
 """Has real bytes moved between two workers on every path that is possible. Nothing of either is changed.
 
-The control of the worker that reads is asked for it: its data planes read bytes that the others keep for this, into memory
-of their own, after all other reads.
+The control of the worker that reads is asked for it: its data planes read bytes that the others keep for this, into
+memory of their own, after all other reads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from grpc import aio
 from kvferry.core.errors import InvalidArgument, KvferryError
 from kvferry.rpc.errors import from_rpc
 from kvferry.rpc.options import channel_options
-from kvferry.rpc.times import seconds_of
-from kvferry.sdk.results import Pair, Worker
+from kvferry.sdk.convert import attested_route_of
+from kvferry.sdk.results import AttestedRoute, Pair, Role, Worker
 from kvferry.sdk.router import RouterClient
 from kvferry.transfer.v1 import transfer_pb2
 from kvferry.worker.v1 import probe_pb2 as pb
@@ -30,24 +30,17 @@ class ProbedPath:
     path: str
     source_rank: int
     destination_rank: int
+    route: AttestedRoute | None = None
+    """What was found by reading real bytes; None where it is impossible."""
     refusal: str = ""
-    """Why it is impossible; then nothing else is known."""
-    backend: str = ""
-    transport: str = ""
-    """By the backend's own report; empty: it gave none, and ``note`` says why."""
-    device: str = ""
-    gbytes_per_s: float = 0.0
-    """Of pieces of 1 MiB."""
-    small_gbytes_per_s: float = 0.0
-    """Of pieces of 4 KiB."""
-    latency_s: float = 0.0
-    note: str = ""
+    """Why it is impossible; empty where it is possible."""
 
     @property
-    def way(self) -> str:
-        """For people, for example ``nixl/UCX over cma (memory)``."""
-        over = f" over {self.transport}" if self.transport and self.transport != self.backend else ""
-        return f"{self.path}/{self.backend}{over}{f' ({self.device})' if self.device else ''}"
+    def way(self) -> tuple[str, ...]:
+        """What is alike between ranks that are reached alike."""
+        if self.route is None:
+            return self.path, self.refusal
+        return self.path, self.route.backend, self.route.transport, self.route.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +66,7 @@ def directions(own: Worker, peer: Worker) -> list[tuple[Worker, Worker]]:
     found = [
         (source, destination)
         for source, destination in ((own, peer), (peer, own))
-        if source.role != "decode" and destination.role != "prefill"
+        if source.role is not Role.DECODE and destination.role is not Role.PREFILL
     ]
     if not found:
         raise InvalidArgument.of_field("--peer", peer.name, f"and {own.name} are both for {own.role}")
@@ -129,16 +122,5 @@ def _path_of(ranks: pb.RankPairProbe, found: pb.ProbedPath) -> ProbedPath:
     path = transfer_pb2.Path.Name(found.path).removeprefix(_PREFIX).lower()
     if not found.HasField("route"):
         return ProbedPath(path, ranks.source_rank, ranks.destination_rank, refusal=found.refusal)
-    route = found.route
-    return ProbedPath(
-        path=path,
-        source_rank=ranks.source_rank,
-        destination_rank=ranks.destination_rank,
-        backend=route.backend,
-        transport=route.transport,
-        device=route.device,
-        gbytes_per_s=route.gbytes_per_s,
-        small_gbytes_per_s=route.small_gbytes_per_s,
-        latency_s=seconds_of(route.latency),
-        note=route.note,
-    )
+    route = attested_route_of(found.route)
+    return ProbedPath(path, ranks.source_rank, ranks.destination_rank, route=route)

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator
 
 from kvferry.doctor.ceilings import Ceilings
+from kvferry.doctor.dataplanes import allows_more_than_sockets
 from kvferry.doctor.findings import Finding, Value, broken, none, ok, slow
 from kvferry.doctor.pair import Direction, ProbedPath
-from kvferry.sdk.results import Pair
+from kvferry.sdk.results import AttestedRoute, Pair, Path
 
 CHECK = "peer"
 SOCKETS = ("tcp", "sockcm")
@@ -22,7 +23,9 @@ def judge_pairing(pair: Pair) -> Finding:
     values: dict[str, Value] = {"source": pair.source, "destination": pair.destination}
     if pair.compatible:
         return ok(name, f"{who}: can be paired", **values)
-    reasons = "; ".join(f"{found.reason} {found.field}: {found.source} and {found.destination}" for found in pair.mismatches)
+    reasons = "; ".join(
+        f"{found.reason} {found.field}: {found.source} and {found.destination}" for found in pair.mismatches
+    )
     return broken(
         name,
         f"{who}: cannot be paired: {reasons}",
@@ -37,7 +40,7 @@ def judge(found: Direction, ceilings: Ceilings) -> list[Finding]:
     findings = [_judge_group(found, group, ceilings) for group in _groups(found.paths)]
     if found.unknown:
         findings.append(_unknown(found))
-    if not any(not path.refusal for path in found.paths):
+    if all(path.route is None for path in found.paths):
         findings.append(_no_path(found))
     return findings
 
@@ -52,57 +55,67 @@ def judge_ceilings(ceilings: Ceilings) -> list[Finding]:
 
 
 def _groups(paths: Iterable[ProbedPath]) -> Iterator[list[ProbedPath]]:
-    """Ranks between which a path is alike, the slowest first."""
+    """Pairs of ranks between which a path is alike."""
     groups: dict[tuple[str, ...], list[ProbedPath]] = {}
     for path in paths:
-        groups.setdefault((path.path, path.refusal, path.backend, path.transport, path.device), []).append(path)
-    for group in groups.values():
-        yield sorted(group, key=lambda path: path.gbytes_per_s)
+        groups.setdefault(path.way, []).append(path)
+    yield from groups.values()
 
 
 def _judge_group(found: Direction, group: list[ProbedPath], ceilings: Ceilings) -> Finding:
-    slowest = group[0]
-    if slowest.refusal:
+    routes = [path.route for path in group if path.route is not None]
+    if not routes:
         return _impossible(found, group)
-    over_sockets = any(name in SOCKETS for name in slowest.transport.split("+"))
+    route = min(routes, key=lambda route: route.gbytes_per_s)
+    over_sockets = any(name in SOCKETS for name in route.transport.split("+"))
+    # Within a host the kernel could copy instead; what packs is a socket by design.
+    is_avoidable = over_sockets and found.same_host and route.path is not Path.PACKED
     ceiling, of = (
         (ceilings.socket_gbytes_per_s, "a plain socket on the loopback here")
-        if over_sockets and not found.same_host
+        if over_sockets and not is_avoidable
         else (ceilings.memory_gbytes_per_s, "a plain copy of memory here")
     )
-    share = slowest.gbytes_per_s / ceiling
-    text = (
-        f"{_who(found, group)}: {slowest.way}, {slowest.gbytes_per_s:.2f} GB/s in pieces of 1 MiB ({share:.0%} of {of}),"
-        f" {slowest.small_gbytes_per_s:.2f} in pieces of 4 KiB, {slowest.latency_s * 1e6:.0f} µs for 64 bytes"
-    )
-    values = _values(found, group) | {"ceiling_gbytes_per_s": round(ceiling, 3), "share": round(share, 3)}
-    name = f"{CHECK}.path.{slowest.path}"
-    if slowest.path == "packed" and found.same_host:
-        return ok(name, f"{text}; between hosts it would be compared with the network", **values)
-    if over_sockets and found.same_host:
-        return slow(name, text, costs=_cost_of(share, ceiling, slowest), do=_unblock(found), **values)
-    if share < (SOCKET_SHARE_MIN if over_sockets else SHARE_MIN) and (over_sockets or found.same_host):
-        return slow(name, text, costs=_cost_of(share, ceiling, slowest), do=_quicken(found, slowest), **values)
+    share = route.gbytes_per_s / ceiling
+    name, text = f"{CHECK}.path.{group[0].path}", f"{_who(found, group)}: {_figures(route)}, {share:.0%} of {of}"
+    values = _values(found, group) | _route_values(route)
+    values |= {"ceiling_gbytes_per_s": round(ceiling, 3), "share": round(share, 3)}
+    costs = f"{route.gbytes_per_s:.2f} GB/s where {of} gives {ceiling:.2f}: {_times(share)} times as long for each read"
+    if is_avoidable:
+        return slow(name, text, costs=costs, do=_unblock(found), **values)
+    least = SOCKET_SHARE_MIN if over_sockets else SHARE_MIN
+    if share < least and (over_sockets or found.same_host):
+        return slow(name, text, costs=costs, do=_quicken(found, route), **values)
     return ok(name, text, **values)
 
 
-def _cost_of(share: float, ceiling: float, path: ProbedPath) -> str:
-    return f"reads on this path take {1 / share:.0f} times as long as {ceiling:.2f} GB/s would let them: {path.note}"
+def _times(share: float) -> str:
+    return f"{1 / share:.0f}" if share > 0 else "countless"
+
+
+def _figures(route: AttestedRoute) -> str:
+    over = f" over {route.transport}" if route.transport else f" over an unknown transport ({route.note})"
+    device = f" ({route.device})" if route.device else ""
+    return (
+        f"{route.path}/{route.backend}{over if route.transport != route.backend else ''}{device},"
+        f" {route.gbytes_per_s:.2f} GB/s in pieces of 1 MiB, {route.small_gbytes_per_s:.2f} in pieces of 4 KiB,"
+        f" {route.latency_s * 1e6:.0f} µs for 64 bytes"
+    )
 
 
 def _unblock(found: Direction) -> str:
     """Where sockets are used within a host: what keeps the kernel's copy from being taken."""
     for worker, ranks in found.settings.items():
         for rank, settings in enumerate(ranks):
-            if "UCX_TLS" in settings:
-                return f"unset UCX_TLS={settings['UCX_TLS']} for the data plane of workers/{worker} rank {rank}"
+            tls = settings.get("UCX_TLS")
+            if tls is not None and not allows_more_than_sockets(tls):
+                return f"unset UCX_TLS={tls} for the data plane of workers/{worker} rank {rank}"
     return "run both data planes with one user id, --ipc=container:NAME and --pid=container:NAME, as cma needs it"
 
 
-def _quicken(found: Direction, path: ProbedPath) -> str:
+def _quicken(found: Direction, route: AttestedRoute) -> str:
     if found.same_host:
         return "look at what else the machine does, and run the doctor again"
-    if path.path == "packed":
+    if route.path is Path.PACKED:
         return "measure the network between the two with iperf3; if it gives more, report this with --json"
     return f"start the data planes of workers/{found.source} with --pack-listen, or give both machines RDMA"
 
@@ -146,19 +159,23 @@ def _who(found: Direction, group: list[ProbedPath]) -> str:
 
 
 def _values(found: Direction, group: list[ProbedPath]) -> dict[str, Value]:
-    path = group[0]
     return {
         "source": found.source,
         "destination": found.destination,
         "same_host": found.same_host,
-        "path": path.path,
-        "rank_pairs": [[one.source_rank, one.destination_rank] for one in group],
-        "refusal": path.refusal,
-        "backend": path.backend,
-        "transport": path.transport,
-        "device": path.device,
-        "gbytes_per_s": round(path.gbytes_per_s, 3),
-        "small_gbytes_per_s": round(path.small_gbytes_per_s, 3),
-        "latency_us": round(path.latency_s * 1e6, 1),
-        "note": path.note,
+        "path": group[0].path,
+        "rank_pairs": [[path.source_rank, path.destination_rank] for path in group],
+        "refusal": group[0].refusal,
+    }
+
+
+def _route_values(route: AttestedRoute) -> dict[str, Value]:
+    return {
+        "backend": route.backend,
+        "transport": route.transport,
+        "device": route.device,
+        "gbytes_per_s": round(route.gbytes_per_s, 3),
+        "small_gbytes_per_s": round(route.small_gbytes_per_s, 3),
+        "latency_us": round(route.latency_s * 1e6, 1),
+        "note": route.note,
     }

@@ -87,13 +87,13 @@ def pair_of(wire: worker_pb2.Pair) -> Pair:
             for m in wire.mismatches
         ),
         draining=tuple(wire.draining),
-        routes=tuple(map(_route_of, wire.routes)),
+        routes=tuple(map(attested_route_of, wire.routes)),
         attestation_refusal=wire.attestation_refusal,
         warnings=tuple(wire.warnings),
     )
 
 
-def _route_of(wire: worker_pb2.AttestedRoute) -> AttestedRoute:
+def attested_route_of(wire: worker_pb2.AttestedRoute) -> AttestedRoute:
     return AttestedRoute(
         path=_PATHS.get(wire.path, Path.NONE),
         backend=wire.backend,

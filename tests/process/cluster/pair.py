@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -108,15 +108,23 @@ async def ready(router: RouterClient, names: Sequence[str]) -> None:
 
 @asynccontextmanager
 async def running_pair(
-    source_layout: WorkerLayout | None = None, destination_layout: WorkerLayout | None = None, **spec: Any
+    source_layout: WorkerLayout | None = None,
+    destination_layout: WorkerLayout | None = None,
+    only: Mapping[str, Mapping[str, Any]] | None = None,
+    **spec: Any,
 ) -> AsyncIterator[Pair]:
-    """Start everything; ends everything. ``spec`` changes fields of both workers' specs."""
+    """Start everything; ends everything. ``spec`` changes fields of both workers' specs, ``only`` of one's, by name."""
     layouts = {"prefill-0": source_layout or layout_of(), "decode-0": destination_layout or layout_of()}
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(LocalCluster())
         workers = [
             await cluster.start_worker(
-                WorkerSpec(name=name, role=role, ranks=RANKS, **{"pool_bytes": POOL_BYTES, **spec})
+                WorkerSpec(
+                    name=name,
+                    role=role,
+                    ranks=RANKS,
+                    **{"pool_bytes": POOL_BYTES, **spec, **(only or {}).get(name, {})},
+                )
             )
             for name, role in (("prefill-0", "prefill"), ("decode-0", "decode"))
         ]

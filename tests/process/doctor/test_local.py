@@ -36,7 +36,7 @@ def test_every_area_is_looked_at(server: EtcdServer) -> None:
     """A healthy etcd is found, with version and latency; plugins that do not load have the loader's words."""
     found = diagnose("--etcd", server.endpoint)
     assert {finding.partition(".")[0] for finding in found.findings} >= AREAS
-    assert ["OK"] * 3 == [found.status_of(f"etcd.{name}") for name in ("reachable", "version", "latency")]
+    assert ["OK"] * 2 == [found.status_of(f"etcd.{name}") for name in ("reachable", "version")]
     assert found.findings["etcd.latency"]["values"]["latency_ms"] > 0
     assert "OK" == found.status_of("clock.skew")
     assert "OK" == found.status_of("nixl.plugin.ucx")

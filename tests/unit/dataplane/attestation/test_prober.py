@@ -10,7 +10,7 @@ import numpy as np
 from kvferry_dataplane.attestation.findings import Attestation, Seconds, Way
 from kvferry_dataplane.attestation.pattern import PROBE_BYTES, pattern_of
 from kvferry_dataplane.attestation.plans import LARGE, LATENCY, SMALL
-from kvferry_dataplane.attestation.prober import Prober
+from kvferry_dataplane.attestation.prober import Prober, Survey
 from kvferry_dataplane.attestation.rate_book import RateBook
 from kvferry_dataplane.paths import Path
 from kvferry_dataplane.peers import Peer
@@ -39,6 +39,10 @@ class Finder:
         self.asked.append(peer.name)
         await self.let.wait()
         return self.found.pop(0) if len(self.found) > 1 else self.found[0]
+
+    async def survey(self, peer: Peer) -> Survey:
+        """Nobody asks here."""
+        raise NotImplementedError(peer.name)
 
 
 @asynccontextmanager
