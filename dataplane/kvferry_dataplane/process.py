@@ -189,14 +189,14 @@ class DataPlaneProcess:
         reads = ReadThread(executor, mailbox, self._on_defect)
         reads.start(pool.make_current)
         parts.push_async_callback(asyncio.to_thread, reads.stop)
+        desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
         attester = open_attester(
-            library, pool, self._boot_id, self._config.paths, self._lingering, self._rates, reads.submit
+            library, pool, self._boot_id, self._config.paths, self._lingering, self._rates, reads.submit, desk
         )
         parts.push_async_callback(asyncio.to_thread, attester.close)
         self._is_probe = attester.finished
         self._show_figures(pool, executor, ends)
         self._metrics.show_attestations(attester.prober)
-        desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
         checksums = self._open_checksums(parts, pool)
         self._watched = desk, reads, serving, copiers
         memory = PlaneMemory(words[:-1], pool.region.size_bytes)

@@ -91,7 +91,7 @@ class Prober:
         found = self._found[peer.name] = before.then(ways, refusals)
         for way in found.ways:
             if (way.path, way.backend) in before.known:
-                self._rates.probed(peer.name, way.path, found_slow=way.degraded)
+                self._rates.probed(peer.name, way.path, degraded=way.degraded)
             else:
                 self._rates.watch(peer.name, way.path, way.seconds.times)
             _log_way(peer.name, way)

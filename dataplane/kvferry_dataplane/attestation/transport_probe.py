@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 
+from kvferry.core.backends import Transport
 from kvferry.core.errors import DeadlineExceeded, NotReady
 from kvferry_dataplane.attestation.findings import Seconds, Way
 from kvferry_dataplane.attestation.pattern import pattern_of
@@ -34,6 +35,11 @@ class TransportProbes:
         self._threads = ThreadPoolExecutor(1, "kvferry-attest")
         self._numbers = count(1)
         self._closing = False
+
+    @property
+    def transport(self) -> Transport:
+        """Which transport it is."""
+        return self._library.transport
 
     async def attest(self, peer: Peer) -> Way:
         """Read a peer's pattern by the transport.

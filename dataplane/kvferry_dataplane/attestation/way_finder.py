@@ -1,9 +1,11 @@
 """Which ways to a peer are probed, and in which order."""
 
-from collections.abc import Coroutine
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 
-from kvferry.core.backends import Transport
+import structlog
+
 from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
 from kvferry_dataplane.attestation.findings import Way
@@ -13,17 +15,27 @@ from kvferry_dataplane.attestation.transport_probe import TransportProbes
 from kvferry_dataplane.paths import STREAM_BACKEND, Path, PathPolicy, PathRule
 from kvferry_dataplane.peers import Peer, ProbeTarget
 
+GO_FIRST_SECONDS_MAX = 1.0
+"""So long a probe of the transport waits for reads to end."""
+READ_FOLLOWS_SECONDS = 0.02
+_log = structlog.get_logger("kvferry.dataplane.attestation")
+
 
 class WayFinder:
     """Probes the ways that reads of a peer may take by the configuration of this data plane."""
 
     def __init__(
-        self, policy: PathPolicy, transport: Transport, reads: ReadProbes, transports: TransportProbes
+        self,
+        policy: PathPolicy,
+        reads: ReadProbes,
+        transports: TransportProbes,
+        until_idle: Callable[[], Awaitable[None]],
     ) -> None:
+        """``until_idle`` waits until no read is outstanding."""
         self._policy = policy
-        self._transport = transport
         self._reads = reads
         self._transports = transports
+        self._until_idle = until_idle
 
     async def find(self, peer: Peer) -> tuple[list[Way], list[str]]:
         """The ways to it, and why others could not be attested.
@@ -39,13 +51,25 @@ class WayFinder:
             return [mapped], []
         if self._policy.rule is PathRule.LOCAL or mapped.reason is not Reason.TRANSPORT_FAILED:
             return [], [str(mapped)]
-        if peer.transport is not self._transport:
-            return [], [f"the source speaks {peer.transport}, this data plane {self._transport}; {mapped.message}"]
+        own = self._transports.transport
+        if peer.transport is not own:
+            return [], [f"the source speaks {peer.transport}, this data plane {own}; {mapped.message}"]
+        await self._let_reads_go_first()
         found = [await _tried(self._transports.attest(peer))]
         if peer.pack is not None and self._policy.rule in (PathRule.AUTO, PathRule.PACKED):
             found.append(await self._packed(peer, target, found[0]))
         ways = [way for way in found if isinstance(way, Way)]
         return ways, [str(error) for error in found if isinstance(error, KvferryError)]
+
+    async def _let_reads_go_first(self) -> None:
+        """An agent is made and destroyed for the probe, which holds up every thread for some milliseconds."""
+        try:
+            async with asyncio.timeout(GO_FIRST_SECONDS_MAX):
+                # Control tells of a peer just before its first read.
+                await asyncio.sleep(READ_FOLLOWS_SECONDS)
+                await self._until_idle()
+        except TimeoutError:
+            _log.debug("a transport is probed while reads are outstanding")
 
     async def _packed(self, peer: Peer, target: ProbeTarget, read: Way | KvferryError) -> Way | KvferryError:
         packed = await _tried(self._reads.attest(peer, target, Path.PACKED))
