@@ -7,7 +7,6 @@ from dataclasses import replace
 import structlog
 
 from kvferry.core.errors import KvferryError
-from kvferry.core.reasons import Reason
 from kvferry_dataplane.attestation.findings import Way
 from kvferry_dataplane.attestation.pattern import PROBE_BYTES
 from kvferry_dataplane.attestation.read_probe import ReadProbes
@@ -49,7 +48,8 @@ class WayFinder:
         mapped = await _tried(self._reads.attest(peer, target, Path.LOCAL))
         if isinstance(mapped, Way):
             return [mapped], []
-        if self._policy.rule is PathRule.LOCAL or mapped.reason is not Reason.TRANSPORT_FAILED:
+        if self._policy.rule is PathRule.LOCAL or mapped.metadata.get("field") != "path":
+            # Whatever is wrong with a mapped pool, reads of it go no other way.
             return [], [str(mapped)]
         own = self._transports.transport
         if peer.transport is not own:
