@@ -169,3 +169,8 @@ class ControlConfig(_Section):
     health: HealthSection = HealthSection()
     limits: LimitsSection = LimitsSection()
     transfers: TransfersSection = TransfersSection()
+
+    @property
+    def pull_timeout_s(self) -> float:
+        """How long a pull may take that does not say it."""
+        return min(self.transfers.timeout_s, self.limits.timeout_s)

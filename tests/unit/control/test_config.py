@@ -118,7 +118,7 @@ def test_the_environment_alone_is_enough() -> None:
             {"KVFERRY_TRANSFERS_REQUIRE_PATH": "local,tcp"},
             r"transfers.require_path\[1\]=tcp: must be a path .*from environment KVFERRY_TRANSFERS_REQUIRE_PATH",
         ),
-        (("--transfers-min-gbytes-per-s", "-1"), {}, "transfers.min_gbytes_per_s=-1.0: .*from flag"),
+        (("--transfers-min-gbytes-per-s", "-1"), {}, "transfers.min_gbytes_per_s=-1: .*from flag"),
         ((), {"KVFERRY_WORKER_NMAE": "x"}, "KVFERRY_WORKER_NMAE: unknown variable; .*'KVFERRY_WORKER_NAME'"),
     ],
 )
