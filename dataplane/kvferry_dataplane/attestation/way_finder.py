@@ -36,8 +36,8 @@ class WayFinder:
         self._transports = transports
         self._until_idle = until_idle
 
-    async def find(self, peer: Peer) -> tuple[list[Way], list[str]]:
-        """The ways to it, and why others could not be attested.
+    async def find(self, peer: Peer, until: float) -> tuple[list[Way], list[str]]:
+        """The ways to it, and why others could not be attested; the transport's is probed ``until`` then.
 
         Where a pool is mapped all reads of it are copies. Otherwise the transport reads it, the lease words at least,
         and chunks may be packed.
@@ -55,7 +55,7 @@ class WayFinder:
         if peer.transport is not own:
             return [], [f"the source speaks {peer.transport}, this data plane {own}; {mapped.message}"]
         await self._let_reads_go_first()
-        found = [await _tried(self._transports.attest(peer))]
+        found = [await _tried(self._transports.attest(peer, until))]
         if peer.pack is not None and self._policy.rule in (PathRule.AUTO, PathRule.PACKED):
             found.append(await self._packed(peer, target, found[0]))
         ways = [way for way in found if isinstance(way, Way)]

@@ -34,7 +34,7 @@ class Probes:
     transport: Transport = Transport.NIXL_UCX
     waited: bool = False
 
-    async def attest(self, peer: Peer, target: ProbeTarget | None = None, path: Path = Path.NIXL) -> Way:
+    async def attest(self, peer: Peer, target: ProbeTarget | float, path: Path = Path.NIXL) -> Way:
         """What was told."""
         found = {Path.LOCAL: self.mapped, Path.PACKED: self.packed, Path.NIXL: self.read}[path]
         if isinstance(found, KvferryError):
@@ -49,7 +49,7 @@ class Probes:
 async def found(probes: Probes, peer: Peer = PEER, rule: PathRule = PathRule.AUTO) -> tuple[list[Way], list[str]]:
     """What is found."""
     finder = WayFinder(PathPolicy(rule), probes, probes, probes.idle)  # type: ignore[arg-type]
-    return await finder.find(peer)
+    return await finder.find(peer, 0.0)
 
 
 async def test_a_mapped_pool_has_one_way() -> None:
