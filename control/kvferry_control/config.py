@@ -1,24 +1,18 @@
-"""Control's configuration: one frozen object, one reader.
+"""Control's configuration: one frozen object, made once by :mod:`kvferry_control.config_reading`.
 
-The file is TOML. A wrong key, a wrong value or a missing file is refused with the key's full name, its value, and for
-an unknown key the nearest known one.
+Keys, variables and flags follow from the fields here; what is written below a field is its help.
 """
 
-import difflib
-import tomllib
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from kvferry.core.checksums.shares import every_of
-from kvferry.core.errors import ConfigInvalid, InvalidArgument
 from kvferry.core.path_floor import PathFloor, path_floor
-from kvferry.rpc.addresses import check_address
 
 WorkerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+PULL_TIMEOUT_S = 30.0
 DRAIN_S_MAX = 86_400.0
 """Longest time that a drain may take."""
 Address = Annotated[str, Field(min_length=3, max_length=260)]
@@ -33,14 +27,16 @@ class Role(StrEnum):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class WorkerSection(_Section):
     """``[worker]``: who this is and where it listens."""
 
     name: WorkerName
+    """Unique among the workers under ``etcd.prefix``."""
     role: Role
+    """What the worker is for."""
     listen: Address
     """host:port for routers and peers; port 0 takes a free one."""
     engine_socket: str
@@ -53,6 +49,7 @@ class RankSection(_Section):
     """``[[ranks]]``: one data plane, in order of ranks."""
 
     socket: str
+    """What ``kvferry dataplane --socket`` was given."""
 
 
 class EtcdSection(_Section):
@@ -61,37 +58,50 @@ class EtcdSection(_Section):
     endpoints: tuple[str, ...] = Field(min_length=1, max_length=16)
     """host:port, http://host:port or https://host:port."""
     prefix: str = "/kvferry"
+    """Clusters that must not see each other have different ones."""
     lease_ttl_s: int = Field(default=10, ge=1, le=300)
+    """A worker that is silent this long is gone for the others."""
     ca_file: Path | None = None
+    """PEM, for TLS: the authority of etcd's certificate."""
     cert_file: Path | None = None
+    """PEM: control's certificate, where etcd asks for one."""
     key_file: Path | None = None
+    """PEM: its key."""
     user: str | None = None
+    """Where etcd has authentication on."""
     password_file: Path | None = None
+    """Its text is the password."""
 
 
 class MetricsSection(_Section):
     """``[metrics]``: the Prometheus endpoint; without it there is none."""
 
     listen: Address
+    """host:port of Prometheus metrics; port 0 takes a free one."""
 
 
 class LogSection(_Section):
     """``[log]``: how much is logged, and in which form."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much is logged."""
     format: Literal["auto", "json", "console"] = "auto"
+    """auto: console on a terminal, otherwise json."""
 
 
 class LimitsSection(_Section):
     """``[limits]``: the bounds."""
 
     active_transfers: int = Field(default=4096, ge=1, le=1_000_000)
+    """Transfers into this worker that have not ended."""
     kept_transfers: int = Field(default=10_000, ge=1, le=1_000_000)
     """Terminal transfers that are remembered."""
     live_publications: int = Field(default=16_384, ge=1, le=1_000_000)
+    """Publications that have not ended."""
     kept_publications: int = Field(default=10_000, ge=1, le=1_000_000)
     """Ended publications that are remembered."""
     blocks_per_request: int = Field(default=1_000_000, ge=1, le=4_000_000)
+    """Block ids in one publish or pull, over all groups."""
     ttl_s: float = Field(default=3600.0, gt=0, le=86_400)
     """Longest lease an engine may ask for."""
     timeout_s: float = Field(default=3600.0, gt=0, le=86_400)
@@ -125,6 +135,8 @@ class HealthSection(_Section):
 class TransfersSection(_Section):
     """``[transfers]``: what pulls do that do not say it themselves."""
 
+    timeout_s: float = Field(default=PULL_TIMEOUT_S, gt=0, le=86_400)
+    """How long they may take, at most ``limits.timeout_s``."""
     verify: str = "off"
     """Compare checksums with the source's: ``off``, ``full`` or ``sampled:N``."""
     require_path: tuple[str, ...] = ()
@@ -147,6 +159,9 @@ class ControlConfig(_Section):
 
     worker: WorkerSection
     ranks: tuple[RankSection, ...] = Field(min_length=1, max_length=64)
+    """The sockets of the data planes, in the order of ranks."""
+    trtllm_config: Path | None = None
+    """An engine's YAML file of TensorRT-LLM, whose ``kv_transfer_timeout_ms`` is taken for ``transfers.timeout_s``."""
     etcd: EtcdSection
     metrics: MetricsSection | None = None
     log: LogSection = LogSection()
@@ -155,87 +170,7 @@ class ControlConfig(_Section):
     limits: LimitsSection = LimitsSection()
     transfers: TransfersSection = TransfersSection()
 
-
-def load_config(path: Path) -> ControlConfig:
-    """Read and check a configuration file.
-
-    Raises:
-        ConfigInvalid: the file cannot be read, is no TOML, or a key in it is wrong; names the key and its value.
-    """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigInvalid.of_field("--config", str(path), f"cannot be read: {error}") from error
-    try:
-        return parse_config(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigInvalid.of_field("--config", str(path), f"is not TOML: {error}") from error
-
-
-def parse_config(values: Mapping[str, Any]) -> ControlConfig:
-    """Check values that were read from somewhere.
-
-    Raises:
-        ConfigInvalid: names the key and its value.
-    """
-    try:
-        config = ControlConfig.model_validate(values)
-    except ValidationError as error:
-        raise _explain(error, values) from error
-    check_address("worker.listen", config.worker.listen)
-    if config.worker.advertise is not None:
-        check_address("worker.advertise", config.worker.advertise)
-    if config.metrics is not None:
-        check_address("metrics.listen", config.metrics.listen)
-    try:
-        every_of("transfers.verify", config.transfers.verify)
-    except InvalidArgument as error:
-        raise ConfigInvalid(error.message, metadata=error.metadata) from error
-    _ = config.transfers.floor
-    sockets = [rank.socket for rank in config.ranks]
-    for index, socket in enumerate(sockets):
-        if socket in sockets[:index]:
-            raise ConfigInvalid.of_field(f"ranks[{index}].socket", socket, "listed twice")
-    return config
-
-
-def _explain(error: ValidationError, values: Mapping[str, Any]) -> ConfigInvalid:
-    first = error.errors()[0]
-    key = _dotted(first["loc"])
-    if first["type"] == "extra_forbidden":
-        nearest = _nearest(first["loc"])
-        hint = f"; the nearest known key is {nearest!r}" if nearest else ""
-        return ConfigInvalid.of_field(key, first["input"], f"unknown key{hint}")
-    if first["type"] == "missing":
-        return ConfigInvalid.of_field(key, "(missing)", "is required")
-    return ConfigInvalid.of_field(key, first["input"], str(first["msg"]))
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.removeprefix(".")
-
-
-def _nearest(location: tuple[int | str, ...]) -> str | None:
-    """The known key that an unknown one most resembles, among its siblings first and then everywhere."""
-    known = sorted(_known_keys(ControlConfig))
-    wrong = ".".join(str(part) for part in location if isinstance(part, str))
-    parent = wrong.rpartition(".")[0]
-    siblings = [key for key in known if key.rpartition(".")[0] == parent]
-    for candidates in (siblings, known):
-        found = difflib.get_close_matches(wrong, candidates, n=1, cutoff=0.6)
-        if found:
-            return found[0]
-    return None
-
-
-def _known_keys(section: type[BaseModel], prefix: str = "") -> set[str]:
-    keys: set[str] = set()
-    for name, field in section.model_fields.items():
-        keys.add(prefix + name)
-        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                keys |= _known_keys(inner, f"{prefix}{name}.")
-    return keys
+    @property
+    def pull_timeout_s(self) -> float:
+        """How long a pull may take that does not say it."""
+        return min(self.transfers.timeout_s, self.limits.timeout_s)

@@ -1,6 +1,5 @@
 """``python -m kvferry_control --config FILE``: run one control process."""
 
-import argparse
 import asyncio
 import gc
 import json
@@ -8,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import structlog
 from prometheus_client import start_http_server
@@ -17,7 +15,8 @@ from kvferry.core.errors import AddressInUse, KvferryError
 from kvferry.ending import bound_end
 from kvferry.logs import bind_identity, configure_logs
 from kvferry.rpc.addresses import check_address, with_port
-from kvferry_control.config import ControlConfig, load_config
+from kvferry_control.config import ControlConfig
+from kvferry_control.config_reading import config_of, control_settings
 from kvferry_control.process import ControlProcess
 
 EXIT_REFUSED = 2
@@ -25,12 +24,16 @@ EXIT_REFUSED = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until drained. Returns the exit status: 0, or 2 with one line on stderr that names what is wrong."""
-    options = _parser().parse_args(arguments)
     try:
-        config = load_config(options.config)
-        configure_logs(config.log.level, options.log_format or config.log.format)
+        settings = control_settings(arguments, os.environ)
+        config = config_of(settings)
+        configure_logs(config.log.level, config.log.format)
         bind_identity(worker=config.worker.name)
-        asyncio.run(_run(config, options.ready_fd))
+        log = structlog.get_logger("kvferry.control")
+        log.info("configuration", **settings.logged())
+        for note in settings.notes:
+            log.warning("configuration without effect", message=note)
+        asyncio.run(_run(config, settings.ready_fd))
     except KvferryError as error:
         return _refused(error)
     except BaseExceptionGroup as group:
@@ -44,14 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _refused(error: BaseException) -> int:
     sys.stderr.write(f"kvferry control: {error}\n")
     return EXIT_REFUSED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kvferry control", description="The control plane of one worker.")
-    parser.add_argument("--config", type=Path, required=True, help="TOML file; see deploy/control.example.toml")
-    parser.add_argument("--ready-fd", type=int, help="write one JSON line to this descriptor when serving")
-    parser.add_argument("--log-format", choices=("auto", "json", "console"), help="overrides [log] format")
-    return parser
 
 
 async def _run(config: ControlConfig, ready_fd: int | None) -> None:

@@ -167,12 +167,12 @@ class ControlProcess:
         sources.on_attested = self._attested
         transfers = Transfers(self._worker.name, self._links, sources, limits, self._metrics, spawn, self._cluster.find)
         compare_every = every_of("transfers.verify", self._config.transfers.verify)
-        maker = TransferMaker(self._worker, transfers, limits, compare_every)
+        maker = TransferMaker(self._worker, transfers, limits, self._config.pull_timeout_s, compare_every)
         engine = EngineService(
             self._worker,
             publications,
             partial(PullSession, maker, transfers),
-            limits,
+            self._config,
             self._busy,
             lambda: self._layout_replaced(spawn),
             self._servers.lanes,

@@ -48,7 +48,9 @@ class SameHost(StrEnum):
     FUSED = "fused"
     """Map it, and copy a whole plan at once."""
     BACKEND = "backend"
-    """Never map it: the backend moves the bytes as it does between hosts."""
+    """Never map it: the backend moves the bytes as it does between hosts. Others may still map this one's."""
+    OFF = "off"
+    """Neither map it nor show one's own: either way the pair is read as if there were two hosts."""
 
 
 class PackWire(StrEnum):
@@ -126,7 +128,7 @@ def why_not_to_map(policy: PathPolicy, own_host: bytes, source_host: bytes) -> s
     """
     if policy.rule not in (PathRule.AUTO, PathRule.LOCAL):
         return f"path={policy.rule} is configured"
-    if policy.same_host is SameHost.BACKEND:
+    if policy.same_host is not SameHost.FUSED:
         return f"same_host={policy.same_host} is configured"
     if not own_host or not source_host:
         return f"the {'source' if own_host else 'destination'} does not share its memory"

@@ -23,6 +23,7 @@ from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
 from kvferry.device.copying import Window
 from kvferry.device.memfd import SharedMemory, create_shared_memory
 from kvferry.ending import bound_end, end_bounded
+from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry.rpc.health import SOCKET_SUFFIX, status_of
 from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
 from kvferry.rpc.options import server_options
@@ -50,7 +51,7 @@ from kvferry_dataplane.packed.opening import (
 )
 from kvferry_dataplane.packed.staging import Staging
 from kvferry_dataplane.packed.staging_agent import TransportStagingAgent
-from kvferry_dataplane.paths import Path
+from kvferry_dataplane.paths import Path, SameHost
 from kvferry_dataplane.plane import Plane, PlaneMemory
 from kvferry_dataplane.pool import Pool, open_pool
 from kvferry_dataplane.reads.agent import ReadAgent, TransportReadAgent
@@ -99,7 +100,7 @@ class DataPlaneProcess:
         self._failed = asyncio.Event()
         self._defect: BaseException | None = None
         self._boot_id = secrets.token_bytes(BOOT_ID_BYTES)
-        self._host_id = host_id()
+        self._host_id = b"" if config.paths.same_host is SameHost.OFF else host_id()
         self._metrics = Metrics()
         self._lingering = LingeringConnections()
         self._rates = RateBook(self._on_slow)
@@ -131,15 +132,13 @@ class DataPlaneProcess:
             handoff = OfferSocket(pool_path, pool.offer(self._boot_id), "pool", ENGINES_MAX)
             parts.callback(handoff.close)
             description.pool_socket = str(pool_path.absolute())
-            sharing = self._share(parts, share_path, pool, table)
-            description.access.share_socket = str(share_path.absolute())
-            description.access.host_id = self._host_id
+            offers = [handoff, *self._share(parts, share_path, pool, table, description.access)]
             await lanes.start()
             parts.push_async_callback(lanes.close)
             await self._start_server(parts, control_path, DataPlaneServicer(plane, description, self._metrics, lanes))
             metrics_port = self._start_metrics(parts)
             async with asyncio.TaskGroup() as tasks:
-                served = (plane.reap_leases(), handoff.serve(), sharing.serve(), plane.prober.run())
+                served = (plane.reap_leases(), plane.prober.run(), *(offer.serve() for offer in offers))
                 running = [tasks.create_task(task) for task in served]
                 self._say_ready(pool, metrics_port)
                 await self._until_end(plane)
@@ -189,14 +188,14 @@ class DataPlaneProcess:
         reads = ReadThread(executor, mailbox, self._on_defect)
         reads.start(pool.make_current)
         parts.push_async_callback(asyncio.to_thread, reads.stop)
+        desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
         attester = open_attester(
-            library, pool, self._boot_id, self._config.paths, self._lingering, self._rates, reads.submit
+            library, pool, self._boot_id, self._config.paths, self._lingering, self._rates, reads.submit, desk
         )
         parts.push_async_callback(asyncio.to_thread, attester.close)
         self._is_probe = attester.finished
         self._show_figures(pool, executor, ends)
         self._metrics.show_attestations(attester.prober)
-        desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
         checksums = self._open_checksums(parts, pool)
         self._watched = desk, reads, serving, copiers
         memory = PlaneMemory(words[:-1], pool.region.size_bytes)
@@ -263,14 +262,20 @@ class DataPlaneProcess:
             unsafe_skip_rollover=skips_rollover(os.environ),
         )
 
-    def _share(self, parts: AsyncExitStack, path: FilePath, pool: Pool, table: SharedMemory) -> OfferSocket:
-        """Show the pool and the lease table to the data planes of this host."""
+    def _share(
+        self, parts: AsyncExitStack, path: FilePath, pool: Pool, table: SharedMemory, access: RankAccess
+    ) -> list[OfferSocket]:
+        """Show the pool and the lease table to the data planes of this host, unless that is off."""
+        if self._config.paths.same_host is SameHost.OFF:
+            return []
         offer = pool.share(self._boot_id, table)
         for descriptor in offer.descriptors:
             parts.callback(os.close, descriptor)
         sharing = OfferSocket(path, offer, "share", READERS_MAX)
         parts.callback(sharing.close)
-        return sharing
+        access.share_socket = str(path.absolute())
+        access.host_id = self._host_id
+        return [sharing]
 
     async def _start_server(self, parts: AsyncExitStack, path: FilePath, servicer: DataPlaneServicer) -> None:
         server = aio.server(options=server_options())

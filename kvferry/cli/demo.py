@@ -13,6 +13,7 @@ from rich.table import Table
 from kvferry.cli.figures import milliseconds, rate_text
 from kvferry.cli.running import EXIT_FAILED
 from kvferry.cli.terminal import console, error_console, print_json, table
+from kvferry.cli.transports import WorkerFlags
 from kvferry.core.errors import InvalidArgument
 from kvferry.demo.report import DemoReport
 from kvferry.demo.router import Served
@@ -80,6 +81,7 @@ class DemoOptions:
     kv_dtype: str
     mla: bool
     window: int
+    flags: WorkerFlags
 
     def settings(self) -> DemoSettings:
         """As the demo takes it. Raises ConfigInvalid."""
@@ -94,7 +96,15 @@ class DemoOptions:
         except InvalidArgument as error:
             raise config_error(error) from error
         return DemoSettings(
-            self.device, self.requests, self.concurrency, self.directory, model, self.prefill, self.decode
+            self.device,
+            self.requests,
+            self.concurrency,
+            self.directory,
+            model,
+            self.prefill,
+            self.decode,
+            self.flags.data_plane,
+            self.flags.control,
         )
 
 

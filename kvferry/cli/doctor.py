@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
+from kvferry.cli.options import Backend, Json, NixlBackend
+
 
 def doctor(
-    json_output: Annotated[bool, typer.Option("--json", help="Write JSON: one object.")] = False,
+    json_output: Json = False,
     config: Annotated[Path | None, typer.Option(help="A control's configuration: its etcd and data planes.")] = None,
     etcd: Annotated[str | None, typer.Option(help="etcd's members, as HOST:PORT,HOST:PORT, instead.")] = None,
-    backend: Annotated[str, typer.Option(help="What data planes are to use: DEFAULT, NIXL or UCX.")] = "DEFAULT",
-    nixl_backend: Annotated[str | None, typer.Option(help="What NIXL is to stand on: UCX or LIBFABRIC.")] = None,
+    backend: Backend = None,
+    nixl_backend: NixlBackend = None,
     peer: Annotated[str | None, typer.Option(help="Move real bytes between this worker and that of --from.")] = None,
     own: Annotated[str | None, typer.Option("--from", help="The other worker; else that of --config.")] = None,
     endpoint: Annotated[
@@ -20,7 +22,7 @@ def doctor(
         typer.Option(envvar="KVFERRY_ENDPOINT", help="With --peer: host:port of any control; else that of --config."),
     ] = None,
 ) -> None:
-    """Look for what is slow or broken, and say what it costs and the one thing to do.
+    """Look for what is slow or broken, and say what it costs and the one thing to do; --json writes one object.
 
     Looks at etcd, NIXL's plugins, UCX's transports and devices, limits, shared memory and huge pages, namespaces, GPUs,
     clocks and versions, and with --config at the worker's data planes. It changes nothing and takes a few seconds.

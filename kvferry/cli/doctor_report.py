@@ -3,9 +3,7 @@
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
 
 import typer
 from rich.console import Group, RenderableType
@@ -13,14 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from kvferry.cli.terminal import console, print_json
-from kvferry.core.backends import Backend, NixlBackend, resolve_transport
+from kvferry.cli.transports import chosen_transport
 from kvferry.core.errors import ConfigInvalid
 from kvferry.doctor.checks import Subject, etcd_checks, machine_checks, subject_of
 from kvferry.doctor.examination import examine
 from kvferry.doctor.findings import Finding, Status, exit_status, worst
 from kvferry.doctor.pair_checks import PairSubject, pair_check
-
-Choice = TypeVar("Choice", bound=StrEnum)
 
 _STYLES = {
     Status.OK: "green",
@@ -37,7 +33,7 @@ class DoctorOptions:
 
     config: Path | None
     etcd: str | None
-    backend: str
+    backend: str | None
     nixl_backend: str | None
     peer: str | None
     own: str | None
@@ -51,11 +47,8 @@ async def doctor(options: DoctorOptions, *, json_output: bool) -> None:
         ConfigInvalid: an option is wrong.
         typer.Exit: with a status that says the worst, if it is worse than OK.
     """
-    backend = _one_of("--backend", options.backend, Backend)
-    nixl_backend = None
-    if options.nixl_backend is not None:
-        nixl_backend = _one_of("--nixl-backend", options.nixl_backend, NixlBackend)
-    subject = subject_of(options.config, options.etcd, resolve_transport(backend, nixl_backend))
+    transport = chosen_transport(options.backend, options.nixl_backend)
+    subject = subject_of(options.config, options.etcd, transport)
     between = _pair_subject(options, subject)
     findings = await examine(etcd_checks(subject))
     findings += await examine(machine_checks(subject))
@@ -110,10 +103,3 @@ def _words(finding: Finding) -> Text:
     if finding.status.is_fault:
         words.append(f"\ncosts: {finding.costs}\ndo: ").append(finding.do, "bold")
     return words
-
-
-def _one_of(field: str, value: str, kind: type[Choice]) -> Choice:
-    try:
-        return kind(value)
-    except ValueError:
-        raise ConfigInvalid.of_field(field, value, f"must be one of {', '.join(kind)}") from None

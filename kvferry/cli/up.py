@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kvferry.cli.figures import parse_size
 from kvferry.cli.terminal import console, error_console, print_json, table
+from kvferry.cli.transports import WorkerFlags
 from kvferry.core.errors import ConfigInvalid
 from kvferry.launch.child import Child
 from kvferry.launch.cluster import LocalCluster
@@ -26,6 +27,7 @@ class UpOptions:
     listen: str
     engine: bool
     directory: Path | None
+    flags: WorkerFlags
 
     def spec(self) -> WorkerSpec:
         """The worker. Raises ConfigInvalid for a wrong role or size."""
@@ -38,6 +40,8 @@ class UpOptions:
             device=self.device,
             pool_bytes=parse_size("pool", self.pool),
             listen=self.listen,
+            data_plane_flags=self.flags.data_plane,
+            control_flags=self.flags.control,
         )
 
 

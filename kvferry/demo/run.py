@@ -99,6 +99,8 @@ async def _start_worker(
         pipeline_parallel=shape.pipeline_parallel,
         device=settings.pool_device,
         pool_bytes=settings.pool_bytes(shape),
+        data_plane_flags=settings.data_plane_flags,
+        control_flags=settings.control_flags,
     )
     worker = await cluster.start_worker(spec)
     arguments = ["--device", settings.device, "--block-count", str(settings.block_count(shape))]

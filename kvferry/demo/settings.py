@@ -66,6 +66,10 @@ class DemoSettings:
     model: ModelConfig = MODEL
     prefill: WorkerShape = WorkerShape()
     decode: WorkerShape = WorkerShape()
+    data_plane_flags: tuple[str, ...] = ()
+    """What data planes are told beyond what follows from the fields here."""
+    control_flags: tuple[str, ...] = ()
+    """The same of controls."""
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):

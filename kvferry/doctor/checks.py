@@ -1,5 +1,6 @@
 """Which checks there are."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +11,7 @@ from kvferry.core.backends import Transport
 from kvferry.core.errors import ConfigInvalid
 from kvferry.doctor import clock, dataplanes, etcd, gpu, limits, memory, namespaces, nixl, ucx, versions
 from kvferry.doctor.examination import Check
-from kvferry_control.config import load_config
+from kvferry_control.config_reading import config_of, control_settings
 from kvferry_control.etcd.config import EtcdOptions
 from kvferry_control.etcd.errors import EtcdConfigError
 
@@ -39,7 +40,7 @@ def subject_of(config: Path | None, endpoints: str | None, transport: Transport)
     Raises:
         ConfigInvalid: names what is wrong.
     """
-    loaded = None if config is None else load_config(config)
+    loaded = None if config is None else config_of(control_settings(["--config", str(config)], os.environ))
     named: EtcdOptions | None
     if endpoints is not None:
         try:

@@ -5,6 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvferry.config.keys import Key
+
+_RANKS = "ranks"
+
 Scalar = str | int | float | bool
 Section = Mapping[str, Scalar | Sequence[str]]
 
@@ -31,30 +35,35 @@ class ControlConfig:
 
     def to_toml(self) -> str:
         """The file's text."""
-        worker: Section = {
-            "name": self.name,
-            "role": self.role,
-            "listen": self.listen,
-            "engine_socket": str(self.engine_socket),
+        ranks = [_table(f"[[{_RANKS}]]", {"socket": str(path)}) for path in self.rank_sockets]
+        sections = self._sections()
+        return "\n".join([*ranks, *(_table(f"[{name}]", values) for name, values in sections.items() if values)])
+
+    def variables(self) -> list[str]:
+        """The environment variables that would go before what the file says."""
+        named = [f"{section}.{key}" for section, values in self._sections().items() for key in values]
+        return [Key(name, "", "").variable for name in (_RANKS, *named)]
+
+    def _sections(self) -> dict[str, Section]:
+        return {
+            "worker": {
+                "name": self.name,
+                "role": self.role,
+                "listen": self.listen,
+                "engine_socket": str(self.engine_socket),
+            },
+            "etcd": {
+                "endpoints": self.etcd_endpoints,
+                "prefix": self.etcd_prefix,
+                "lease_ttl_s": self.lease_ttl_s,
+            },
+            "metrics": {} if self.metrics_listen is None else {"listen": self.metrics_listen},
+            "limits": self.limits,
+            "transfers": self.transfers,
+            "log": {"level": self.log_level, "format": self.log_format},
+            "health": {"stall_s": self.stall_s},
+            "drain": {"timeout_s": self.drain_timeout_s},
         }
-        etcd: Section = {
-            "endpoints": self.etcd_endpoints,
-            "prefix": self.etcd_prefix,
-            "lease_ttl_s": self.lease_ttl_s,
-        }
-        parts = [_table("[worker]", worker)]
-        parts += [_table("[[ranks]]", {"socket": str(path)}) for path in self.rank_sockets]
-        parts.append(_table("[etcd]", etcd))
-        if self.metrics_listen is not None:
-            parts.append(_table("[metrics]", {"listen": self.metrics_listen}))
-        if self.limits:
-            parts.append(_table("[limits]", self.limits))
-        if self.transfers:
-            parts.append(_table("[transfers]", self.transfers))
-        parts.append(_table("[log]", {"level": self.log_level, "format": self.log_format}))
-        parts.append(_table("[health]", {"stall_s": self.stall_s}))
-        parts.append(_table("[drain]", {"timeout_s": self.drain_timeout_s}))
-        return "\n".join(parts)
 
 
 def _table(header: str, values: Section) -> str:

@@ -36,6 +36,8 @@ class WorkerSpec:
     """Beyond those that follow from the fields here."""
     data_plane_environment: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment of the data planes."""
+    control_flags: tuple[str, ...] = ()
+    """Beyond the file that follows from the fields here."""
     pack_listen: str = ""
     """Where its data planes pack for readers, for example `127.0.0.1:0`; empty: nowhere, since workers of one machine
     need it only where the packed path itself is tried."""
@@ -139,9 +141,12 @@ class LocalWorker:
     async def start_control(self) -> Child:
         """Start the control, or start it again under the address that it had."""
         path = self.directory / f"{self.name}.toml"
-        path.write_text(self._control_config().to_toml(), encoding="utf-8")
-        command = ["-m", "kvferry_control", "--config", str(path)]
-        self._control = await self._start(f"{self.name}.control", command)
+        config = self._control_config()
+        path.write_text(config.to_toml(), encoding="utf-8")
+        command = ["-m", "kvferry_control", "--config", str(path), *self.spec.control_flags]
+        # What is decided here goes before the environment, which would go before the file.
+        environment = dict.fromkeys(config.variables(), "")
+        self._control = await self._start(f"{self.name}.control", command, environment)
         self._listen = self.endpoint
         return self._control
 

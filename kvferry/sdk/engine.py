@@ -269,7 +269,7 @@ class EngineClient:
         self,
         handle: bytes,
         blocks: Blocks,
-        timeout_s: float = 30.0,
+        timeout_s: float | None = None,
         request_id: str | None = None,
         priority: int = 0,
         *,
@@ -291,9 +291,9 @@ class EngineClient:
         after a failure ``transfer.verified_tokens`` says where a pull from elsewhere into the same blocks may begin.
 
         With ``queue_timeout_s`` the pull may wait so long to be served, and ``timeout_s`` begins then; without,
-        ``timeout_s`` bounds everything. Ends by their sum + 1 second whatever dies. If the calling task is cancelled,
-        the transfer is cancelled and acknowledged before the CancelledError goes on. ``destination_settled(error)``
-        tells of whatever was raised whether the blocks may be used again.
+        ``timeout_s`` (None: as the worker is configured) bounds everything. Ends by their sum + 1 second whatever dies.
+        If the calling task is cancelled, the transfer is cancelled and acknowledged before the CancelledError goes on.
+        ``destination_settled(error)`` tells of whatever was raised whether the blocks may be used again.
 
         Raises:
             InvalidArgument, BlockError, HandleMalformed, MessageTooLarge: the call is wrong; nothing was sent.
@@ -312,14 +312,14 @@ class EngineClient:
             verify=verify,
         )
         request.mapped_pools.extend(state.pools.mapped())
-        set_timeouts(request, timeout_s, queue_timeout_s)
+        set_timeouts(request, state.pull_timeout_s if timeout_s is None else timeout_s, queue_timeout_s)
         return await state.pulls.run(request, total_seconds(request))
 
     async def start_pull(  # noqa: PLR0913 - as pull
         self,
         handle: bytes,
         blocks: Blocks,
-        timeout_s: float = 30.0,
+        timeout_s: float | None = None,
         request_id: str | None = None,
         priority: int = 0,
         *,
@@ -346,7 +346,7 @@ class EngineClient:
             verify=verify,
         )
         request.mapped_pools.extend(state.pools.mapped())
-        set_timeouts(request, timeout_s, queue_timeout_s)
+        set_timeouts(request, state.pull_timeout_s if timeout_s is None else timeout_s, queue_timeout_s)
         return await state.pulls.start(request, total_seconds(request))
 
     async def wait_settled(self, error: BaseException, timeout_s: float) -> TransferResult | None:

@@ -17,6 +17,9 @@ from kvferry.sdk.pulls import PullTable
 from kvferry.sdk.results import Publication
 from kvferry.transfer.v1 import transfer_pb2
 
+PULL_TIMEOUT_S = 30.0
+"""Time of a pull that says none, with a control that says none either."""
+
 if TYPE_CHECKING:
     from kvferry.publication.v1.publication_pb2_grpc import PublicationServiceAsyncStub
 
@@ -39,6 +42,7 @@ class EngineState:
         self.pools = PoolTable(layout, self._tell)
         self.worker = ""
         self.incarnation = 0
+        self.pull_timeout_s = PULL_TIMEOUT_S
         self.closed = False
         self._on_event = on_event
 
@@ -46,6 +50,8 @@ class EngineState:
         """The engine is declared."""
         self.worker = f"workers/{opened.worker}"
         self.incarnation = opened.incarnation
+        if opened.HasField("pull_timeout"):
+            self.pull_timeout_s = seconds_of(opened.pull_timeout)
         self.pools.learn(opened.pools)
 
     def on_up(self, up: bool) -> None:

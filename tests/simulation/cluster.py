@@ -8,7 +8,8 @@ from typing import Any
 
 from kvferry.core.dense import CROSS_LAYER, HND, NHD, DenseModel, dense_layout
 from kvferry.core.layouts import ElementType, WorkerLayout
-from kvferry_control.config import ControlConfig, parse_config
+from kvferry_control.config import ControlConfig
+from kvferry_control.config_reading import parse_config
 from tests.simulation.control import ControlLife
 from tests.simulation.dataplane import DataPlaneLife, small_bounds
 from tests.simulation.engine import EngineJournal, EngineLife, Load

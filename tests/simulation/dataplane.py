@@ -146,7 +146,7 @@ class _Serving:
 class _NothingToProbe:
     """Implements ``WayFinder``."""
 
-    async def find(self, peer: Peer) -> tuple[list[Way], list[str]]:
+    async def find(self, peer: Peer, until: float) -> tuple[list[Way], list[str]]:
         """No way is attested."""
         return [], ["the source offers nothing for probes to read"]
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from kvferry_control.config import ControlConfig, Role, load_config, parse_config
+from kvferry_control.config import ControlConfig, Role
+from kvferry_control.config_reading import load_config, parse_config
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 EXAMPLE = DEPLOY / "control.example.toml"

@@ -11,6 +11,8 @@ from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import WorkerRecord
 
 SURVEY_S_MAX = 30.0
+SURVEY_ANSWER_S = 10.0
+"""A data plane probes three paths, of which each may take a second to fail, and lets others go first."""
 
 
 class Surveyor:
@@ -51,7 +53,7 @@ class Surveyor:
         try:
             self._sources.connect(source, link)
             command = dp.SurveyPeer(peer=source.peer(source_rank))
-            answer = await link.command(dp.SessionRequest(survey_peer=command))
+            answer = await link.command(dp.SessionRequest(survey_peer=command), SURVEY_ANSWER_S)
         except KvferryError as error:
             probe.refusal = str(error)
         else:

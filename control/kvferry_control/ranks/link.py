@@ -109,7 +109,7 @@ class RankLink:
                 raise self._lost(failure.message) from error
             raise failure from error
 
-    async def command(self, request: pb.SessionRequest) -> pb.SessionResponse:
+    async def command(self, request: pb.SessionRequest, timeout_s: float = COMMAND_TIMEOUT_S) -> pb.SessionResponse:
         """Send a command and wait for its answer.
 
         Raises:
@@ -120,10 +120,10 @@ class RankLink:
         command_id = self._enqueue(request)
         self._answers[command_id] = answer
         try:
-            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 response = await answer
         except TimeoutError as error:
-            raise self._lost(f"no answer to {request.WhichOneof('command')} in {COMMAND_TIMEOUT_S} s") from error
+            raise self._lost(f"no answer to {request.WhichOneof('command')} in {timeout_s} s") from error
         finally:
             self._answers.pop(command_id, None)
         if response.WhichOneof("event") == "command_refused":

@@ -17,12 +17,13 @@ class TransferMaker:
     """Makes transfers for the engine."""
 
     def __init__(
-        self, worker: LocalWorker, transfers: Transfers, limits: LimitsSection, compare_every: int = 0
+        self, worker: LocalWorker, transfers: Transfers, limits: LimitsSection, timeout_s: float, compare_every: int
     ) -> None:
-        """``compare_every`` is for transfers that do not say it themselves."""
+        """``timeout_s`` and ``compare_every`` are for transfers that do not say it themselves."""
         self._worker = worker
         self._transfers = transfers
         self._limits = limits
+        self._timeout_s_default = timeout_s
         self._compare_every_default = compare_every
 
     def _compare_every(self, request: pb.CreateTransferRequest) -> int:
@@ -59,7 +60,7 @@ class TransferMaker:
             fingerprint=body_print,
             handle=request.handle,
             blocks=blocks_by_group(request.destination_blocks),
-            timeout_s=checked_seconds("timeout", request.timeout, self._limits.timeout_s),
+            timeout_s=self._timeout_of(request),
             priority=request.priority,
             first_token=request.first_token,
             data_parallel_rank=request.data_parallel_rank,
@@ -68,6 +69,11 @@ class TransferMaker:
             compare_every=self._compare_every(request),
         )
         return self._transfers.create(wanted, layout, self._worker.identity.incarnation)
+
+    def _timeout_of(self, request: pb.CreateTransferRequest) -> float:
+        if not request.HasField("timeout"):
+            return self._timeout_s_default
+        return checked_seconds("timeout", request.timeout, self._limits.timeout_s)
 
     def _queue_timeout_of(self, request: pb.CreateTransferRequest) -> float | None:
         if not request.HasField("queue_timeout"):

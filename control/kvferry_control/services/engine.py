@@ -15,7 +15,7 @@ from kvferry.rpc.layouts import blocks_by_group, layout_from_wire
 from kvferry.rpc.streams import StreamServer
 from kvferry.rpc.times import checked_seconds, duration
 from kvferry_control.blocks import check_blocks, check_tokens
-from kvferry_control.config import LimitsSection
+from kvferry_control.config import ControlConfig
 from kvferry_control.handles import make_handle
 from kvferry_control.publications.machine import State
 from kvferry_control.publications.manager import Publication, Publications
@@ -40,7 +40,7 @@ class EngineService(EngineServiceServicer):
         worker: LocalWorker,
         publications: Publications,
         pull_session: Callable[[], PullSession],
-        limits: LimitsSection,
+        config: ControlConfig,
         busy: Callable[[], bool],
         layout_replaced: Callable[[], None],
         lanes: LaneServer,
@@ -48,7 +48,8 @@ class EngineService(EngineServiceServicer):
         self._worker = worker
         self._publications = publications
         self._pull_session = pull_session
-        self._limits = limits
+        self._limits = config.limits
+        self._pull_timeout_s = config.pull_timeout_s
         self._busy = busy
         self._layout_replaced = layout_replaced
         self._lanes = lanes
@@ -71,6 +72,7 @@ class EngineService(EngineServiceServicer):
             incarnation=self._worker.identity.incarnation,
             pools=[rank_pool(link) for link in self._worker.links],
             heartbeat_interval=duration(self._limits.engine_timeout_s / 3),
+            pull_timeout=duration(self._pull_timeout_s),
         )
 
     @unary_method

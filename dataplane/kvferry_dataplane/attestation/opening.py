@@ -9,6 +9,7 @@ from kvferry_dataplane.attestation.read_probe import ReadProbes
 from kvferry_dataplane.attestation.scratch import Scratch
 from kvferry_dataplane.attestation.transport_probe import TransportProbes
 from kvferry_dataplane.attestation.way_finder import WayFinder
+from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.paths import PathPolicy
 from kvferry_dataplane.pool import Pool
 from kvferry_dataplane.reads.lingering import LingeringConnections
@@ -35,10 +36,14 @@ def open_attester(
     lingering: LingeringConnections,
     rates: RateBook,
     submit: Callable[[ReadRequest], None],
+    desk: ReadDesk,
 ) -> Attester:
-    """Write the pattern that peers read, and make the prober, which the caller runs. ``submit`` queues a read."""
+    """Write the pattern that peers read, and make the prober, which the caller runs.
+
+    ``submit`` queues a read; ``desk`` has those of control, which come first.
+    """
     scratch = Scratch(pool, boot_id)
     reads = ReadProbes(submit, scratch)
     transports = TransportProbes(library, scratch, lingering)
-    finder = WayFinder(policy, library.transport, reads, transports)
+    finder = WayFinder(policy, reads, transports, desk.wait_until_idle)
     return Attester(Prober(finder, rates), reads.finished, transports.close)

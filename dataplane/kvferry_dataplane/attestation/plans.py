@@ -15,6 +15,11 @@ ROUNDS = 3
 """Each read is done so often, and the quickest counts: others may have been disturbed."""
 PROBE_SECONDS_MAX = 1.0
 """A read that takes longer has failed: its source does not answer."""
+FIRST_WITHIN_SECONDS = 4.0
+"""So long after it was told of a peer the transport is probed: the source makes progress for new readers a second
+longer. What is asked of a source that rests would lie unread until it has other readers."""
+AGAIN_WITHIN_SECONDS = 0.5
+"""And so long after a read of it has ended: the source makes progress half a second longer."""
 
 
 @dataclass(frozen=True, slots=True)

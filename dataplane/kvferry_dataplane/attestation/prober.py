@@ -1,6 +1,7 @@
 """Attests peers, one at a time and beside everything else: each when it is first told of, and again when it is slow."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -9,6 +10,7 @@ import structlog
 
 from kvferry.core.errors import KvferryError, ResourceExhausted
 from kvferry_dataplane.attestation.findings import Attestation, Way
+from kvferry_dataplane.attestation.plans import AGAIN_WITHIN_SECONDS, FIRST_WITHIN_SECONDS
 from kvferry_dataplane.attestation.rate_book import RateBook
 from kvferry_dataplane.paths import Path
 from kvferry_dataplane.peers import Peer
@@ -24,8 +26,10 @@ Survey = dict[Path, Way | KvferryError]
 class WayFinder(Protocol):
     """Probes a peer."""
 
-    async def find(self, peer: Peer) -> tuple[list[Way], list[str]]:
-        """The ways that reads of it may take, and why others could not be attested."""
+    async def find(self, peer: Peer, until: float) -> tuple[list[Way], list[str]]:
+        """The ways that reads of it may take, and why others could not be attested. What needs the source's progress
+        must have begun by ``until``, on the monotonic clock.
+        """
         ...
 
     async def survey(self, peer: Peer) -> Survey:
@@ -41,7 +45,8 @@ class Prober:
         self._rates = rates
         self._peers: dict[str, Peer] = {}
         self._found: dict[str, Attestation] = {}
-        self._queue: dict[str, None] = {}
+        self._queue: dict[str, float] = {}
+        """Until when each is probed."""
         self._surveys: deque[tuple[Peer, Callable[[Survey], None]]] = deque()
         self._queued = asyncio.Event()
         self._under_way: Peer | None = None
@@ -57,7 +62,7 @@ class Prober:
             return
         if self._under_way is None or self._peers.get(peer.name) is not self._under_way or again:
             self._peers[peer.name] = peer
-            self._enqueue(peer.name)
+            self._enqueue(peer.name, FIRST_WITHIN_SECONDS)
 
     def disconnect(self, peer: Peer) -> None:
         """Forget a peer."""
@@ -81,7 +86,7 @@ class Prober:
         """Reads of a peer have become slow, or go on although it is not attested: probe it again."""
         if peer in self._peers:
             _log.info("a peer is probed again", peer=peer)
-            self._enqueue(peer)
+            self._enqueue(peer, AGAIN_WITHIN_SECONDS)
 
     def degraded_count(self) -> int:
         """Ways that have lost more than half of their rate."""
@@ -102,24 +107,24 @@ class Prober:
                     answer(await self._finder.survey(surveyed))
                     continue
                 name = next(iter(self._queue))
-                del self._queue[name]
+                until = self._queue.pop(name)
                 self._under_way = self._peers[name]
-                await self._attest(self._under_way)
+                await self._attest(self._under_way, until)
                 self._under_way = None
 
-    def _enqueue(self, peer: str) -> None:
-        self._queue[peer] = None
+    def _enqueue(self, peer: str, seconds: float) -> None:
+        self._queue[peer] = max(time.monotonic() + seconds, self._queue.get(peer, 0.0))
         self._queued.set()
 
-    async def _attest(self, peer: Peer) -> None:
-        ways, refusals = await self._finder.find(peer)
+    async def _attest(self, peer: Peer, until: float) -> None:
+        ways, refusals = await self._finder.find(peer, until)
         if self._peers.get(peer.name) is not peer:
             return
         before = self._found.get(peer.name, Attestation())
         found = self._found[peer.name] = before.then(ways, refusals)
         for way in found.ways:
             if (way.path, way.backend) in before.known:
-                self._rates.probed(peer.name, way.path, found_slow=way.degraded)
+                self._rates.probed(peer.name, way.path, degraded=way.degraded)
             else:
                 self._rates.watch(peer.name, way.path, way.seconds.times)
             _log_way(peer.name, way)

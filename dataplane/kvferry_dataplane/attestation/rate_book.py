@@ -40,12 +40,12 @@ class RateBook:
         with self._lock:
             self._watches.setdefault((peer, path), RateWatch(times))
 
-    def probed(self, peer: str, path: Path, *, found_slow: bool) -> None:
+    def probed(self, peer: str, path: Path, *, degraded: bool) -> None:
         """A way was probed again."""
         with self._lock:
             watch = self._watches.get((peer, path))
             if watch is not None:
-                watch.probed(self._clock(), found_slow=found_slow)
+                watch.probed(self._clock(), degraded=degraded)
 
     def refused(self, peer: str) -> None:
         """A peer could not be attested."""

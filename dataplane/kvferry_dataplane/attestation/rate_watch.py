@@ -15,7 +15,7 @@ WINDOW_READS = 8
 """Reads are judged together, so many bytes or reads at a time: a single one may just have been disturbed."""
 RETRY_SECONDS_MIN = 10.0
 RETRY_SECONDS_MAX = 300.0
-"""Between two probes of a way that reads say is slow: doubled each time that the probe finds it as fast as before."""
+"""Between two probes of a way: doubled each time that the probe finds the way as it was, whatever reads say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class RateWatch:
         self._times = times
         self._pause_s = RETRY_SECONDS_MIN
         self._not_before = float("-inf")
+        self._degraded = False
         self._start_window()
 
     def _start_window(self) -> None:
@@ -54,7 +55,9 @@ class RateWatch:
         self._busy_until = float("-inf")
 
     def carried(self, piece_count: int, total_bytes: int, seconds: float, now: float) -> bool:
-        """Take in a read that has ended now; returns whether the way is to be probed again."""
+        """Take in a read that has ended now; returns whether the way is to be probed again: it seems to be slow and is
+        not known to be degraded, or the other way round.
+        """
         self._busy_s += min(seconds, max(now - self._busy_until, 0.0))
         self._busy_until = now
         self._expected_s += self._times.expected(piece_count, total_bytes)
@@ -64,11 +67,13 @@ class RateWatch:
             return False
         is_slow = self._busy_s > SLOW_FACTOR * self._expected_s
         self._start_window()
-        return is_slow and now >= self._not_before
+        return is_slow is not self._degraded and now >= self._not_before
 
-    def probed(self, now: float, *, found_slow: bool) -> None:
-        """The way was probed again: how soon the next time may be."""
-        self._pause_s = RETRY_SECONDS_MIN if found_slow else min(2 * self._pause_s, RETRY_SECONDS_MAX)
+    def probed(self, now: float, *, degraded: bool) -> None:
+        """The way was probed again, and is degraded or not: how soon the next time may be."""
+        as_before = degraded is self._degraded
+        self._degraded = degraded
+        self._pause_s = min(2 * self._pause_s, RETRY_SECONDS_MAX) if as_before else RETRY_SECONDS_MIN
         self._not_before = now + self._pause_s
         self._start_window()
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 
+from kvferry.core.backends import Transport
 from kvferry.core.errors import DeadlineExceeded, NotReady
 from kvferry_dataplane.attestation.findings import Seconds, Way
 from kvferry_dataplane.attestation.pattern import pattern_of
@@ -35,25 +36,33 @@ class TransportProbes:
         self._numbers = count(1)
         self._closing = False
 
-    async def attest(self, peer: Peer) -> Way:
-        """Read a peer's pattern by the transport.
+    @property
+    def transport(self) -> Transport:
+        """Which transport it is."""
+        return self._library.transport
+
+    async def attest(self, peer: Peer, until: float) -> Way:
+        """Read a peer's pattern by the transport, if that can begin by ``until``, on the monotonic clock.
 
         Raises:
-            KvferryError: the peer is gone or does not answer, the transport refuses, or other bytes arrived.
+            KvferryError: it is too late, the peer is gone or does not answer, the transport refuses, or other bytes
+                arrived.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._attest, peer)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._attest, peer, until)
 
     def close(self) -> None:
         """End the thread; a read under way is given up."""
         self._closing = True
         self._threads.shutdown()
 
-    def _attest(self, peer: Peer) -> Way:
+    def _attest(self, peer: Peer, until: float) -> Way:
         name = f"probe-{next(self._numbers)}"
         self._scratch.make_current()
         agent = self._library.make_reporting_agent(name)
         try:
             agent.register(self._scratch.region)
+            if time.monotonic() > until:
+                raise NotReady(f"{peer.name} may rest by now: it is probed when it is read again")
             agent.add_peer(peer.agent_metadata)
             seconds = self._measure(agent, peer)
         finally:

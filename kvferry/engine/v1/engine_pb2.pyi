@@ -99,6 +99,7 @@ class OpenEngineResponse(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     POOLS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
+    PULL_TIMEOUT_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """The worker's name."""
     incarnation: _builtins.int
@@ -111,6 +112,10 @@ class OpenEngineResponse(_message.Message):
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """How often a heartbeat is expected."""
 
+    @_builtins.property
+    def pull_timeout(self) -> _duration_pb2.Duration:
+        """How long a pull may take whose request does not say it."""
+
     def __init__(
         self,
         *,
@@ -118,10 +123,11 @@ class OpenEngineResponse(_message.Message):
         incarnation: _builtins.int = ...,
         pools: _abc.Iterable[Global___RankPool] | None = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
+        pull_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "pull_timeout", b"pull_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "incarnation", b"incarnation", "pools", b"pools", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "incarnation", b"incarnation", "pools", b"pools", "pull_timeout", b"pull_timeout", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

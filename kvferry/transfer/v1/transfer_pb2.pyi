@@ -521,7 +521,7 @@ class CreateTransferRequest(_message.Message):
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """Without `queue_timeout`: time from now until the transfer must be terminal, queueing included. With it: how long the
-        transfer may take once its first byte is asked for.
+        transfer may take once its first byte is asked for. Not set: as the worker is configured.
         """
 
     @_builtins.property

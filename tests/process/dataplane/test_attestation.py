@@ -12,8 +12,10 @@ from kvferry.error.v1 import error_pb2
 from kvferry.transfer.v1 import transfer_pb2
 from kvferry.worker.v1.worker_pb2 import AttestedRoute
 from kvferry_dataplane.attestation.pattern import PROBE_BYTES
+from kvferry_dataplane.attestation.rate_watch import WINDOW_READS
 from tests.process.dataplane.conftest import LOCAL_FLAGS, NIXL_FLAGS, Start
-from tests.process.dataplane.harness import DataPlane, Session, lease_of, read_command, seconds
+from tests.process.dataplane.harness import DataPlane, Session, large_layout, lease_of, read_command, seconds
+from tests.process.dataplane.throttle import Throttle
 
 UNMAPPED = ("--same-host", "backend")
 TCP = {"UCX_TLS": "tcp"}
@@ -182,3 +184,28 @@ async def test_a_read_that_may_take_no_way_is_refused(
     assert expected == finished.failure.reason
     assert there in finished.failure.message
     assert np.array_equal(before, destination.pool())
+
+
+async def test_a_way_that_becomes_slow_is_degraded(start: Start) -> None:
+    """Reads of less than half the attested rate have the way probed again, and the probe says what is left of it."""
+    source = await start("source", large_layout(), None, "--pack-listen", "127.0.0.1:0")
+    destination = await start("destination", large_layout(), None, "--path", "packed", *UNMAPPED)
+    await expect_readers(source)
+    here, lease, peer = await destination.session(), await lease_of(source, [1]), await source.as_peer()
+    async with Throttle(peer.access.pack_endpoint) as throttle:
+        peer.access.pack_endpoint = throttle.endpoint
+        quick = packed_route(await attested(here, peer))
+        throttle.bytes_per_s = quick.gbytes_per_s * 1e9 / 10
+        for number in range(WINDOW_READS):
+            await here.send(read=read_command(f"t{number}", peer, lease, [1], [1]))
+            assert not (await here.finished(f"t{number}")).HasField("failure")
+        slow = packed_route(await told(here))
+    assert slow.degraded
+    assert slow.gbytes_per_s < quick.gbytes_per_s / 2
+    assert slow.best_gbytes_per_s == pytest.approx(quick.gbytes_per_s)
+
+
+def packed_route(found: pb.PeerAttested) -> AttestedRoute:
+    """The packed way."""
+    (route,) = [route for route in found.routes if route.path == transfer_pb2.PATH_PACKED]
+    return route

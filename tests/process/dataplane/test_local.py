@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.error.v1 import error_pb2
@@ -20,6 +21,11 @@ def mapped_pools(plane: DataPlane) -> int:
     """Pools that a data plane has mapped, its own included."""
     maps = Path(f"/proc/{plane.process.pid}/maps").read_text().splitlines()
     return len({line.split()[4] for line in maps if "memfd:kvferry-pool" in line})
+
+
+def is_socket(path: str) -> bool:
+    """Whether a socket lies there."""
+    return Path(path).is_socket()
 
 
 def held(plane: DataPlane) -> tuple[int, int, int]:
@@ -151,6 +157,26 @@ async def test_where_mapping_is_off_the_backend_reads(start: Start) -> None:
     assert transfer_pb2.PATH_NIXL == finished.figures.path
     assert "same_host=backend is configured" in finished.figures.paths[0].choice
     assert 1 == mapped_pools(destination)
+
+
+@pytest.mark.parametrize("off", ["source", "destination"])
+async def test_where_one_side_is_off_nothing_is_mapped_nor_shown(start: Start, off: str) -> None:
+    """The pair is read as if there were two hosts: no memory is mapped, and whoever is off shows none."""
+    flags = ("--same-host", "off")
+    source = await start("source", None, None, *(flags if off == "source" else ()))
+    destination = await start("destination", None, None, *(flags if off == "destination" else ()))
+    here, lease, peer = await destination.session(), await lease_of(source, [1]), await source.as_peer()
+    await here.ask(connect_peer=peer)
+    finished = await read(here, "t", peer, lease, [1])
+    assert transfer_pb2.PATH_NIXL == finished.figures.path
+    assert source.block_bytes([1]) == destination.block_bytes([1])
+    why = {"source": "the source does not share its memory", "destination": "same_host=off is configured"}[off]
+    assert why in finished.figures.paths[0].choice
+    assert (1, 1) == (mapped_pools(source), mapped_pools(destination))
+    for plane, name in ((source, "source"), (destination, "destination")):
+        access = (await plane.as_peer()).access
+        assert (name != off) == bool(access.host_id) == bool(access.share_socket)
+        assert (name != off) == is_socket(f"{plane.socket}.share")
 
 
 async def test_a_forced_path_that_is_impossible_refuses(start: Start) -> None:

@@ -33,6 +33,24 @@ async def test_the_demo_verifies_everything_and_says_so(temporary: Path) -> None
     assert [] == left_in(temporary)
 
 
+async def test_the_demo_takes_what_moves_the_bytes(temporary: Path) -> None:
+    """Its data planes are told, by flags and by an engine's file; the transfers say which way they took."""
+    engine = temporary / "engine.yaml"
+    engine.write_text("cache_transceiver_config: {backend: NIXL, kv_transfer_timeout_ms: 60000}")
+    logs = temporary / "logs"
+    logs.mkdir()
+    flags = ("--same-host", "off", "--nixl-backend", "UCX", "--trtllm-config", str(engine), "--logs", str(logs))
+    async with kvferry("demo", "--json", "--requests", "2", *flags, temporary=temporary) as demo:
+        status, out, err = await finished(demo)
+    assert status == 0, err
+    found = json.loads(out)
+    assert [True, True] == [found["ok"], found["tokens_equal"]]
+    assert {("nixl", "UCX")} == {(one["path"], one["backend"]) for one in found["transfers"]}
+    told = [line for log in logs.glob("*.log") for line in log.read_text().splitlines() if '"configuration"' in line]
+    assert 4 == sum(f'"backend": "NIXL (file {engine}: cache_transceiver_config.backend)"' in line for line in told)
+    assert 2 == sum('"transfers.timeout_s": "60.0 (file' in line for line in told)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_an_interrupted_demo_ends_its_processes_in_order(
     temporary: Path, number: signal.Signals, status: int

@@ -50,7 +50,7 @@ def test_help_lists_every_command_without_loading_what_they_need() -> None:
         (["bench", "transfer", "--blocks", "100"], "error: CONFIG_INVALID: blocks=100: "),
         (["bench", "latency", "--device", "tpu"], "error: CONFIG_INVALID: device=tpu: "),
         (["doctor", "--etcd", "nonsense"], "error: CONFIG_INVALID: --etcd="),
-        (["doctor", "--backend", "MPI"], "error: CONFIG_INVALID: --backend=MPI: "),
+        (["doctor", "--backend", "MPI"], "error: CONFIG_INVALID: backend=MPI: "),
     ],
 )
 def test_wrong_configuration_is_one_line_and_status_2(arguments: list[str], line: str) -> None:

@@ -13,7 +13,7 @@ from kvferry.rpc.errors import from_rpc
 from kvferry.rpc.times import duration
 from kvferry.worker.v1 import drain_pb2 as pb
 from kvferry.worker.v1.drain_pb2_grpc import DrainServiceStub, add_DrainServiceServicer_to_server
-from kvferry_control.config import parse_config
+from kvferry_control.config_reading import parse_config
 from kvferry_control.drain import Drain
 from kvferry_control.services.drain import DrainService
 

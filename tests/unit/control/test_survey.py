@@ -55,7 +55,7 @@ class Link:
     rank: int
     error: KvferryError | None = None
 
-    async def command(self, request: dp.SessionRequest) -> dp.SessionResponse:
+    async def command(self, request: dp.SessionRequest, timeout_s: float) -> dp.SessionResponse:
         """What is found out."""
         if self.error is not None:
             raise self.error

@@ -13,9 +13,11 @@ from kvferry_dataplane.paths import (
     PathPolicy,
     PathRule,
     Route,
+    SameHost,
     WireRule,
     check_transport,
     choose,
+    why_not_to_map,
 )
 
 FAR = Mapping("", "the source is on another host")
@@ -85,3 +87,19 @@ def test_a_source_of_another_transport_is_refused() -> None:
     check_transport(Transport.UCX, Transport.UCX, FAR.why_not)
     with pytest.raises(TransportFailed, match=r"nixl/LIBFABRIC.*speaks nixl/UCX, and the source is on another host"):
         check_transport(Transport.NIXL_UCX, Transport.NIXL_LIBFABRIC, FAR.why_not)
+
+
+@pytest.mark.parametrize(
+    ("same_host", "own", "source", "why"),
+    [
+        (SameHost.FUSED, b"a", b"a", ""),
+        (SameHost.FUSED, b"a", b"", "the source does not share its memory"),
+        (SameHost.FUSED, b"", b"a", "the destination does not share its memory"),
+        (SameHost.FUSED, b"a", b"b", "the source is on another host"),
+        (SameHost.BACKEND, b"a", b"a", "same_host=backend is configured"),
+        (SameHost.OFF, b"", b"a", "same_host=off is configured"),
+    ],
+)
+def test_whether_a_source_of_this_host_is_mapped(same_host: SameHost, own: bytes, source: bytes, why: str) -> None:
+    """Only where both sides show their memory; else it is said which of them does not."""
+    assert why == why_not_to_map(PathPolicy(same_host=same_host), own, source)

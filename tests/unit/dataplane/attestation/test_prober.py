@@ -1,6 +1,7 @@
 """Peers are attested one at a time, once, and again when they are slow."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -9,7 +10,7 @@ import numpy as np
 
 from kvferry_dataplane.attestation.findings import Attestation, Seconds, Way
 from kvferry_dataplane.attestation.pattern import PROBE_BYTES, pattern_of
-from kvferry_dataplane.attestation.plans import LARGE, LATENCY, SMALL
+from kvferry_dataplane.attestation.plans import AGAIN_WITHIN_SECONDS, FIRST_WITHIN_SECONDS, LARGE, LATENCY, SMALL
 from kvferry_dataplane.attestation.prober import Prober, Survey
 from kvferry_dataplane.attestation.rate_book import RateBook
 from kvferry_dataplane.paths import Path
@@ -34,9 +35,10 @@ class Finder:
         self.let = asyncio.Event()
         self.let.set()
 
-    async def find(self, peer: Peer) -> tuple[list[Way], list[str]]:
+    async def find(self, peer: Peer, until: float) -> tuple[list[Way], list[str]]:
         """The next of what was told, of the last one for ever."""
         self.asked.append(peer.name)
+        self.until = until
         await self.let.wait()
         return self.found.pop(0) if len(self.found) > 1 else self.found[0]
 
@@ -108,6 +110,18 @@ async def test_a_way_that_lost_its_rate_is_degraded_until_it_has_it_again() -> N
             assert degraded is way.degraded
             assert way.best_gbytes_per_s == WAY.gbytes_per_s
             assert int(degraded) == prober.degraded_count()
+
+
+async def test_a_source_is_probed_while_it_makes_progress() -> None:
+    """A new reader has some seconds, one that has just read less than one."""
+    finder = Finder(([WAY], []))
+    async with running(finder) as (prober, told):
+        prober.connect(make_peer("a"))
+        await told.get()
+        assert 1.0 < finder.until - time.monotonic() <= FIRST_WITHIN_SECONDS
+        prober.slow("a")
+        await told.get()
+        assert finder.until - time.monotonic() <= AGAIN_WITHIN_SECONDS
 
 
 async def test_nobody_is_probed_whom_nobody_knows() -> None:

@@ -64,10 +64,19 @@ def test_a_slow_way_is_not_probed_over_and_over() -> None:
     """After a probe the next comes after a pause, which doubles while probes find nothing."""
     watch = RateWatch(TIMES)
     assert feed(watch, 3e-3, WINDOW_READS)[-1]
-    watch.probed(10.0, found_slow=False)
+    watch.probed(10.0, degraded=False)
     assert not any(feed(watch, 3e-3, 10 * WINDOW_READS, start=10.0))
     assert not any(feed(watch, 3e-3, WINDOW_READS, start=10.0 + 1.5 * RETRY_SECONDS_MIN))
     assert any(feed(watch, 3e-3, WINDOW_READS, start=10.0 + 2 * RETRY_SECONDS_MIN))
+
+
+def test_a_degraded_way_is_probed_once_reads_are_quick_again() -> None:
+    """While reads are as slow as the probe has found, there is nothing to find out."""
+    watch = RateWatch(TIMES)
+    watch.probed(0.0, degraded=True)
+    later = 2 * RETRY_SECONDS_MIN
+    assert not any(feed(watch, 3e-3, 10 * WINDOW_READS, start=later))
+    assert any(feed(watch, 1e-3, WINDOW_READS, start=later))
 
 
 def test_a_degraded_way_is_restored_later_than_it_was_lost() -> None:

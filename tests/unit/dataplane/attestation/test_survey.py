@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -30,10 +31,12 @@ def probed(name: str) -> Peer:
 class Probes:
     """Reads on a path as they are told to end; the transport's as a way over cma."""
 
+    transport = Transport.NIXL_UCX
+
     def __init__(self, **errors: KvferryError) -> None:
         self.errors = errors
 
-    async def attest(self, peer: Peer, target: ProbeTarget | None = None, path: Path = Path.NIXL) -> Way:
+    async def attest(self, peer: Peer, _: ProbeTarget | float, path: Path = Path.NIXL) -> Way:
         """A way, or the error."""
         if path.value in self.errors:
             raise self.errors[path.value]
@@ -42,7 +45,12 @@ class Probes:
 
 def finder_of(probes: Probes, rule: PathRule = PathRule.AUTO) -> WayFinder:
     """A finder over them."""
-    return WayFinder(PathPolicy(rule), Transport.NIXL_UCX, probes, probes)  # type: ignore[arg-type]
+
+    async def idle() -> None:
+        """No read is outstanding."""
+
+    given: Any = (PathPolicy(rule), probes, probes, idle)
+    return WayFinder(*given)
 
 
 def told(survey: Survey) -> dict[str, str]:
