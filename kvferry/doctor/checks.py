@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvferry.core.backends import Transport
 from kvferry.core.errors import ConfigInvalid
-from kvferry.doctor import clock, dataplanes, etcd, gpu, limits, memory, namespaces, nixl, ucx, versions
+from kvferry.doctor import clock, dataplanes, etcd, gpu, limits, memory, namespaces, nixl, transports, versions
 from kvferry.doctor.examination import Check
 from kvferry_control.config_reading import config_of, control_settings
 from kvferry_control.etcd.config import EtcdOptions
@@ -68,7 +68,7 @@ def machine_checks(subject: Subject) -> list[Check]:
     return [
         *_dataplane_checks(subject.sockets),
         Check(nixl.CHECK, partial(nixl.look, subject.transport), CHILD_BOUND_S),
-        Check(ucx.CHECK, ucx.look, CHILD_BOUND_S),
+        *_transport_checks(subject.transport),
         Check("limits", limits.look),
         Check("memory", memory.look),
         Check("namespaces", namespaces.look, CHILD_BOUND_S),
@@ -76,6 +76,12 @@ def machine_checks(subject: Subject) -> list[Check]:
         Check(clock.CHECK, partial(clock.look, subject.etcd)),
         Check(versions.CHECK, versions.look),
     ]
+
+
+def _transport_checks(wanted: Transport) -> Iterator[Check]:
+    for transport in Transport:
+        name = f"{transports.CHECK}.{transport.value}"
+        yield Check(name, partial(transports.look, transport, wanted), CHILD_BOUND_S)
 
 
 def _dataplane_checks(sockets: tuple[str, ...]) -> Iterator[Check]:

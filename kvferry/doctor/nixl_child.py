@@ -1,48 +1,34 @@
-"""Loads every plugin of the NIXL wheel that data planes use, and makes an agent. Writes one JSON object.
+"""Loads every plugin of the NIXL wheel that data planes use.
 
-Its standard error has NIXL's own lines, in which the loader says why a plugin cannot be loaded.
+Writes one JSON object: ``error``, or ``wheel``, ``plugins`` and ``loaded``. Its standard error has NIXL's own lines, in
+which the loader says why a plugin cannot be loaded.
 """
 
 import json
 import sys
-from typing import Any
 
+from kvferry.core.backends import Transport
 from kvferry.core.errors import KvferryError
-from kvferry.device import cuda
-from kvferry_dataplane.nixl_agent import NixlAgent, NixlLibrary
+from kvferry_dataplane.nixl_agent import NixlLibrary
+from kvferry_dataplane.transports.opening import open_library
 
 
 def main() -> None:
-    """``error`` is set where there is no NIXL at all; ``agent_error`` where no agent can be made."""
-    sys.stdout.write(json.dumps(_look()) + "\n")
-
-
-def _look() -> dict[str, Any]:
-    major = cuda.bindings_major()
+    """``error`` is set, and nothing else, where there is no NIXL."""
     try:
-        library = NixlLibrary(for_cuda=major is not None, cuda_major=major)
+        answer = _look()
     except KvferryError as error:
-        return {"error": str(error)}
-    bare = library.api.nixl_agent("kvferry-doctor-plugins", library.api.nixl_agent_config(backends=[]))
-    names = sorted(bare.get_plugin_list())
-    loaded = [name for name in names if bare.get_plugin_mem_types(name)]
-    return {
-        "error": "",
-        "wheel": library.wheel,
-        "plugins": names,
-        "loaded": loaded,
-        "agent_error": _agent_error(library),
-        "settings": {setting.name: setting.value for setting in library.settings if setting.from_user},
-    }
+        answer = {"error": error.message}
+    sys.stdout.write(json.dumps(answer) + "\n")
 
 
-def _agent_error(library: NixlLibrary) -> str:
-    """Why a data plane could not make its agent; empty if it could."""
-    try:
-        NixlAgent(library, "kvferry-doctor").close()
-    except KvferryError as error:
-        return str(error)
-    return ""
+def _look() -> dict[str, object]:
+    library = open_library(Transport.NIXL_UCX, for_cuda=False)
+    assert isinstance(library, NixlLibrary)
+    agent = library.api.nixl_agent("kvferry-doctor", library.api.nixl_agent_config(backends=[]))
+    names = sorted(agent.get_plugin_list())
+    loaded = [name for name in names if agent.get_plugin_mem_types(name)]
+    return {"error": "", "wheel": library.wheel, "plugins": names, "loaded": loaded}
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 from kvferry.doctor.child import Answer, ask
@@ -14,7 +13,6 @@ from kvferry_dataplane.config import has_rdma_devices
 CHECK = "ucx"
 WITHIN_HOST = ("cma", "posix", "sysv")
 """Without these, everything within a host goes over sockets."""
-_WHEELS = ("nixl-cu13", "nixl-cu12")
 _DRIVER = Path("/proc/driver/nvidia/version")
 _RDMA = ("rc_", "ud_", "dc_", "srd", "gga", "rc", "ud")
 _RESOURCE = re.compile(r"resource \d+\s+:.*-- (\w+)/(\S+)")
@@ -55,27 +53,6 @@ def surroundings() -> Surroundings:
     return Surroundings(os.environ.get("UCX_TLS"), has_rdma_devices(), _DRIVER.exists())
 
 
-async def look() -> Sequence[Finding]:
-    """Ask the UCX that NIXL's wheel carries."""
-    library = nixl_library()
-    if library is None:
-        return [none(f"{CHECK}.nixl.transports", "no NIXL wheel is installed, so there is no UCX of its own")]
-    return judge("nixl", await ask_library(library), surroundings())
-
-
-def nixl_library() -> Path | None:
-    """The `libucp` of the first NIXL wheel there is, in the order in which data planes look; None without one."""
-    for wheel in _WHEELS:
-        try:
-            files = metadata.distribution(wheel).files or []
-        except metadata.PackageNotFoundError:
-            continue
-        for file in files:
-            if file.name.startswith("libucp-"):
-                return Path(str(file.locate()))
-    return None
-
-
 async def ask_library(library: Path) -> Report:
     """Have a process load the library and print what it finds."""
     level = {"UCX_LOG_LEVEL": "debug", "UCX_LOG_FILE": "stderr"}
@@ -98,11 +75,11 @@ def read(library: str, answer: Answer) -> Report:
     return Report(library, answer.values["version"], transports, tuple(_COMPONENT.findall(report)), missing, error)
 
 
-def judge(name: str, report: Report, around: Surroundings) -> list[Finding]:
-    """What a report means. ``name`` tells the libraries apart: ``nixl`` or ``direct``."""
+def judge(report: Report, around: Surroundings) -> list[Finding]:
+    """What a report means."""
     if report.error:
-        return [_unusable(name, report, around)]
-    return [_transports(name, report, around), _rdma(name, report, around), _cuda(name, report, around)]
+        return [_unusable(report, around)]
+    return [_transports(report, around), _rdma(report, around), _cuda(report, around)]
 
 
 def _values(report: Report, around: Surroundings) -> dict[str, Value]:
@@ -115,10 +92,10 @@ def _values(report: Report, around: Surroundings) -> dict[str, Value]:
     }
 
 
-def _unusable(name: str, report: Report, around: Surroundings) -> Finding:
+def _unusable(report: Report, around: Surroundings) -> Finding:
     do = "unset UCX_TLS" if around.tls is not None else "install what the message names"
     return broken(
-        f"{CHECK}.{name}.transports",
+        f"{CHECK}.transports",
         f"UCX {report.version} cannot be used: {report.error}".replace("UCX  ", "UCX "),
         costs="no data plane starts over it",
         do=do,
@@ -126,8 +103,8 @@ def _unusable(name: str, report: Report, around: Surroundings) -> Finding:
     )
 
 
-def _transports(name: str, report: Report, around: Surroundings) -> Finding:
-    check, values = f"{CHECK}.{name}.transports", _values(report, around)
+def _transports(report: Report, around: Surroundings) -> Finding:
+    check, values = f"{CHECK}.transports", _values(report, around)
     text = f"UCX {report.version}: " + ", ".join(
         f"{transport} ({', '.join(devices)})" for transport, devices in report.transports.items()
     )
@@ -148,8 +125,8 @@ def _allow(transport: str, around: Surroundings) -> str:
     return f"unset UCX_TLS, or let it name {transport} too"
 
 
-def _rdma(name: str, report: Report, around: Surroundings) -> Finding:
-    check = f"{CHECK}.{name}.rdma"
+def _rdma(report: Report, around: Surroundings) -> Finding:
+    check = f"{CHECK}.rdma"
     found = _rdma_transports(report)
     if found:
         return ok(check, ", ".join(f"{transport} ({', '.join(report.transports[transport])})" for transport in found))
@@ -171,8 +148,8 @@ def _rdma_transports(report: Report) -> list[str]:
     return [transport for transport in report.transports if transport.startswith(_RDMA)]
 
 
-def _cuda(name: str, report: Report, around: Surroundings) -> Finding:
-    check = f"{CHECK}.{name}.cuda"
+def _cuda(report: Report, around: Surroundings) -> Finding:
+    check = f"{CHECK}.cuda"
     found = [transport for transport in report.transports if transport.startswith("cuda")]
     if found:
         return ok(check, f"{', '.join(found)}: pools on a GPU can be read")

@@ -2,21 +2,20 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from kvferry.core.backends import Transport
 from kvferry.dev.etcd_server import EtcdServer
 from tests.process.cluster.pair import Pair, running_pair
 from tests.process.doctor.commands import KVFERRY, diagnose
 from tests.process.launch.capabilities import needs_namespaces
 
-AREAS = {"etcd", "nixl", "ucx", "limits", "memory", "namespaces", "gpu", "clock", "versions"}
+AREAS = {"etcd", "nixl", "transport", "ucx", "limits", "memory", "namespaces", "gpu", "clock", "versions"}
 DEAD = "127.0.0.1:1"
 
 
@@ -39,8 +38,8 @@ def test_every_area_is_looked_at(server: EtcdServer) -> None:
     assert ["OK"] * 2 == [found.status_of(f"etcd.{name}") for name in ("reachable", "version")]
     assert found.findings["etcd.latency"]["values"]["latency_ms"] > 0
     assert "OK" == found.status_of("clock.skew")
-    assert "OK" == found.status_of("nixl.plugin.ucx")
-    assert "tcp" in found.findings["ucx.nixl.transports"]["values"]["transports"]
+    assert "OK" == found.status_of("transport.nixl_ucx")
+    assert "tcp" in found.findings["ucx.transports"]["values"]["transports"]
     assert {"OK": 0, "SLOW": 3, "BROKEN": 4}[found.whole["worst"]] == found.status == found.whole["exit_status"]
 
 
@@ -49,7 +48,7 @@ def test_a_dead_etcd_is_broken_and_the_rest_is_looked_at() -> None:
     found = diagnose("--etcd", f"{DEAD}")
     assert (4, "BROKEN", "SKIPPED") == (found.status, found.status_of("etcd.reachable"), found.status_of("clock.skew"))
     assert DEAD in found.findings["etcd.reachable"]["found"]
-    assert "OK" == found.status_of("nixl.agent")
+    assert "OK" == found.status_of("transport.nixl_ucx")
 
 
 def test_a_frozen_etcd_costs_a_few_seconds() -> None:
@@ -67,19 +66,24 @@ def test_a_frozen_etcd_costs_a_few_seconds() -> None:
 
 def test_tcp_alone_is_slow_and_no_tcp_is_broken() -> None:
     """UCX_TLS as the environment has it is what counts."""
-    only = diagnose(environment={"UCX_TLS": "tcp"}).findings["ucx.nixl.transports"]
+    only = diagnose(environment={"UCX_TLS": "tcp"}).findings["ucx.transports"]
     assert ("SLOW", True) == (only["status"], "UCX_TLS=tcp leaves out" in only["found"])
     refused = diagnose(environment={"UCX_TLS": "cma"})
-    assert "BROKEN" == refused.status_of("ucx.nixl.transports")
-    assert ("BROKEN", 4) == (refused.status_of("nixl.agent"), refused.status)
+    assert "BROKEN" == refused.status_of("ucx.transports")
+    assert ("BROKEN", 4) == (refused.status_of("transport.nixl_ucx"), refused.status)
 
 
-def test_a_plugin_that_is_asked_for_and_does_not_load_is_broken(tmp_path: Path) -> None:
-    """With LIBFABRIC wanted, what it lacks is a fault; without libraries of its own folder it never loads."""
-    if shutil.which("ldconfig") and "libfabric.so.1" in subprocess.check_output(["ldconfig", "-p"], text=True):  # noqa: S607
-        pytest.skip("this machine has libfabric")
-    wanted = diagnose("--nixl-backend", "LIBFABRIC").findings["nixl.plugin.libfabric"]
-    assert ("BROKEN", True) == (wanted["status"], "libfabric.so.1" in wanted["found"])
+@pytest.mark.parametrize("transport", list(Transport))
+def test_a_transport_can_be_used_or_says_what_it_lacks(transport: Transport) -> None:
+    """As a data plane that is told to use it: one that cannot be opened is a fault there, and its words are told."""
+    backend = ("--backend", "UCX") if transport is Transport.UCX else ("--nixl-backend", transport.backend)
+    wanted = diagnose(*backend).findings[f"transport.{transport.value.replace('/', '_').lower()}"]
+    values = wanted["values"]
+    assert values["wanted"]
+    if wanted["status"] == "OK":
+        assert values["version"]
+    else:
+        assert ("BROKEN", True) == (wanted["status"], bool(values["error"]) and values["error"] in wanted["found"])
 
 
 @needs_namespaces
@@ -90,7 +94,7 @@ def test_a_container_is_seen_as_one() -> None:
     found = diagnose(launcher=inside)
     assert {"ipc": "own", "pid": "own"}.items() <= found.findings["namespaces.shared"]["values"].items()
     assert "SLOW" == found.status_of("memory.shm")
-    assert "OK" == found.status_of("nixl.agent")
+    assert "OK" == found.status_of("transport.nixl_ucx")
 
 
 async def test_the_workers_data_planes_are_asked_and_not_disturbed() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from kvferry.core.backends import Transport
-from kvferry.doctor import nixl, ucx
+from kvferry.doctor import nixl, transports, ucx
 from kvferry.doctor.child import Answer
 from kvferry.doctor.findings import Status
 
@@ -72,12 +72,12 @@ def test_a_report_is_judged_by_what_is_around(
     report: ucx.Report, around: ucx.Surroundings, statuses: tuple[Status, ...]
 ) -> None:
     """Missing RDMA or CUDA is a fault only where there are such devices."""
-    assert statuses == tuple(finding.status for finding in ucx.judge("nixl", report, around))
+    assert statuses == tuple(finding.status for finding in ucx.judge(report, around))
 
 
 def test_tcp_alone_is_blamed_on_the_setting() -> None:
     """The finding names UCX_TLS and what it leaves out."""
-    (finding, *_) = ucx.judge("nixl", report_of(without("cma")), ucx.Surroundings("tcp", False, False))
+    (finding, *_) = ucx.judge(report_of(without("cma")), ucx.Surroundings("tcp", False, False))
     assert "UCX_TLS=tcp leaves out cma" in finding.found
     assert "unset UCX_TLS" in finding.do
 
@@ -85,7 +85,7 @@ def test_tcp_alone_is_blamed_on_the_setting() -> None:
 def test_a_library_that_refuses_has_its_own_words() -> None:
     """What UCX wrote as errors is in the finding."""
     log = "[1] [vm:1:0] ucp_context.c:1770 UCX  ERROR no usable transports/devices (asked foo on network)\n"
-    (finding,) = ucx.judge("nixl", report_of("", log, "No such device"), ucx.Surroundings("foo", False, False))
+    (finding,) = ucx.judge(report_of("", log, "No such device"), ucx.Surroundings("foo", False, False))
     assert Status.BROKEN == finding.status
     assert "No such device: no usable transports/devices (asked foo" in finding.found
 
@@ -93,7 +93,7 @@ def test_a_library_that_refuses_has_its_own_words() -> None:
 def test_a_child_that_died_is_an_unusable_library() -> None:
     """How it ended is the error."""
     report = ucx.read("libucp.so", Answer({}, "", "killed by SIGSEGV"))
-    assert "killed by SIGSEGV" in ucx.judge("nixl", report, PLAIN)[0].found
+    assert "killed by SIGSEGV" in ucx.judge(report, PLAIN)[0].found
 
 
 NIXL_LOG = (
@@ -102,27 +102,25 @@ NIXL_LOG = (
     "I1129 18:48:05.2 15868 nixl_plugin_manager.cpp:352] Failed to load plugin from /x/plugins/libplugin_GDS.so:"
     " libcufile.so.0: cannot open shared object file: No such file or directory\n"
 )
-NIXL_ANSWER = {
-    "wheel": "nixl_cu13",
-    "plugins": ["GDS", "LIBFABRIC", "POSIX", "UCX"],
-    "loaded": ["POSIX", "UCX"],
-    "agent_error": "",
-}
+NIXL_ANSWER = {"wheel": "nixl_cu13", "plugins": ["GDS", "LIBFABRIC", "POSIX", "UCX"], "loaded": ["POSIX", "UCX"]}
 
 
 def test_plugins_have_the_loaders_words() -> None:
-    """A plugin that is not needed and does not load is no fault; which one is needed is the transport's matter."""
-    plugins = nixl.read(Answer(NIXL_ANSWER, NIXL_LOG, ""))
-    by_name = {finding.check: finding for finding in nixl.judge(plugins, Transport.NIXL_UCX)}
-    assert Status.OK == by_name["nixl.plugin.ucx"].status
-    assert Status.NONE == by_name["nixl.plugin.libfabric"].status
-    assert "libfabric.so.1: cannot open" in by_name["nixl.plugin.libfabric"].found
-    assert {"GDS": "libcufile.so.0: cannot open shared object file: No such file or directory"} == (
-        by_name["nixl.other_plugins"].values["refused"]
-    )
-    needed = {finding.check: finding for finding in nixl.judge(plugins, Transport.NIXL_LIBFABRIC)}
-    assert Status.BROKEN == needed["nixl.plugin.libfabric"].status
-    assert "libfabric.so.1" in needed["nixl.plugin.libfabric"].do
+    """A plugin that is not needed and does not load is no fault."""
+    finding = nixl.judge(nixl.read(Answer(NIXL_ANSWER, NIXL_LOG, "")), Transport.NIXL_UCX)
+    assert Status.OK == finding.status
+    assert "LIBFABRIC does not by itself: no libfabric.so.1" in finding.found
+    refused = finding.values["refused"]
+    assert isinstance(refused, dict)
+    assert "libcufile.so.0: cannot open shared object file: No such file or directory" == refused["GDS"]
+
+
+def test_a_missing_plugin_is_broken_where_it_is_needed() -> None:
+    """The finding names the library to install; backend UCX needs no plugin."""
+    plugins = nixl.Plugins("nixl_cu13", (), {"UCX": "libibverbs.so.1: cannot open shared object file: No such file"})
+    finding = nixl.judge(plugins, Transport.NIXL_UCX)
+    assert (Status.BROKEN, True) == (finding.status, "install the library libibverbs.so.1" in finding.do)
+    assert Status.OK == nixl.judge(plugins, Transport.UCX).status
 
 
 def test_a_plugin_without_a_reason_says_so() -> None:
@@ -131,8 +129,36 @@ def test_a_plugin_without_a_reason_says_so() -> None:
     assert "does not say why" in plugins.refused["LIBFABRIC"]
 
 
-def test_an_agent_that_cannot_be_made_is_broken() -> None:
-    """Loading is not all that a plugin needs."""
-    plugins = nixl.read(Answer({**NIXL_ANSWER, "agent_error": "NIXL_ERR_BACKEND"}, "", ""))
-    agent = next(finding for finding in nixl.judge(plugins, Transport.NIXL_UCX) if finding.check == "nixl.agent")
-    assert (Status.BROKEN, True) == (agent.status, "NIXL_ERR_BACKEND" in agent.found)
+@pytest.mark.parametrize(
+    ("transport", "error", "status", "do"),
+    [
+        (Transport.NIXL_UCX, "", Status.OK, ""),
+        (Transport.NIXL_UCX, "making agent: NIXL_ERR_BACKEND", Status.BROKEN, "ucx.transports"),
+        (Transport.NIXL_LIBFABRIC, "libfabric.so.1: cannot open shared object file: none", Status.NONE, ""),
+        (Transport.UCX, "no UCX was found", Status.NONE, ""),
+    ],
+)
+def test_a_transport_is_a_fault_only_where_it_is_wanted(
+    transport: Transport, error: str, status: Status, do: str
+) -> None:
+    """The reason is its own words in any case."""
+    answer = Answer({"version": "1.5.1", "error": error, "ucx_library": "/x/libucp.so"}, "", "")
+    finding = transports.judge(transports.read(transport, answer), Transport.NIXL_UCX)
+    assert status == finding.status
+    assert error in finding.found
+    assert do in finding.do
+
+
+def test_a_library_that_is_missing_is_named() -> None:
+    """Where no UCX was loaded, the loader's words say what to install."""
+    error = "backend=LIBFABRIC: libfabric.so.1: cannot open shared object file: No such file or directory"
+    opened = transports.Opened(Transport.NIXL_LIBFABRIC, "", error, "")
+    finding = transports.judge(opened, Transport.NIXL_LIBFABRIC)
+    assert "install the library libfabric.so.1" in finding.do
+    assert "--nixl-backend LIBFABRIC" in finding.costs
+
+
+def test_a_child_that_died_is_a_transport_that_cannot_be_used() -> None:
+    """How it ended is the reason."""
+    opened = transports.read(Transport.UCX, Answer({}, "", "killed by SIGSEGV"))
+    assert "killed by SIGSEGV" in transports.judge(opened, Transport.UCX).found
