@@ -12,6 +12,7 @@ from kvferry_dataplane.attestation.plans import AGAIN_WITHIN_SECONDS, FIRST_WITH
 from kvferry_dataplane.attestation.rate_book import RateBook
 from kvferry_dataplane.peers import Peer
 
+FORGET_SECONDS = 60.0
 _log = structlog.get_logger("kvferry.dataplane.attestation")
 
 
@@ -22,6 +23,10 @@ class WayFinder(Protocol):
         """The ways that reads of it may take, and why others could not be attested. What needs the source's progress
         must have begun by ``until``, on the monotonic clock.
         """
+        ...
+
+    def forget_reports(self) -> None:
+        """Let go of what libraries have said beside any probe."""
         ...
 
 
@@ -75,7 +80,12 @@ class Prober:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await self._queued.wait()
+            try:
+                async with asyncio.timeout(FORGET_SECONDS):
+                    await self._queued.wait()
+            except TimeoutError:
+                self._finder.forget_reports()
+                continue
             self._queued.clear()
             while self._queue:
                 name = next(iter(self._queue))

@@ -61,6 +61,10 @@ class WayFinder:
         ways = [way for way in found if isinstance(way, Way)]
         return ways, [str(error) for error in found if isinstance(error, KvferryError)]
 
+    def forget_reports(self) -> None:
+        """Let go of what the transport's library has said beside any probe."""
+        self._transports.forget_reports()
+
     async def _let_reads_go_first(self) -> None:
         """An agent is made and destroyed for the probe, which holds up every thread for some milliseconds."""
         try:

@@ -15,7 +15,20 @@ from kvferry.cli.main import app
 from kvferry.cli.running import run
 from kvferry.core.errors import ConfigInvalid, NotReady
 
-COMMANDS = ("demo", "up", "control", "dataplane", "workers", "drain", "health", "transfers", "pull", "plan", "bench")
+COMMANDS = (
+    "demo",
+    "up",
+    "control",
+    "dataplane",
+    "workers",
+    "drain",
+    "health",
+    "transfers",
+    "pull",
+    "plan",
+    "bench",
+    "config",
+)
 
 
 def test_help_lists_every_command_without_loading_what_they_need() -> None:
