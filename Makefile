@@ -120,12 +120,12 @@ setup: $(READY) ## create .venv and install into it
 .PHONY: clean
 clean: ## remove .venv, caches and build output
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	@rm -rf kvferry/device/*.so
+	@rm -rf kvferry/device/*.so dataplane/kvferry_dataplane/transports/*.so
 	@find dataplane/native/inplace -mindepth 1 ! -name CMakeLists.txt -delete
 	@find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-NATIVE := $(wildcard dataplane/native/*.cpp dataplane/native/*.hpp dataplane/native/*.inc dataplane/native/CMakeLists.txt \
-	dataplane/native/inplace/CMakeLists.txt)
+NATIVE := $(wildcard $(foreach suffix,cpp hpp inc,$(foreach folder,. libfabric ucx,dataplane/native/$(folder)/*.$(suffix))) \
+	dataplane/native/CMakeLists.txt dataplane/native/inplace/CMakeLists.txt)
 
 $(READY): pyproject.toml constraints.txt .ci/system-packages $(NATIVE)
 	@.ci/system-packages "$(PYTHON)"

@@ -14,7 +14,7 @@ from kvferry.config.files import check_names, read_mapping
 from kvferry.config.nearest import unknown
 from kvferry.config.settings import Settings, read_settings
 from kvferry.config.trtllm import control_layer
-from kvferry.config.trtllm_engine import engine_of
+from kvferry.config.trtllm_file import engine_of
 from kvferry.config.values import Layer, Source, Value
 from kvferry.core.checksums.shares import every_of
 from kvferry.core.errors import ConfigInvalid, InvalidArgument

@@ -38,6 +38,8 @@ class Config:
     """Bytes that queued and running reads may come to."""
     transport: Transport = Transport.NIXL_UCX
     """What moves bytes between hosts."""
+    ucx_library: str | None = None
+    """The file of UCX that direct UCX takes; None: the one that is found."""
     paths: PathPolicy = field(default_factory=PathPolicy)
     """Which paths reads may take."""
     copy_thread_count: int = 2

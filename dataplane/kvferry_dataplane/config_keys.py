@@ -37,6 +37,7 @@ _PATHS = (
         Backend.DEFAULT.value,
     ),
     Key("nixl_backend", "NAME", f"{', '.join(NixlBackend)}: what NIXL stands on (default: UCX)"),
+    Key("ucx_library", "FILE", "the libucp.so.0 of backend UCX (default: the system's, else that of the libucx wheel)"),
     Key("trtllm_config", "FILE", "an engine's YAML file of TensorRT-LLM, whose cache_transceiver_config is followed"),
     Key("path", "PATH", f"{', '.join(PathRule)}: force one (default: auto)", PathRule.AUTO.value),
     Key(

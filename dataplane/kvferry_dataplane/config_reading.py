@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from kvferry.config.settings import Settings, read_settings
 from kvferry.config.trtllm import data_plane_layer
-from kvferry.config.trtllm_engine import engine_of
+from kvferry.config.trtllm_file import engine_of
 from kvferry.config.values import Layer, Value
 from kvferry.core.backends import Backend, NixlBackend, Transport, resolve_transport
 from kvferry.core.checksums.shares import every_of
@@ -76,6 +76,7 @@ def _config_of(settings: Settings) -> Config:
         max_reads=_count("max_reads", text("max_reads"), READS_MAX),
         max_outstanding_bytes=_size("max_outstanding_bytes", text("max_outstanding_bytes")),
         transport=transport,
+        ucx_library=settings.text("ucx_library"),
         paths=PathPolicy(
             _path_rule(text("path"), transport),
             _choice("same_host", text("same_host"), SameHost),

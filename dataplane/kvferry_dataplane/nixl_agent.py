@@ -11,7 +11,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -23,41 +23,40 @@ from kvferry.core.backends import Transport
 from kvferry.core.errors import ConfigInvalid, InternalError, KvferryError, PeerError, TransportFailed
 from kvferry.core.reasons import Reason
 from kvferry_dataplane.transports.memory import Addresses, Region
-from kvferry_dataplane.transports.transport import Setting, TransportUse
+from kvferry_dataplane.transports.settings import SETTINGS_CUDA, SETTINGS_TCP, apply_settings
+from kvferry_dataplane.transports.transport import TransportUse
 from kvferry_dataplane.transports.ucx_log import UcxLog
-from kvferry_dataplane.transports.ucx_report import read_use
 
-BACKEND = "UCX"
 _OWN_REFERENCES = 2
 """A local variable and the argument of getrefcount."""
 _WHEELS = ("nixl_cu13", "nixl_cu12")
-# UCX turns zero-copy reads over CUDA IPC off where it finds no NVLink, and falls back to emulation without a word.
-_SETTINGS_CUDA = {"UCX_CUDA_IPC_ENABLE_GET_ZCOPY": "on"}
-# Over TCP, UCX emulates reads by messages, of 8 KiB by itself. In messages of this size a read of large pieces is as
-# fast as a plain stream, three to four times as fast as before; larger ones gain nothing more.
-_SETTINGS_TCP = {"UCX_TCP_TX_SEG_SIZE": "256k", "UCX_TCP_RX_SEG_SIZE": "256k"}
 # What goes wrong comes back as an error and is logged with its context; the libraries would write lines of their own to
-# both standard streams. What UCX says is kept elsewhere.
-_SETTINGS = {"NIXL_LOG_LEVEL": "FATAL"}
+# both standard streams. Where what UCX says is kept elsewhere, it says more.
+_SETTINGS = {"UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
 # UCX prints, of an agent with this, which transport each kind of read uses.
 _REPORTING = {"engine_config": "PROTO_INFO=y"}
 
 
 class NixlLibrary:
-    """The imported NIXL wheel. A :class:`~kvferry_dataplane.transports.transport.TransportLibrary`."""
+    """The imported NIXL wheel. A :class:`~kvferry_dataplane.transports.transport.TransportLibrary`.
+
+    What a backend of NIXL needs beyond UCX is in subclasses.
+    """
 
     transport = Transport.NIXL_UCX
+    setting_prefixes: tuple[str, ...] = ("UCX_", "NIXL_")
+    """What the names of the libraries' settings begin with."""
 
-    def __init__(self, *, for_cuda: bool, cuda_major: int | None) -> None:
-        """Import the wheel for ``cuda_major``, or for host memory the first that can be imported.
+    def __init__(self, wheels: tuple[str, ...], settings: Mapping[str, str], ucx_log: UcxLog | None = None) -> None:
+        """Import the first of ``wheels`` that can be imported, with ``settings`` where the user has set nothing.
+
+        ``ucx_log`` holds what UCX prints, where there is UCX; its settings are among ``settings``.
 
         Raises:
             ConfigInvalid: there is none.
         """
-        self._ucx_log = UcxLog(os.environ)
-        wanted = _SETTINGS | _SETTINGS_TCP | (_SETTINGS_CUDA if for_cuda else {}) | self._ucx_log.settings
-        self.settings = _apply_settings(wanted)
-        wheels = (f"nixl_cu{cuda_major}",) if for_cuda and cuda_major is not None else _WHEELS
+        self._ucx_log = ucx_log
+        self.settings = apply_settings(settings, self.setting_prefixes)
         self.api = _first_importable(wheels)
         self.wheel = self.api.__name__.partition(".")[0]
         bindings = importlib.import_module(f"{self.wheel}._bindings")
@@ -66,6 +65,22 @@ class NixlLibrary:
         raised = tuple(kind for kind in named if isinstance(kind, type) and issubclass(kind, Exception))
         self.errors: tuple[type[Exception], ...] = (*raised, RuntimeError, ValueError)
         _take_over_logging()
+
+    @classmethod
+    def with_ucx(cls, *, for_cuda: bool, cuda_major: int | None) -> NixlLibrary:
+        """NIXL with UCX, for host memory or for pools on a GPU too.
+
+        Raises:
+            ConfigInvalid: no wheel can be imported.
+        """
+        log = UcxLog(os.environ)
+        settings = _SETTINGS | SETTINGS_TCP | (SETTINGS_CUDA if for_cuda else {}) | log.settings
+        return cls(cls.wheels_for(cuda_major if for_cuda else None), settings, log)
+
+    @staticmethod
+    def wheels_for(cuda_major: int | None) -> tuple[str, ...]:
+        """Packages that serve, best first. None: host memory, or whichever release of CUDA there is."""
+        return _WHEELS if cuda_major is None else (f"nixl_cu{cuda_major}",)
 
     @property
     def version(self) -> str:
@@ -83,14 +98,20 @@ class NixlLibrary:
 
     def make_reporting_agent(self, name: str) -> NixlAgent:
         """As :meth:`make_agent`; what it uses can be told."""
+        if self._ucx_log is None:
+            return self.make_agent(name)
         return NixlAgent(self, name, reports=not self._ucx_log.refusal)
 
     def take_use(self, agent_name: str) -> TransportUse:
         """What an agent that reports has used for its reads."""
-        if self._ucx_log.refusal:
-            return TransportUse("", "", self._ucx_log.refusal)
-        used = read_use(self._ucx_log.take(), agent_name)
-        return used if used is not None else TransportUse("", "", "UCX has printed nothing of these reads")
+        if self._ucx_log is None:
+            return TransportUse("", "", f"{self.transport.backend} does not say what it uses")
+        return self._ucx_log.use_of(agent_name)
+
+    def forget_reports(self) -> None:
+        """Forget what UCX has printed."""
+        if self._ucx_log is not None:
+            self._ucx_log.take()
 
     @contextmanager
     def translated(self, action: str) -> Iterator[None]:
@@ -102,10 +123,14 @@ class NixlLibrary:
         """
         try:
             yield
-        except self.peer_lost as error:
-            raise PeerError(f"{action}: the peer disconnected", reason=Reason.PEER_LOST) from error
         except self.errors as error:
-            raise TransportFailed(f"{action}: {type(error).__name__}: {error}") from error
+            raise self.translate(action, error) from error
+
+    def translate(self, action: str, error: Exception) -> KvferryError:
+        """What one of NIXL's exceptions is to the rest of kvferry."""
+        if isinstance(error, self.peer_lost):
+            return PeerError(f"{action}: the peer disconnected", reason=Reason.PEER_LOST)
+        return TransportFailed(f"{action}: {type(error).__name__}: {error}")
 
 
 class NixlAgent:
@@ -114,15 +139,17 @@ class NixlAgent:
     def __init__(self, library: NixlLibrary, name: str, *, reports: bool = False) -> None:
         self.name = name
         self._library = library
+        self._backends = [library.transport.backend]
         self._handles: dict[int, Any] = {}
         self._next_handle = 0
         config = library.api.nixl_agent_config(enable_prog_thread=False, backends=[])
         with library.translated(f"making agent {name}"):
             self._agent = library.api.nixl_agent(name, config)
-        if BACKEND not in self._agent.plugin_list:
-            raise ConfigInvalid.of_field("backend", BACKEND, f"{library.wheel} has no such plugin")
+        backend = library.transport.backend
+        if backend not in self._agent.plugin_list:
+            raise ConfigInvalid.of_field("nixl_backend", backend, f"{library.wheel} has no such plugin")
         with library.translated(f"making agent {name}"):
-            self._agent.create_backend(BACKEND, _REPORTING if reports else {})
+            self._agent.create_backend(backend, _REPORTING if reports else {})
 
     @property
     def is_reading(self) -> bool:
@@ -133,7 +160,7 @@ class NixlAgent:
         """Make a region readable by peers, and usable as the local side of reads."""
         row = [(region.address, region.size_bytes, region.device_index, "")]
         with self._library.translated(f"registering {region.size_bytes} bytes of {region.segment}"):
-            self._agent.register_memory(row, region.segment, backends=[BACKEND])
+            self._agent.register_memory(row, region.segment, backends=self._backends)
 
     def metadata(self) -> bytes:
         """What a peer needs to read the registered regions."""
@@ -155,7 +182,7 @@ class NixlAgent:
     def progress(self) -> None:
         """Let the backend work once. Never blocks."""
         with self._library.translated("making progress"):
-            self._agent.get_new_notifs(backends=[BACKEND])
+            self._agent.get_new_notifs(backends=self._backends)
 
     def post_read(
         self,
@@ -177,7 +204,7 @@ class NixlAgent:
                 agent.get_xfer_descs(_rows(local_addresses, lengths, local.device_index), local.segment),
                 agent.get_xfer_descs(_rows(remote_addresses, lengths, remote.device_index), remote.segment),
                 peer,
-                backends=[BACKEND],
+                backends=self._backends,
             )
         self._next_handle += 1
         self._handles[self._next_handle] = request
@@ -203,6 +230,10 @@ class NixlAgent:
         with self._library.translated("releasing a read"):
             request.release()
         return True
+
+    def stop(self, handle: int) -> bool:
+        """False: NIXL has asked for all of it, and cannot take that back."""
+        return False
 
     def close(self) -> None:
         """Destroy the agent: after this, none of its reads writes any more.
@@ -234,17 +265,6 @@ def _rows(addresses: Addresses, lengths: Addresses, device_index: int) -> npt.ND
     return rows
 
 
-def _apply_settings(settings: dict[str, str]) -> tuple[Setting, ...]:
-    """Set what the user has not set; returns what holds now."""
-    chosen = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(chosen)
-    return tuple(
-        Setting(name, value, from_user=name not in chosen)
-        for name, value in sorted(os.environ.items())
-        if name.startswith(("UCX_", "NIXL_"))
-    )
-
-
 def _first_importable(wheels: tuple[str, ...]) -> Any:
     failures = []
     for wheel in wheels:
@@ -252,7 +272,7 @@ def _first_importable(wheels: tuple[str, ...]) -> Any:
             return importlib.import_module(f"{wheel}._api")
         except ImportError as error:
             failures.append(f"{wheel}: {error}")
-    raise ConfigInvalid.of_field("backend", BACKEND, f"no NIXL wheel can be imported ({'; '.join(failures)})")
+    raise ConfigInvalid.of_field("backend", "NIXL", f"no NIXL wheel can be imported ({'; '.join(failures)})")
 
 
 def _take_over_logging() -> None:

@@ -168,7 +168,9 @@ class DataPlaneProcess:
     async def _start_plane(
         self, parts: AsyncExitStack, pool: Pool, table_memory: SharedMemory
     ) -> tuple[Plane, pb.DescribeResponse]:
-        library = open_library(self._config.transport, for_cuda=pool.device != "cpu")
+        library = open_library(
+            self._config.transport, for_cuda=pool.device != "cpu", ucx_library=self._config.ucx_library
+        )
         _say_transport(library)
         words = np.frombuffer(table_memory.mapping, dtype=np.uint64)
         table = Region("DRAM", words.ctypes.data, words.nbytes)

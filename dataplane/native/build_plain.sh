@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the extension without CMake, for a machine that has a compiler and the interpreter's headers alone.
+# Builds the extensions without CMake, for a machine that has a compiler and the interpreter's headers alone.
 # Usage: build_plain.sh [python] [output folder]; nanobind must be importable in that interpreter.
 # CXX and CXXFLAGS are honoured.
 set -euo pipefail
@@ -11,7 +11,11 @@ import nanobind, pathlib, sysconfig
 print(sysconfig.get_config_var("EXT_SUFFIX"), sysconfig.get_path("include"), pathlib.Path(nanobind.__file__).parent)')
 read -ra flags <<<"${CXXFLAGS:--O2 -DNDEBUG -DNB_COMPACT_ASSERTIONS}"
 mkdir -p "$output"
-"${CXX:-g++}" -std=c++17 -shared -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread "${flags[@]}" \
-    -I "$headers" -I "$nanobind/include" -I "$nanobind/ext/robin_map/include" \
-    "$here"/*.cpp "$nanobind/src/nb_combined.cpp" -o "$output/_core$suffix"
-echo "$output/_core$suffix"
+build() { # <extension> <source>...
+    "${CXX:-g++}" -std=c++17 -shared -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread "${flags[@]}" \
+        -I "$headers" -I "$nanobind/include" -I "$nanobind/ext/robin_map/include" \
+        "${@:2}" "$nanobind/src/nb_combined.cpp" -ldl -o "$output/$1$suffix"
+    echo "$output/$1$suffix"
+}
+build _core "$here"/*.cpp
+build _ucx "$here"/ucx/{agent,library,module}.cpp

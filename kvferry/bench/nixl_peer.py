@@ -36,7 +36,7 @@ class NixlPeer:
     def __init__(self, options: PeerOptions, *, default_config: bool) -> None:
         on_cuda = options.device.startswith("cuda")
         with _without_new_settings(default_config):
-            api = NixlLibrary(for_cuda=on_cuda, cuda_major=cuda.bindings_major()).api
+            api = NixlLibrary.with_ucx(for_cuda=on_cuda, cuda_major=cuda.bindings_major()).api
         # NIXL's default backend list is this one; it is named so that both sides surely agree.
         backends = ["UCX"]
         config = (

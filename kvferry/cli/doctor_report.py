@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from kvferry.cli.terminal import console, print_json
-from kvferry.cli.transports import chosen_transport
+from kvferry.cli.transports import data_plane_config
 from kvferry.core.errors import ConfigInvalid
-from kvferry.doctor.checks import Subject, etcd_checks, machine_checks, subject_of
+from kvferry.doctor.checks import Choice, Subject, etcd_checks, machine_checks, subject_of
 from kvferry.doctor.examination import examine
 from kvferry.doctor.findings import Finding, Status, exit_status, worst
 from kvferry.doctor.pair_checks import PairSubject, pair_check
@@ -47,8 +47,8 @@ async def doctor(options: DoctorOptions, *, json_output: bool) -> None:
         ConfigInvalid: an option is wrong.
         typer.Exit: with a status that says the worst, if it is worse than OK.
     """
-    transport = chosen_transport(options.backend, options.nixl_backend)
-    subject = subject_of(options.config, options.etcd, transport)
+    plane = data_plane_config(options.backend, options.nixl_backend)
+    subject = subject_of(options.config, options.etcd, Choice(plane.transport, plane.ucx_library))
     between = _pair_subject(options, subject)
     findings = await examine(etcd_checks(subject))
     findings += await examine(machine_checks(subject))

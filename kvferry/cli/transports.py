@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvferry.core.backends import Transport
+from kvferry_dataplane.config import Config
 from kvferry_dataplane.config_reading import config_of, data_plane_settings
 
 _ANY_POOL = ("--pool-bytes", "1MiB", "--socket", "unused")
@@ -35,8 +35,8 @@ def transport_flags(
     return WorkerFlags(data_plane, engine)
 
 
-def chosen_transport(backend: str | None, nixl_backend: str | None) -> Transport:
-    """What a data plane with these flags would use in this environment.
+def data_plane_config(backend: str | None, nixl_backend: str | None) -> Config:
+    """How a data plane with these flags would run in this environment, its pool and socket aside.
 
     Raises:
         ConfigInvalid: it would refuse them.
@@ -44,13 +44,13 @@ def chosen_transport(backend: str | None, nixl_backend: str | None) -> Transport
     return _resolved(_given({"--backend": backend, "--nixl-backend": nixl_backend}))
 
 
-def _resolved(flags: Sequence[str]) -> Transport:
-    """What a data plane with ``flags`` would use in this environment.
+def _resolved(flags: Sequence[str]) -> Config:
+    """How a data plane with ``flags`` would run in this environment.
 
     Raises:
         ConfigInvalid: it would refuse them.
     """
-    return config_of(data_plane_settings([*_ANY_POOL, *flags], os.environ)).transport
+    return config_of(data_plane_settings([*_ANY_POOL, *flags], os.environ))
 
 
 def _given(named: Mapping[str, str | None]) -> list[str]:

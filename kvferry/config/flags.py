@@ -57,6 +57,12 @@ def read_flags(program: Program, arguments: Sequence[str] | None) -> Flags:
     return Flags(values, given.get(_CONFIG), given.get(_READY_FD))
 
 
+def _descriptor(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("must be the number of a descriptor")
+    return int(text)
+
+
 def _parser(program: Program) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program.name,
@@ -67,5 +73,7 @@ def _parser(program: Program) -> argparse.ArgumentParser:
     parser.add_argument(_CONFIG, dest=_CONFIG, type=Path, metavar="FILE", help="TOML or YAML, by its suffix")
     for key in program.keys:
         parser.add_argument(key.flag, dest=key.name, metavar=key.metavar, help=f"{key.help} [{key.variable}]")
-    parser.add_argument(_READY_FD, dest=_READY_FD, type=int, metavar="N", help="descriptor to write to when serving")
+    parser.add_argument(
+        _READY_FD, dest=_READY_FD, type=_descriptor, metavar="N", help="descriptor to write to when serving"
+    )
     return parser

@@ -1,14 +1,10 @@
-"""An engine's TensorRT-LLM configuration: what ``cache_transceiver_config`` of its YAML file says."""
+"""An engine's TensorRT-LLM configuration: what ``cache_transceiver_config`` of its file says. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
-import yaml
-
-from kvferry.config.files import parsed_yaml, read_text
-from kvferry.config.values import Origin, Source, Value
+from kvferry.config.values import Origin, Source
 from kvferry.core.errors import ConfigInvalid
 
 SECTION = "cache_transceiver_config"
@@ -45,22 +41,6 @@ class EngineConfig:
     def origin(self, key: str) -> Origin:
         """Of a value of the section."""
         return Origin(Source.FILE, f"{SECTION}.{key}", self.path)
-
-
-def engine_of(given: Mapping[str, Value]) -> EngineConfig | None:
-    """Read the file that ``trtllm_config`` names, as TensorRT-LLM does; its other sections are left alone.
-
-    Raises:
-        ConfigInvalid: it cannot be read, is no YAML, or a value of the section is wrong.
-    """
-    named = given.get("trtllm_config")
-    if named is None:
-        return None
-    if not isinstance(named.raw, str):
-        raise ConfigInvalid.of_field("trtllm_config", named.raw, "must be the path of a file")
-    path = Path(named.raw)
-    values = parsed_yaml(path, read_text(path, "trtllm_config"), "trtllm_config", yaml.SafeLoader)
-    return engine_config(str(path), values)
 
 
 def engine_config(path: str, values: Mapping[str, object]) -> EngineConfig:

@@ -36,6 +36,7 @@ DATA_PLANE = frozenset(
         "KVFERRY_SOCKET",
         "KVFERRY_STALL_TIMEOUT",
         "KVFERRY_TRTLLM_CONFIG",
+        "KVFERRY_UCX_LIBRARY",
     }
 )
 """Of a data plane's keys."""

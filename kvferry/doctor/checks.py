@@ -20,21 +20,29 @@ CHILD_BOUND_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """What the data planes are to use."""
+
+    transport: Transport = Transport.NIXL_UCX
+    ucx_library: str | None = None
+    """The file of UCX that direct UCX takes; None: the one that is found."""
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """What is looked at beside this machine."""
 
     etcd: EtcdOptions | None = None
     sockets: tuple[str, ...] = field(default=())
     """Of the worker's data planes, by rank."""
-    transport: Transport = Transport.NIXL_UCX
-    """What the data planes are to use."""
+    choice: Choice = Choice()
     worker: str | None = None
     """Name of the worker to which the data planes belong."""
     endpoint: str | None = None
     """Of its control."""
 
 
-def subject_of(config: Path | None, endpoints: str | None, transport: Transport) -> Subject:
+def subject_of(config: Path | None, endpoints: str | None, choice: Choice) -> Subject:
     """What a control's configuration and the command line say; ``endpoints``, separated by commas, go before.
 
     Raises:
@@ -52,9 +60,9 @@ def subject_of(config: Path | None, endpoints: str | None, transport: Transport)
     else:
         named = None
     if loaded is None:
-        return Subject(named, (), transport)
+        return Subject(named, (), choice)
     sockets = tuple(rank.socket for rank in loaded.ranks)
-    return Subject(named, sockets, transport, loaded.worker.name, f"unix:{loaded.worker.engine_socket}")
+    return Subject(named, sockets, choice, loaded.worker.name, f"unix:{loaded.worker.engine_socket}")
 
 
 def etcd_checks(subject: Subject) -> list[Check]:
@@ -67,8 +75,8 @@ def machine_checks(subject: Subject) -> list[Check]:
     """Every check of this machine, in the order in which they are shown."""
     return [
         *_dataplane_checks(subject.sockets),
-        Check(nixl.CHECK, partial(nixl.look, subject.transport), CHILD_BOUND_S),
-        *_transport_checks(subject.transport),
+        Check(nixl.CHECK, partial(nixl.look, subject.choice.transport), CHILD_BOUND_S),
+        *_transport_checks(subject.choice),
         Check("limits", limits.look),
         Check("memory", memory.look),
         Check("namespaces", namespaces.look, CHILD_BOUND_S),
@@ -78,10 +86,10 @@ def machine_checks(subject: Subject) -> list[Check]:
     ]
 
 
-def _transport_checks(wanted: Transport) -> Iterator[Check]:
+def _transport_checks(choice: Choice) -> Iterator[Check]:
     for transport in Transport:
         name = f"{transports.CHECK}.{transport.value}"
-        yield Check(name, partial(transports.look, transport, wanted), CHILD_BOUND_S)
+        yield Check(name, partial(transports.look, transport, choice.transport, choice.ucx_library), CHILD_BOUND_S)
 
 
 def _dataplane_checks(sockets: tuple[str, ...]) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""Opens a transport as a data plane does and makes an agent: ``transport_child TRANSPORT``.
+"""Opens a transport as a data plane does and makes an agent: ``transport_child TRANSPORT [UCX_LIBRARY]``.
 
 Writes one JSON object: ``error``, empty if it could; ``version`` of the library; ``ucx_library``, the file of the UCX
 that was loaded for it, empty if none was.
@@ -15,14 +15,14 @@ from kvferry_dataplane.transports.opening import open_library
 
 def main() -> None:
     """Try it, for host memory."""
-    answer = _open(Transport(sys.argv[1])) | {"ucx_library": _loaded("libucp")}
+    answer = _open(Transport(sys.argv[1]), *sys.argv[2:]) | {"ucx_library": _loaded("libucp")}
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
-def _open(transport: Transport) -> dict[str, str]:
+def _open(transport: Transport, ucx_library: str | None = None) -> dict[str, str]:
     version = ""
     try:
-        library = open_library(transport, for_cuda=False)
+        library = open_library(transport, for_cuda=False, ucx_library=ucx_library)
         version = library.version
         library.make_agent("kvferry-doctor").close()
     except KvferryError as error:

@@ -29,9 +29,13 @@ class Opened:
     """The file of the UCX that was loaded for it; empty if none was."""
 
 
-async def look(transport: Transport, wanted: Transport) -> Sequence[Finding]:
-    """Open one; of the one that is ``wanted``, also what its UCX can use."""
-    opened = read(transport, await ask("kvferry.doctor.transport_child", transport.value))
+async def look(transport: Transport, wanted: Transport, ucx_library: str | None) -> Sequence[Finding]:
+    """Open one; of the one that is ``wanted``, also what its UCX can use.
+
+    ``ucx_library``: the file of UCX that direct UCX takes; None: the one that is found.
+    """
+    named = () if ucx_library is None else (ucx_library,)
+    opened = read(transport, await ask("kvferry.doctor.transport_child", transport.value, *named))
     findings = [judge(opened, wanted)]
     if transport is wanted and opened.ucx_library:
         findings += ucx.judge(await ucx.ask_library(Path(opened.ucx_library)), ucx.surroundings())

@@ -10,7 +10,7 @@ from kvferry.doctor.findings import Finding, Value, broken, none, ok, skipped
 CHECK = "versions"
 TESTED: Mapping[str, str] = {
     "grpcio": "1.85.1",
-    "nixl": "1.5.1",
+    "nixl": "1.5.0",
     "numpy": "2.4.6",
     "protobuf": "6.33.6",
     "torch": "2.13.0",

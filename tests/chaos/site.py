@@ -9,10 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from kvferry.launch.child import Child
 from kvferry.launch.cluster import LocalCluster
 from kvferry.launch.concurrently import all_of
+from kvferry.launch.control_config import Section
 from kvferry.launch.errors import ProcessError
 from kvferry.launch.namespaces import Namespace, NamespacePair
 from kvferry.launch.worker import LocalWorker, WorkerSpec
@@ -97,6 +99,8 @@ class Site:
     tasks: asyncio.TaskGroup
     seed: int
     stations: Mapping[str, Station]
+    limits: Section
+    """Of all controls."""
     workers: dict[str, LocalWorker] = field(default_factory=dict)
     processes: dict[str, Managed] = field(default_factory=dict)
     engines: dict[str, EngineLink] = field(default_factory=dict)
@@ -143,6 +147,7 @@ class Site:
             data_plane_environment={**_TCP, "PYTHONPATH": _python_path()},
             pack_listen=side.listen,
             lease_ttl_s=LEASE_TTL_S,
+            limits=self.limits,
         )
         worker = self.workers[station.name] = self.cluster.add_worker(spec)
         await worker.start()
@@ -220,9 +225,12 @@ def _python_path() -> str:
 
 @asynccontextmanager
 async def running_site(
-    seed: int, stations: Sequence[Station] = STATIONS, directory: Path | None = None
+    seed: int,
+    stations: Sequence[Station] = STATIONS,
+    directory: Path | None = None,
+    limits: Section = MappingProxyType({}),
 ) -> AsyncIterator[Site]:
-    """Start everything; ends everything.
+    """Start everything; ends everything. ``limits``: those of all controls, if they are not to be the defaults.
 
     Raises:
         ConfigInvalid: network namespaces cannot be made here.
@@ -231,7 +239,9 @@ async def running_site(
         sides = stack.enter_context(NamespacePair())
         cluster = await stack.enter_async_context(LocalCluster(directory=directory, etcd_namespace=sides.source))
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        site = Site(cluster, Network(sides), sides, tasks, seed, {station.name: station for station in stations})
+        site = Site(
+            cluster, Network(sides), sides, tasks, seed, {station.name: station for station in stations}, limits
+        )
         stack.push_async_callback(site.stop)
         await all_of(site.start(station) for station in stations)
         yield site

@@ -150,6 +150,9 @@ class _NothingToProbe:
         """No way is attested."""
         return [], ["the source offers nothing for probes to read"]
 
+    def forget_reports(self) -> None:
+        """Nothing is said."""
+
 
 class _Agent(SimReadAgent):
     def __init__(self, fabric: Fabric, own: Host, reads: Callable[[], SimReads]) -> None:

@@ -11,6 +11,7 @@ SINGLE_IMPORTERS: Mapping[str, tuple[str, ...]] = {
     "kvferry/device/cuda.py": ("cuda.bindings",),
     "kvferry/device/cuda_program.py": ("cuda.core",),
     "kvferry/device/native.py": ("kvferry.device._core",),
+    "kvferry/device/ucx.py": ("kvferry.device._ucx", "libucx"),
     "control/kvferry_control/etcd/wire.py": ("kvferry.etcd",),
 }
 """The one file that may import each foreign interface, so that its types and errors go no further."""

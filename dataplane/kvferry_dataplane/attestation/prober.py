@@ -15,6 +15,7 @@ from kvferry_dataplane.attestation.rate_book import RateBook
 from kvferry_dataplane.paths import Path
 from kvferry_dataplane.peers import Peer
 
+FORGET_SECONDS = 60.0
 _log = structlog.get_logger("kvferry.dataplane.attestation")
 
 
@@ -34,6 +35,10 @@ class WayFinder(Protocol):
 
     async def survey(self, peer: Peer) -> Survey:
         """Every path to it, and why those are impossible that are."""
+        ...
+
+    def forget_reports(self) -> None:
+        """Let go of what libraries have said beside any probe."""
         ...
 
 
@@ -99,7 +104,12 @@ class Prober:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await self._queued.wait()
+            try:
+                async with asyncio.timeout(FORGET_SECONDS):
+                    await self._queued.wait()
+            except TimeoutError:
+                self._finder.forget_reports()
+                continue
             self._queued.clear()
             while self._queue or self._surveys:
                 if self._surveys:

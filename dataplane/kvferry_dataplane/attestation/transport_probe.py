@@ -50,6 +50,10 @@ class TransportProbes:
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._attest, peer, until)
 
+    def forget_reports(self) -> None:
+        """Let go of what the library has said. Not while a probe is under way."""
+        self._library.forget_reports()
+
     def close(self) -> None:
         """End the thread; a read under way is given up."""
         self._closing = True

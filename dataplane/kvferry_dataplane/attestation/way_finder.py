@@ -91,6 +91,10 @@ class WayFinder:
         rule = self._policy.rule
         return None if rule in allowing else TransportFailed(f"path={rule} is configured")
 
+    def forget_reports(self) -> None:
+        """Let go of what the transport's library has said beside any probe."""
+        self._transports.forget_reports()
+
     async def _let_reads_go_first(self) -> None:
         """An agent is made and destroyed for the probe, which holds up every thread for some milliseconds."""
         try:

@@ -143,8 +143,8 @@ class TransportReadAgent:
         return 0.0
 
     def stop(self, handle: int) -> bool:
-        """False: what was asked for cannot be taken back."""
-        return False
+        """Whether the transport can end a read early: then it asks for no more of it."""
+        return self._agent.stop(handle)
 
     def close(self) -> None:
         """Destroy the agent."""

@@ -37,7 +37,9 @@ class Held:
 
 def hold_connections() -> Held:
     """Take a second descriptor of every TCP connection, before an agent is destroyed."""
-    return Held(tuple(c for number in _descriptors() if (c := _duplicate_if_tcp(number)) is not None))
+    # All sockets first: the listing has a number that is free by now, which the first duplicate takes.
+    sockets = [number for number in _descriptors() if _socket_inode(number) is not None]
+    return Held(tuple(c for number in sockets if (c := _duplicate_if_tcp(number)) is not None))
 
 
 class LingeringConnections:
@@ -152,8 +154,6 @@ def _socket_inode(number: int) -> int | None:
 
 
 def _duplicate_if_tcp(number: int) -> socket.socket | None:
-    if _socket_inode(number) is None:
-        return None
     try:
         connection = socket.socket(fileno=os.dup(number))
     except OSError:

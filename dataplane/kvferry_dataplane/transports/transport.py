@@ -88,6 +88,13 @@ class TransportAgent(Protocol):
         """
         ...
 
+    def stop(self, handle: int) -> bool:
+        """Ask for the early end of a read. False if it cannot be had: the read goes on.
+
+        Otherwise the read is done once nothing of it is in flight.
+        """
+        ...
+
     def close(self) -> None:
         """Destroy the agent: after this, none of its reads writes any more. Bounded in time.
 
@@ -127,4 +134,8 @@ class TransportLibrary(Protocol):
         """What the last agent that was made to report has used for its reads. To be asked once; what else the library
         has said until now is forgotten.
         """
+        ...
+
+    def forget_reports(self) -> None:
+        """Forget what the library has said: it takes memory. Not while an agent that reports is in use."""
         ...

@@ -5,7 +5,11 @@ import os
 import threading
 from collections.abc import Mapping
 
+from kvferry_dataplane.transports.transport import TransportUse
+from kvferry_dataplane.transports.ucx_report import NAME_CHARS_MAX, read_uses
+
 _SETTING_NAMES = ("UCX_LOG_LEVEL", "UCX_LOG_FILE", "UCX_PROTO_INFO")
+_NOTHING = TransportUse("", "", "UCX has printed nothing of these reads")
 _READ_BYTES_MAX = 1 << 20
 """The newest of what was printed is read; agents that report print some 15 KiB each."""
 
@@ -31,6 +35,21 @@ class UcxLog:
         if self.refusal:
             return {}
         return {"UCX_LOG_LEVEL": "info", "UCX_LOG_FILE": f"/proc/self/fd/{self._descriptor}"}
+
+    def use_of(self, worker: str) -> TransportUse:
+        """What a worker of this name uses for its reads, by what was printed since this was last asked."""
+        if self.refusal:
+            return TransportUse("", "", self.refusal)
+        return read_uses(self.take()).get(worker[:NAME_CHARS_MAX], _NOTHING)
+
+    def use_of_one(self) -> TransportUse:
+        """The same where workers have no names that are known, but only one has begun to read since."""
+        if self.refusal:
+            return TransportUse("", "", self.refusal)
+        found = list(read_uses(self.take()).values())
+        if len(found) > 1:
+            return TransportUse("", "", f"{len(found)} workers of UCX have chosen at the same time")
+        return found[0] if found else _NOTHING
 
     def take(self) -> str:
         """What was printed since this was last asked, at most the newest ``_READ_BYTES_MAX``; it is kept no longer."""

@@ -19,4 +19,4 @@ cd "$tree"
 # The interpreter keeps memory until its process ends, which is no leak of the extension: leaks are not looked for.
 # numpy and the interpreter are not instrumented, so the runtime has to be there before them.
 LD_PRELOAD="${libraries[*]}" ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
-    "$python" -m pytest -q -p no:cacheprovider tests/unit/native tests/unit/checksums
+    "$python" -m pytest -q -p no:cacheprovider tests/unit/native tests/unit/checksums tests/unit/ucx

@@ -13,6 +13,7 @@ from kvferry import EngineClient, Publication, RouterClient
 from kvferry.core.dense import CROSS_LAYER, DenseModel, dense_layout
 from kvferry.core.layouts import ElementType, WorkerLayout
 from kvferry.launch.cluster import LocalCluster
+from kvferry.launch.namespaces import NamespacePair
 from kvferry.launch.worker import LocalWorker, WorkerSpec
 
 MIB = 1 << 20
@@ -110,30 +111,29 @@ async def ready(router: RouterClient, names: Sequence[str]) -> None:
 async def running_pair(
     source_layout: WorkerLayout | None = None,
     destination_layout: WorkerLayout | None = None,
+    *,
+    wire: NamespacePair | None = None,
     only: Mapping[str, Mapping[str, Any]] | None = None,
     **spec: Any,
 ) -> AsyncIterator[Pair]:
-    """Start everything; ends everything. ``spec`` changes fields of both workers' specs, ``only`` of one's, by name."""
+    """Start everything; ends everything. ``wire`` has the workers on its two sides; ``spec`` changes fields of both
+    workers' specs, ``only`` of one's, by name."""
     layouts = {"prefill-0": source_layout or layout_of(), "decode-0": destination_layout or layout_of()}
     async with AsyncExitStack() as stack:
-        cluster = await stack.enter_async_context(LocalCluster())
-        workers = [
-            await cluster.start_worker(
-                WorkerSpec(
-                    name=name,
-                    role=role,
-                    ranks=RANKS,
-                    **{"pool_bytes": POOL_BYTES, **spec, **(only or {}).get(name, {})},
-                )
-            )
-            for name, role in (("prefill-0", "prefill"), ("decode-0", "decode"))
-        ]
+        sides = (None, None) if wire is None else (wire.source, wire.destination)
+        cluster = await stack.enter_async_context(LocalCluster(etcd_namespace=sides[0]))
+        workers = []
+        for name, role, side in (("prefill-0", "prefill", sides[0]), ("decode-0", "decode", sides[1])):
+            place = {} if side is None else {"namespace": side, "listen": side.listen}
+            fields = {"pool_bytes": POOL_BYTES, **place, **spec, **(only or {}).get(name, {})}
+            workers.append(await cluster.start_worker(WorkerSpec(name=name, role=role, ranks=RANKS, **fields)))
         engines = [
             await stack.enter_async_context(
                 EngineClient.connect(worker.engine_socket, f"engine-{worker.name}", layouts[worker.name])
             )
             for worker in workers
         ]
-        router = await stack.enter_async_context(RouterClient([worker.endpoint for worker in workers]))
+        found_at = [worker.endpoint if wire is None else f"unix:{worker.engine_socket}" for worker in workers]
+        router = await stack.enter_async_context(RouterClient(found_at))
         await ready(router, [worker.name for worker in workers])
         yield Pair(cluster, workers[0], workers[1], engines[0], engines[1], router)

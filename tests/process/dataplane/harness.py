@@ -123,13 +123,17 @@ class Session:
 class DataPlane:
     """A data-plane process and a client of it."""
 
-    def __init__(self, folder: Path, name: str, environment: dict[str, str], *flags: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, environment: dict[str, str], *flags: str, launcher: tuple[str, ...] = ()
+    ) -> None:
+        """``launcher``: a program with arguments that runs what follows it in another place."""
         self.socket = folder / f"{name}.sock"
         self.log_path = folder / f"{name}.log"
         ready_read, ready_write = os.pipe()
         with self.log_path.open("w") as log:
             self.process = subprocess.Popen(  # noqa: S603 - the interpreter of this test
                 [
+                    *launcher,
                     *(sys.executable, "-m", "kvferry_dataplane", "--pool-bytes", str(POOL_BYTES)),
                     *("--socket", str(self.socket), "--ready-fd", str(ready_write)),
                     *("--drain-timeout", "0", *flags),

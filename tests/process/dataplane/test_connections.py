@@ -2,13 +2,17 @@
 
 import signal
 
+import pytest
+
 from kvferry.error.v1 import error_pb2
 from kvferry_dataplane.reads.generations import FORGOTTEN_MAX
 from kvferry_dataplane.reads.lingering import SILENT_SECONDS
-from tests.process.dataplane.conftest import Start
+from tests.process.dataplane.conftest import TRANSPORTS, Start
 from tests.process.dataplane.harness import ANSWER_SECONDS, DataPlane, large_layout, read_command, until
 from tests.process.dataplane.test_stuck_sources import TCP, stop
 from tests.process.descriptors import open_descriptors
+
+pytestmark = pytest.mark.parametrize("transport", TRANSPORTS)
 
 LIVES = 3
 CONNECTIONS_EACH = 2

@@ -2,10 +2,14 @@
 
 from kvferry.error.v1 import error_pb2
 from kvferry.transfer.v1 import transfer_pb2
-from tests.process.dataplane.conftest import LOCAL_FLAGS, NIXL_FLAGS, Start
+from tests.process.dataplane.conftest import LOCAL_FLAGS, NIXL_FLAGS, UCX_FLAGS, Start
 from tests.process.dataplane.harness import read_command
 
-EXPECTED = {LOCAL_FLAGS: (transfer_pb2.PATH_LOCAL, "memory"), NIXL_FLAGS: (transfer_pb2.PATH_NIXL, "UCX")}
+EXPECTED = {
+    LOCAL_FLAGS: (transfer_pb2.PATH_LOCAL, "memory"),
+    NIXL_FLAGS: (transfer_pb2.PATH_NIXL, "UCX"),
+    UCX_FLAGS: (transfer_pb2.PATH_UCX, "UCX"),
+}
 
 
 async def test_a_read_brings_the_bytes(start: Start, path_flags: tuple[str, str]) -> None:

@@ -10,12 +10,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.error.v1 import error_pb2
 from kvferry.negotiation.v1.negotiation_pb2 import RankLease
-from tests.process.dataplane.conftest import Start
+from tests.process.dataplane.conftest import TRANSPORTS, Start
 from tests.process.dataplane.harness import DataPlane, Session, large_layout, read_command, until
+
+pytestmark = pytest.mark.parametrize("transport", TRANSPORTS)
 
 TCP = {"UCX_TLS": "tcp"}
 HALF = list(range(28))

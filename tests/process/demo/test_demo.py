@@ -33,8 +33,11 @@ async def test_the_demo_verifies_everything_and_says_so(temporary: Path) -> None
     assert [] == left_in(temporary)
 
 
-async def test_the_demo_takes_what_moves_the_bytes(temporary: Path) -> None:
-    """Its data planes are told, by flags and by an engine's file; the transfers say which way they took."""
+async def test_the_demo_takes_what_moves_the_bytes(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags, an engine's file and variables reach its data planes, and the transfers say which way they took; what it
+    decides itself is not taken from the environment."""
+    monkeypatch.setenv("KVFERRY_WORKER_NAME", "intruder")
+    monkeypatch.setenv("KVFERRY_MAX_READS", "64")
     engine = temporary / "engine.yaml"
     engine.write_text("cache_transceiver_config: {backend: NIXL, kv_transfer_timeout_ms: 60000}")
     logs = temporary / "logs"
@@ -47,6 +50,7 @@ async def test_the_demo_takes_what_moves_the_bytes(temporary: Path) -> None:
     assert [True, True] == [found["ok"], found["tokens_equal"]]
     assert {("nixl", "UCX")} == {(one["path"], one["backend"]) for one in found["transfers"]}
     told = [line for log in logs.glob("*.log") for line in log.read_text().splitlines() if '"configuration"' in line]
+    assert 4 == sum('"max_reads": "64 (environment KVFERRY_MAX_READS)"' in line for line in told)
     assert 4 == sum(f'"backend": "NIXL (file {engine}: cache_transceiver_config.backend)"' in line for line in told)
     assert 2 == sum('"transfers.timeout_s": "60.0 (file' in line for line in told)
 

@@ -17,7 +17,7 @@ from kvferry.core.errors import ConfigInvalid, NotReady
 
 COMMANDS = (
     *("demo", "up", "control", "dataplane", "workers", "drain", "health", "transfers"),
-    *("pull", "plan", "bench", "doctor"),
+    *("pull", "plan", "bench", "config", "doctor"),
 )
 
 

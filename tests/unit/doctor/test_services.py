@@ -99,7 +99,7 @@ def test_declared_ranges_are_those_of_the_package() -> None:
 @pytest.mark.parametrize(
     ("name", "installed", "status"),
     [
-        ("nixl", "1.5.1", Status.OK),
+        ("nixl", "1.5.0", Status.OK),
         ("nixl", "1.6", Status.BROKEN),
         ("nixl", "1.4.9+local", Status.BROKEN),
         ("nixl", None, Status.BROKEN),

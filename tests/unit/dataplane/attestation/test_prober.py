@@ -46,6 +46,9 @@ class Finder:
         """Nobody asks here."""
         raise NotImplementedError(peer.name)
 
+    def forget_reports(self) -> None:
+        """Nothing is said."""
+
 
 @asynccontextmanager
 async def running(finder: Finder) -> AsyncIterator[tuple[Prober, "asyncio.Queue[tuple[str, Attestation]]"]]:

@@ -1,0 +1,61 @@
+"""The engines that the contract is held against."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kvferry.core.backends import Transport
+from tests.contract.engines.engine import Engine, Reader, Source
+from tests.contract.engines.real import LocalEngine, TransportEngine
+from tests.contract.engines.simulated import SimEngine
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An engine, and what may be expected of it."""
+
+    make: Callable[[Path], Engine]
+    over_sockets: bool = False
+    """Whether UCX is held to sockets, where a source has to answer."""
+
+
+_NIXL = ("--path", "nixl")
+_UCX = ("--backend", "UCX", "--path", "ucx")
+KINDS = {
+    "simulated": Kind(lambda _: SimEngine(1)),
+    "local": Kind(LocalEngine),
+    "nixl-ucx": Kind(lambda folder: TransportEngine(folder, Transport.NIXL_UCX, *_NIXL)),
+    "nixl-ucx-tcp": Kind(lambda folder: TransportEngine(folder, Transport.NIXL_UCX, *_NIXL), over_sockets=True),
+    "ucx": Kind(lambda folder: TransportEngine(folder, Transport.UCX, *_UCX)),
+    "ucx-tcp": Kind(lambda folder: TransportEngine(folder, Transport.UCX, *_UCX), over_sockets=True),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """One engine after the other."""
+    kind = KINDS[request.param]
+    with pytest.MonkeyPatch.context() as environment:
+        if kind.over_sockets:
+            environment.setenv("UCX_TLS", "tcp")
+        made = kind.make(tmp_path_factory.mktemp(request.param))
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def living(engine: Engine) -> tuple[Source, Source]:
+    """Two sources that no test does any harm."""
+    return engine.source(), engine.source()
+
+
+@pytest.fixture
+def reader(engine: Engine) -> Iterator[Reader]:
+    """An agent, closed afterwards if the test did not; the engine's pool is zero."""
+    engine.pool[:] = 0
+    made = Reader(engine, engine.agent())
+    yield made
+    if not made.closed:
+        made.close()
