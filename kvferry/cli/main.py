@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from kvferry.cli.config_command import config
+from kvferry.cli.doctor import doctor
 from kvferry.cli.local_commands import demo, up
 from kvferry.cli.options import PASS_ON, Device, Json
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure whole pulls against what they are made of.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.command()(doctor)
 
 Endpoint = Annotated[str, typer.Option(envvar="KVFERRY_ENDPOINT", help="host:port of any control of the cluster.")]
 
