@@ -20,9 +20,13 @@ def judge_pairing(pair: Pair) -> Finding:
     """Whether the two are paired at all."""
     name = f"{CHECK}.pairing"
     who = f"{pair.source} to {pair.destination}"
-    values: dict[str, Value] = {"source": pair.source, "destination": pair.destination}
+    values: dict[str, Value] = {
+        "source": pair.source,
+        "destination": pair.destination,
+        "warnings": list(pair.warnings),
+    }
     if pair.compatible:
-        return ok(name, f"{who}: can be paired", **values)
+        return ok(name, "; ".join((f"{who}: can be paired", *pair.warnings)), **values)
     reasons = "; ".join(
         f"{found.reason} {found.field}: {found.source} and {found.destination}" for found in pair.mismatches
     )
