@@ -18,7 +18,7 @@ from kvferry.device.native import CancelFlag
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
 from kvferry_dataplane.attestation.findings import Way
-from kvferry_dataplane.attestation.prober import Prober
+from kvferry_dataplane.attestation.prober import Prober, Survey
 from kvferry_dataplane.attestation.rate_book import RateBook
 from kvferry_dataplane.checksums.desk import Checksums
 from kvferry_dataplane.checksums.threads import DigestThreads
@@ -149,6 +149,10 @@ class _NothingToProbe:
     async def find(self, peer: Peer, until: float) -> tuple[list[Way], list[str]]:
         """No way is attested."""
         return [], ["the source offers nothing for probes to read"]
+
+    async def survey(self, peer: Peer) -> Survey:
+        """No path is attested."""
+        return {}
 
     def forget_reports(self) -> None:
         """Nothing is said."""

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from kvferry.core.errors import InvalidArgument
+from kvferry.core.reasons import Reason
 from kvferry.doctor import pair_verdicts
 from kvferry.doctor.ceilings import Ceilings, measure
 from kvferry.doctor.findings import Finding, Status
@@ -41,7 +42,7 @@ def refused(path: str, why: str) -> ProbedPath:
 
 def judged(*paths: ProbedPath, same_host: bool = True, settings: dict[str, str] | None = None) -> list[Finding]:
     """The findings of one direction; ``settings`` are those of the source's rank."""
-    own = {"prefill-0": [settings or {}], "decode-0": [{}]}
+    own: dict[str, list[dict[str, str]]] = {"prefill-0": [settings or {}], "decode-0": [{}]}
     return pair_verdicts.judge(Direction("prefill-0", "decode-0", same_host, paths, settings=own), CEILINGS)
 
 
@@ -102,7 +103,7 @@ def test_no_path_and_ranks_that_do_not_answer_are_broken() -> None:
 
 def test_a_pair_that_is_refused_has_every_reason() -> None:
     """With both sides' values."""
-    mismatch = Mismatch("TRANSPORT_MISMATCH", "transport", "nixl/UCX", "ucx")
+    mismatch = Mismatch(Reason.TRANSPORT_MISMATCH, "transport", "nixl/UCX", "ucx")
     pair = Pair("workers/a", 1, "workers/b", 1, False, (mismatch,))
     finding = pair_verdicts.judge_pairing(pair)
     assert (Status.BROKEN, True) == (finding.status, "nixl/UCX and ucx" in finding.found)
