@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         NotFound as NotFound,
         NotReady as NotReady,
         OperatorError as OperatorError,
+        PathRefused as PathRefused,
         PeerError as PeerError,
         PermissionDenied as PermissionDenied,
         PoolTooLarge as PoolTooLarge,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         RetryableError as RetryableError,
         StaleIncarnation as StaleIncarnation,
         TransportFailed as TransportFailed,
+        TransportMismatch as TransportMismatch,
         WorkerNameTaken as WorkerNameTaken,
     )
     from kvferry.core.layouts import (
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from kvferry.sdk.pulls import Pull as Pull
     from kvferry.sdk.results import (
         Attempt as Attempt,
+        AttestedRoute as AttestedRoute,
         ClusterView as ClusterView,
         Drain as Drain,
         DrainState as DrainState,
@@ -122,6 +125,7 @@ _HOMES = {
         "NotFound",
         "NotReady",
         "OperatorError",
+        "PathRefused",
         "PeerError",
         "PermissionDenied",
         "PoolTooLarge",
@@ -131,6 +135,7 @@ _HOMES = {
         "RetryableError",
         "StaleIncarnation",
         "TransportFailed",
+        "TransportMismatch",
         "WorkerNameTaken",
     ),
     "kvferry.core.layouts": (
@@ -150,6 +155,7 @@ _HOMES = {
     "kvferry.sdk.pulls": ("Pull",),
     "kvferry.sdk.results": (
         "Attempt",
+        "AttestedRoute",
         "ClusterView",
         "Drain",
         "DrainState",

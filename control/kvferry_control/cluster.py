@@ -10,6 +10,7 @@ from kvferry.core.pairing import Mismatch, mismatches
 from kvferry.core.reasons import Reason
 from kvferry.rpc.reasons import reason_to_wire
 from kvferry.worker.v1 import worker_pb2 as pb
+from kvferry_control.pair_ways import attested_mismatches, attested_of, way_mismatches, way_warnings
 from kvferry_control.records import WorkerRecord
 
 _SOURCES = (pb.ROLE_PREFILL, pb.ROLE_BOTH)
@@ -79,7 +80,9 @@ class Cluster:
 
     def pair(self, source: WorkerRecord, destination: WorkerRecord) -> pb.Pair:
         """The verdict on one pair."""
-        found = self._verdict(source, destination)
+        ways = way_mismatches(source, destination) or attested_mismatches(source, destination)
+        found = (*self._verdict(source, destination), *ways)
+        attested = attested_of(source, destination)
         return pb.Pair(
             source=f"workers/{source.name}",
             source_incarnation=source.incarnation,
@@ -93,6 +96,9 @@ class Cluster:
             draining=[
                 f"workers/{record.name}" for record in (source, destination) if record.state == pb.WORKER_STATE_DRAINING
             ],
+            routes=attested.routes if attested is not None else (),
+            attestation_refusal=attested.refusal if attested is not None else "",
+            warnings=way_warnings(source, destination),
         )
 
     def pairs(self, compatible_only: bool) -> list[pb.Pair]:

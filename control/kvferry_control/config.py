@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from kvferry.core.path_floor import PathFloor, path_floor
+
 WorkerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 PULL_TIMEOUT_S = 30.0
 DRAIN_S_MAX = 86_400.0
@@ -137,6 +139,19 @@ class TransfersSection(_Section):
     """How long they may take, at most ``limits.timeout_s``."""
     verify: str = "off"
     """Compare checksums with the source's: ``off``, ``full`` or ``sampled:N``."""
+    require_path: tuple[str, ...] = ()
+    """Ways that pulls may take, such as ``local`` or ``nixl:rc_*``; ``!`` refuses, as in ``!*:tcp``. Empty: any."""
+    min_gbytes_per_s: float = Field(default=0.0, ge=0)
+    """Pairs that were attested with a lower rate are refused; 0: none is."""
+
+    @property
+    def floor(self) -> PathFloor:
+        """What is demanded of the ways on which this worker pulls.
+
+        Raises:
+            ConfigInvalid: a rule cannot be understood.
+        """
+        return path_floor(self.require_path, self.min_gbytes_per_s)
 
 
 class ControlConfig(_Section):

@@ -90,6 +90,7 @@ def _checked(values: Mapping[str, Any]) -> ControlConfig:
         every_of("transfers.verify", config.transfers.verify)
     except InvalidArgument as error:
         raise ConfigInvalid(error.message, metadata=error.metadata) from error
+    _ = config.transfers.floor
     _check_timeouts(config)
     sockets = [rank.socket for rank in config.ranks]
     for index, socket in enumerate(sockets):

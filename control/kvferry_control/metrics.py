@@ -1,9 +1,13 @@
 """What control counts, for Prometheus. One observation per transfer or publication, none per block."""
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
+from kvferry.worker.v1.worker_pb2 import AttestedSource
+from kvferry_control.peers.attested import way_facts
 
 STAGES = ("negotiate", "queue", "read", "verify", "total")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -52,9 +56,32 @@ class ControlMetrics:
         self.negotiations = Counter(
             "kvferry_negotiations", "Negotiations answered as a source.", ["reason"], registry=registry
         )
+        self._attested = Gauge(
+            "kvferry_attested_gbytes_per_second",
+            "Rate of a way to a source worker, of its slowest pair of ranks, as last probed.",
+            ["source", "path", "backend", "transport"],
+            registry=registry,
+        )
+        self._degraded = Gauge(
+            "kvferry_attested_degraded",
+            "1 for a way to a source worker that has lost half of its rate.",
+            ["source", "path", "backend", "transport"],
+            registry=registry,
+        )
         self.bounds_reached = Counter(
             "kvferry_bounds_reached", "Transfers and publications refused for a bound.", ["bound"], registry=registry
         )
+
+    def show_attested(self, attested: Iterable[AttestedSource]) -> None:
+        """Show what is attested now, and nothing else."""
+        self._attested.clear()
+        self._degraded.clear()
+        for source in attested:
+            for route in source.routes:
+                way = way_facts(route)
+                labels = source.worker, way.path, way.backend, way.transport
+                self._attested.labels(*labels).set(route.gbytes_per_s)
+                self._degraded.labels(*labels).set(route.degraded)
 
     def count_refusal(self, error: KvferryError) -> None:
         """Count what was refused for a bound of this worker: control's own, or one of its data planes'."""

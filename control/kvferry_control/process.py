@@ -20,6 +20,7 @@ from kvferry.publication.v1.publication_pb2_grpc import add_PublicationServiceSe
 from kvferry.rpc.health import HealthWatch
 from kvferry.transfer.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_server
 from kvferry.worker.v1.drain_pb2_grpc import add_DrainServiceServicer_to_server
+from kvferry.worker.v1.probe_pb2_grpc import add_ProbeServiceServicer_to_server
 from kvferry.worker.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_server
 from kvferry_control.cluster import Cluster
 from kvferry_control.config import ControlConfig
@@ -27,6 +28,7 @@ from kvferry_control.drain import Drain
 from kvferry_control.membership import Membership
 from kvferry_control.metrics import ControlMetrics
 from kvferry_control.peers.sources import Sources
+from kvferry_control.peers.survey import Surveyor
 from kvferry_control.publications.manager import Publication, Publications
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.servers import Servers
@@ -34,6 +36,7 @@ from kvferry_control.services.creation import TransferMaker
 from kvferry_control.services.drain import DrainService
 from kvferry_control.services.engine import EngineService
 from kvferry_control.services.negotiation import NegotiationService
+from kvferry_control.services.probe import ProbeService
 from kvferry_control.services.publication import PublicationService
 from kvferry_control.services.pull_session import PullSession
 from kvferry_control.services.transfer import TransferService
@@ -44,6 +47,7 @@ from kvferry_control.transfers.manager import Transfers
 from kvferry_control.vitals import open_health
 from kvferry_control.worker import LocalWorker, new_identity
 
+ATTESTED_TOGETHER_S = 0.25
 TICK_S = 0.5
 """How often the worker's state is looked at for what no event tells: an engine gone silent."""
 
@@ -52,9 +56,10 @@ _ROUTER_SERVICES = (
     "kvferry.transfer.v1.TransferService",
     "kvferry.publication.v1.PublicationService",
     "kvferry.worker.v1.DrainService",
+    "kvferry.worker.v1.ProbeService",
     "kvferry.negotiation.v1.NegotiationService",
 )
-_ENGINE_SERVICES = (*_ROUTER_SERVICES[:4], "kvferry.engine.v1.EngineService")
+_ENGINE_SERVICES = (*_ROUTER_SERVICES[:5], "kvferry.engine.v1.EngineService")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,7 @@ class ControlProcess:
         self._stopping = asyncio.Event()
         self._parts: Parts
         self._signal_count = 0
+        self._telling = False
         self._shown_state: int | None = None
         self._log = structlog.get_logger("kvferry.control")
 
@@ -157,7 +163,8 @@ class ControlProcess:
     def _make_parts(self, spawn: Spawn) -> Parts:
         limits = self._config.limits
         publications = Publications(self._links, limits, self._metrics, spawn)
-        sources = Sources(self._worker.name, self._links, spawn)
+        sources = Sources(self._worker.name, self._links, spawn, self._worker.floor)
+        sources.on_attested = self._attested
         transfers = Transfers(self._worker.name, self._links, sources, limits, self._metrics, spawn, self._cluster.find)
         compare_every = every_of("transfers.verify", self._config.transfers.verify)
         maker = TransferMaker(self._worker, transfers, limits, self._config.pull_timeout_s, compare_every)
@@ -188,9 +195,11 @@ class ControlProcess:
         parts, limits, tcp, uds = self._parts, self._config.limits, self._servers.tcp, self._servers.uds
         workers = WorkerService(self._cluster, limits)
         listed = PublicationService(parts.publications)
+        probes = ProbeService(self._worker, self._cluster, Surveyor(parts.sources, self._links))
         for server in (tcp, uds):
             add_WorkerServiceServicer_to_server(workers, server)
             add_PublicationServiceServicer_to_server(listed, server)
+            add_ProbeServiceServicer_to_server(probes, server)
         for server, for_engine in ((tcp, False), (uds, True)):
             service = TransferService(parts.maker, parts.transfers, limits, for_engine)
             add_TransferServiceServicer_to_server(service, server)
@@ -209,7 +218,7 @@ class ControlProcess:
         known, boot = self._boots.get(link.rank), description.access.boot_id
         self._boots[link.rank] = boot
         self._metrics.ranks_up.set(sum(other.up for other in self._links))
-        self._parts.sources.link_up(link)
+        self._parts.sources.link_up(link, is_new=known != boot)
         if not self._established:
             if all(other.up for other in self._links):
                 await self._establish()
@@ -242,6 +251,10 @@ class ControlProcess:
     def read_refused(self, link: RankLink, transfer: str, error: KvferryError) -> None:
         """A read was not taken."""
         self._parts.transfers.read_refused(link.rank, transfer, error)
+
+    def peer_attested(self, link: RankLink, event: dp.PeerAttested) -> None:
+        """What was found out about the ways to a source rank."""
+        self._parts.sources.peer_attested(link.rank, event)
 
     def link_leaving(self, link: RankLink) -> None:
         """A data plane was told to end, or is back or gone since."""
@@ -290,6 +303,18 @@ class ControlProcess:
         bind_identity(incarnation=incarnation)
         await self._worker.adopt_quietly()
         self._worker_changed()
+
+    def _attested(self) -> None:
+        """Let the cluster know what was attested; ranks that are probed one after the other make one change."""
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_later(ATTESTED_TOGETHER_S, self._tell_attested)
+
+    def _tell_attested(self) -> None:
+        self._telling = False
+        attested = self._parts.sources.attested()
+        self._metrics.show_attested(attested.values())
+        self._worker.set_attested(attested)
 
     def _busy(self) -> bool:
         return bool(self._parts.publications.live_count or self._parts.transfers.table.active_count)

@@ -1,12 +1,15 @@
 """Worker records: what a worker tells the cluster about itself, between etcd's bytes and values."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from google.protobuf import json_format
 
-from kvferry.core.errors import LayoutInvalid, MessageTooLarge, OperatorError
+from kvferry.core.errors import ConfigInvalid, LayoutInvalid, MessageTooLarge, OperatorError
 from kvferry.core.layouts import WorkerLayout, validate_layout
+from kvferry.core.path_floor import ANY_PATH, PathFloor, path_floor
 from kvferry.core.reasons import Reason
+from kvferry.core.transport_pairing import RankTransport
 from kvferry.rpc.layouts import layout_from_wire, layout_to_wire
 from kvferry.worker.v1 import worker_pb2 as pb
 
@@ -29,6 +32,9 @@ class RankInfo:
     device: str
     pool_bytes: int
     method: str
+    method_version: str = ""
+    host_id: bytes = b""
+    maps_same_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,18 @@ class WorkerRecord:
     protocol_version: int
     layout: WorkerLayout | None
     ranks: tuple[RankInfo, ...]
+    version: str = ""
+    """Of kvferry."""
+    floor: PathFloor = ANY_PATH
+    """What it demands of the ways on which it pulls."""
+    attested: Mapping[str, pb.AttestedSource] = field(default_factory=dict)
+    """What it has attested of others, by their names."""
+    transports: tuple[RankTransport, ...] = field(init=False, compare=False)
+    """Those of its ranks, alike ones once."""
+
+    def __post_init__(self) -> None:
+        found = (RankTransport(r.method, r.method_version, r.host_id, r.maps_same_host) for r in self.ranks)
+        object.__setattr__(self, "transports", tuple(dict.fromkeys(found)))
 
     def to_wire(self) -> pb.Worker:
         """As routers see it."""
@@ -76,6 +94,9 @@ def encode_record(record: WorkerRecord, explicit_incarnation: int) -> bytes:
         protocol_version=record.protocol_version,
         layout=layout_to_wire(record.layout) if record.layout is not None else None,
         ranks=_ranks_to_wire(record.ranks),
+        version=record.version,
+        floor=pb.PathFloor(require_path=record.floor.require_path, min_gbytes_per_s=record.floor.min_gbytes_per_s),
+        attested=record.attested.values(),
     )
     text = json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
     value = text.encode()
@@ -110,7 +131,13 @@ def decode_record(key: str, value: bytes, create_revision: int) -> WorkerRecord:
         instance_id=message.instance_id,
         protocol_version=message.protocol_version,
         layout=layout,
-        ranks=tuple(RankInfo(r.rank, r.device, r.pool_bytes, r.method) for r in message.ranks),
+        ranks=tuple(
+            RankInfo(r.rank, r.device, r.pool_bytes, r.method, r.method_version, r.host_id, r.maps_same_host)
+            for r in message.ranks
+        ),
+        version=message.version,
+        floor=_floor_of(key, message.floor),
+        attested={source.worker: source for source in message.attested},
     )
 
 
@@ -134,5 +161,23 @@ def _parse(key: str, value: bytes) -> pb.WorkerRecord:
         raise WorkerRecordInvalid.of_field(key, f"{len(value)} bytes", f"is no worker record: {error}") from error
 
 
+def _floor_of(key: str, wire: pb.PathFloor) -> PathFloor:
+    try:
+        return path_floor(tuple(wire.require_path), wire.min_gbytes_per_s, field="floor.require_path")
+    except ConfigInvalid as error:
+        raise WorkerRecordInvalid(f"{key}: {error.message}", metadata=error.metadata) from error
+
+
 def _ranks_to_wire(ranks: tuple[RankInfo, ...]) -> list[pb.RankRecord]:
-    return [pb.RankRecord(rank=r.rank, device=r.device, pool_bytes=r.pool_bytes, method=r.method) for r in ranks]
+    return [
+        pb.RankRecord(
+            rank=r.rank,
+            device=r.device,
+            pool_bytes=r.pool_bytes,
+            method=r.method,
+            method_version=r.method_version,
+            host_id=r.host_id,
+            maps_same_host=r.maps_same_host,
+        )
+        for r in ranks
+    ]

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -16,6 +16,7 @@ from kvferry.layout.v1 import layout_pb2 as layout_pb
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
 from kvferry.rpc.layouts import layout_from_wire, layout_to_wire
 from kvferry.worker.v1 import worker_pb2 as pb
+from kvferry.worker.v1.probe_pb2 import RankSettings
 from kvferry_control.config import ControlConfig, Role
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import PROTOCOL_VERSION, RankInfo, WorkerRecord
@@ -50,6 +51,9 @@ class LocalWorker:
         self.links = links
         self.identity = new_identity()
         self.layout: WorkerLayout | None = None
+        self.floor = config.transfers.floor
+        """What is demanded of the ways on which it pulls."""
+        self._attested: Mapping[str, pb.AttestedSource] = {}
         self.draining = False
         self.drain_deadline: float | None = None
         """When what is left is ended, monotonic."""
@@ -85,6 +89,11 @@ class LocalWorker:
         if draining != self.draining:
             self.draining = draining
             self.on_change()
+
+    def set_attested(self, attested: Mapping[str, pb.AttestedSource]) -> None:
+        """What was attested of other workers, by their names; the cluster is told."""
+        self._attested = attested
+        self.on_change()
 
     def require_mapped(self, mapped: Iterable[layout_pb.MappedPool]) -> None:
         """Refuse an engine that has mapped a pool of an earlier life of a data plane.
@@ -211,9 +220,20 @@ class LocalWorker:
             found.append(access)
         return found
 
+    def settings(self) -> list[RankSettings]:
+        """What the environments of the data planes set of their transports, in order of ranks."""
+        return [
+            RankSettings(
+                rank=link.rank,
+                settings={one.name: one.value for one in link.description.transport_settings if one.from_environment},
+            )
+            for link in self.links
+            if link.description is not None
+        ]
+
     def record(self) -> WorkerRecord:
         """What the cluster is told."""
-        described = [(link, link.description.access) for link in self.links if link.description is not None]
+        described = [(link.rank, link.description) for link in self.links if link.description is not None]
         return WorkerRecord(
             name=self.name,
             role=self.role,
@@ -223,9 +243,10 @@ class LocalWorker:
             instance_id=self.identity.instance_id,
             protocol_version=PROTOCOL_VERSION,
             layout=self.layout,
-            ranks=tuple(
-                RankInfo(link.rank, access.device, access.pool_bytes, access.backend) for link, access in described
-            ),
+            ranks=tuple(_rank_info(rank, description) for rank, description in described),
+            version=next((description.version for _, description in described), ""),
+            floor=self.floor,
+            attested=self._attested,
         )
 
     async def adopt_quietly(self) -> None:
@@ -234,3 +255,16 @@ class LocalWorker:
             await self.adopt_ranks()
         except KvferryError as error:
             self._log.warning("a data plane could not be adopted", error=str(error))
+
+
+def _rank_info(rank: int, description: dp.DescribeResponse) -> RankInfo:
+    access = description.access
+    return RankInfo(
+        rank=rank,
+        device=access.device,
+        pool_bytes=access.pool_bytes,
+        method=access.backend,
+        method_version=description.transport_version,
+        host_id=access.host_id,
+        maps_same_host=description.maps_same_host,
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kvferry.core.blocks import BlockLists, checked_blocks
 from kvferry.core.drain import DrainMeter
 from kvferry.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, NotReady, QueueTimeout, ResourceExhausted
+from kvferry.core.path_floor import allowed_paths
 from kvferry.core.planning.planner import PairPlan
 from kvferry.core.planning.tokens import TokenRange
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
@@ -217,8 +218,10 @@ class ReadDesk:
         for index, source in enumerate(read.sources[1:], start=1):
             if source.blocks and source.blocks != first.blocks:
                 raise InvalidArgument.of_field(f"sources[{index}].blocks", "other blocks", "must be those of the first")
+        floor = allowed_paths(tuple(read.require_path))
         ranks = {
-            rank: SourceRank(peer, source.lease.slot, source.lease.word) for rank, (peer, source) in sources.items()
+            rank: SourceRank(peer, source.lease.slot, source.lease.word, floor)
+            for rank, (peer, source) in sources.items()
         }
         return ReadPlan(self.pair_of(peer.side), held, wanted, tokens_of(read), ranks)
 

@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
+from kvferry_dataplane.attestation.prober import Prober
 from kvferry_dataplane.reads.request import ReadOutcome
 
 _SECONDS = (1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -53,8 +54,15 @@ class Metrics:
         self.pack_connections = self._gauge("pack_connections", "Readers connected for the packed path.")
         self.pack_slots_held = self._gauge("pack_slots_held", "Staging slots in use for readers.")
         self.read_slots_held = self._gauge("read_slots_held", "Staging slots in use for what is read.")
+        self._attested_peers = self._gauge("attested_peers", "Peers to which every way is attested.")
+        self._degraded_ways = self._gauge("degraded_ways", "Ways that have lost half of their attested rate.")
         self._commands_refused = self._counter("commands_refused", "Commands refused, by reason.", ("reason",))
         self._bounds_reached = self._counter("bounds_reached", "Commands refused for a bound, by its name.", ("bound",))
+
+    def show_attestations(self, prober: Prober) -> None:
+        """Show what is known of the ways to peers."""
+        self._attested_peers.set_function(prober.attested_count)
+        self._degraded_ways.set_function(prober.degraded_count)
 
     def read_ended(self, outcome: ReadOutcome) -> None:
         """Count a read."""

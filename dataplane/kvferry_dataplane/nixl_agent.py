@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,13 +24,17 @@ from kvferry.core.errors import ConfigInvalid, InternalError, KvferryError, Peer
 from kvferry.core.reasons import Reason
 from kvferry_dataplane.transports.memory import Addresses, Region
 from kvferry_dataplane.transports.settings import SETTINGS_CUDA, SETTINGS_TCP, apply_settings
+from kvferry_dataplane.transports.transport import TransportUse
+from kvferry_dataplane.transports.ucx_log import UcxLog
 
 _OWN_REFERENCES = 2
 """A local variable and the argument of getrefcount."""
 _WHEELS = ("nixl_cu13", "nixl_cu12")
 # What goes wrong comes back as an error and is logged with its context; the libraries would write lines of their own to
-# both standard streams.
+# both standard streams. Where what UCX says is kept elsewhere, it says more.
 _SETTINGS = {"UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
+# UCX prints, of an agent with this, which transport each kind of read uses.
+_REPORTING = {"engine_config": "PROTO_INFO=y"}
 
 
 class NixlLibrary:
@@ -42,12 +47,15 @@ class NixlLibrary:
     setting_prefixes: tuple[str, ...] = ("UCX_", "NIXL_")
     """What the names of the libraries' settings begin with."""
 
-    def __init__(self, wheels: tuple[str, ...], settings: Mapping[str, str]) -> None:
+    def __init__(self, wheels: tuple[str, ...], settings: Mapping[str, str], ucx_log: UcxLog | None = None) -> None:
         """Import the first of ``wheels`` that can be imported, with ``settings`` where the user has set nothing.
+
+        ``ucx_log`` holds what UCX prints, where there is UCX; its settings are among ``settings``.
 
         Raises:
             ConfigInvalid: there is none.
         """
+        self._ucx_log = ucx_log
         self.settings = apply_settings(settings, self.setting_prefixes)
         self.api = _first_importable(wheels)
         self.wheel = self.api.__name__.partition(".")[0]
@@ -65,8 +73,9 @@ class NixlLibrary:
         Raises:
             ConfigInvalid: no wheel can be imported.
         """
-        settings = _SETTINGS | SETTINGS_TCP | (SETTINGS_CUDA if for_cuda else {})
-        return cls(cls.wheels_for(cuda_major if for_cuda else None), settings)
+        log = UcxLog(os.environ)
+        settings = _SETTINGS | SETTINGS_TCP | (SETTINGS_CUDA if for_cuda else {}) | log.settings
+        return cls(cls.wheels_for(cuda_major if for_cuda else None), settings, log)
 
     @staticmethod
     def wheels_for(cuda_major: int | None) -> tuple[str, ...]:
@@ -86,6 +95,23 @@ class NixlLibrary:
             ConfigInvalid: the wheel lacks the backend's plugin.
         """
         return NixlAgent(self, name)
+
+    def make_reporting_agent(self, name: str) -> NixlAgent:
+        """As :meth:`make_agent`; what it uses can be told."""
+        if self._ucx_log is None:
+            return self.make_agent(name)
+        return NixlAgent(self, name, reports=not self._ucx_log.refusal)
+
+    def take_use(self, agent_name: str) -> TransportUse:
+        """What an agent that reports has used for its reads."""
+        if self._ucx_log is None:
+            return TransportUse("", "", f"{self.transport.backend} does not say what it uses")
+        return self._ucx_log.use_of(agent_name)
+
+    def forget_reports(self) -> None:
+        """Forget what UCX has printed."""
+        if self._ucx_log is not None:
+            self._ucx_log.take()
 
     @contextmanager
     def translated(self, action: str) -> Iterator[None]:
@@ -110,17 +136,20 @@ class NixlLibrary:
 class NixlAgent:
     """A NIXL agent without a progress thread. A :class:`~kvferry_dataplane.transports.transport.TransportAgent`."""
 
-    def __init__(self, library: NixlLibrary, name: str) -> None:
+    def __init__(self, library: NixlLibrary, name: str, *, reports: bool = False) -> None:
         self.name = name
         self._library = library
         self._backends = [library.transport.backend]
         self._handles: dict[int, Any] = {}
         self._next_handle = 0
-        config = library.api.nixl_agent_config(enable_prog_thread=False, backends=self._backends)
+        config = library.api.nixl_agent_config(enable_prog_thread=False, backends=[])
         with library.translated(f"making agent {name}"):
             self._agent = library.api.nixl_agent(name, config)
-        if not set(self._backends) <= set(self._agent.backends):
-            raise ConfigInvalid.of_field("nixl_backend", self._backends[0], f"{library.wheel} has no such plugin")
+        backend = library.transport.backend
+        if backend not in self._agent.plugin_list:
+            raise ConfigInvalid.of_field("nixl_backend", backend, f"{library.wheel} has no such plugin")
+        with library.translated(f"making agent {name}"):
+            self._agent.create_backend(backend, _REPORTING if reports else {})
 
     @property
     def is_reading(self) -> bool:

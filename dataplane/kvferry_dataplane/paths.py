@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kvferry.core.backends import Transport
-from kvferry.core.errors import TransportFailed
+from kvferry.core.errors import PathRefused, TransportFailed
+from kvferry.core.path_floor import PathFloor
 from kvferry_dataplane.packed.costs import Verdict
 
 STREAM_BACKEND = "stream"
+STREAM_TRANSPORT = "tcp"
 DEVICE_BACKEND = "cuda"
 
 
@@ -97,6 +99,11 @@ class PathPolicy:
     same_host: SameHost = SameHost.FUSED
     wire: WireRule = WireRule()
 
+    @property
+    def maps_same_host(self) -> bool:
+        """Whether pools of this host are mapped."""
+        return self.rule in (PathRule.AUTO, PathRule.LOCAL) and self.same_host is SameHost.FUSED
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -157,6 +164,52 @@ def check_transport(own: Transport, source: Transport, why_not_mapped: str) -> N
     """
     if own is not source:
         raise TransportFailed.of_field("transport", source.value, f"this data plane speaks {own}, and {why_not_mapped}")
+
+
+def choose_only(
+    policy: PathPolicy, mapping: Mapping, transport: Transport, packing: Packing | None, path: Path
+) -> Route:
+    """The route of a probe of one path; it has nothing to do with what would be fastest.
+
+    Raises:
+        TransportFailed: the path is impossible here; says why.
+    """
+    if path is Path.LOCAL:
+        if not mapping.backend:
+            raise TransportFailed.of_field("path", path.value, mapping.why_not)
+        return Route(Path.LOCAL, mapping.backend, "a probe")
+    if packing is None:
+        raise TransportFailed.of_field("path", path.value, "the source does not pack")
+    return _packed(policy, packing, transport, "a probe")
+
+
+def permitted(
+    floor: PathFloor, policy: PathPolicy, mapping: Mapping, transport: Transport, packing: Packing | None
+) -> tuple[Mapping, Packing | None]:
+    """What is left to choose from where only some ways may be taken."""
+    if mapping.backend and not floor.may_take(Path.LOCAL, mapping.backend):
+        mapping = Mapping("", f"require_path does not allow {Path.LOCAL}/{mapping.backend}")
+    if packing is not None:
+        streams = policy.wire.of(packing.has_slots) is PackWire.STREAM
+        # The stream is a TCP connection, whoever reports what.
+        way = (STREAM_BACKEND, STREAM_TRANSPORT) if streams else (transport.backend, None)
+        packing = packing if floor.may_take(Path.PACKED, *way) else None
+    return mapping, packing
+
+
+def check_permitted(floor: PathFloor, route: Route) -> Route:
+    """The route, if it may be taken.
+
+    Raises:
+        PathRefused: it may not, and no other one is possible.
+    """
+    if floor.may_take(route.path, route.backend):
+        return route
+    there, demanded = f"{route.path}/{route.backend}", ", ".join(floor.require_path)
+    raise PathRefused(
+        f"require_path={demanded}: the only way there is {there} ({route.choice})",
+        metadata={"field": "require_path", "source": there, "destination": demanded},
+    )
 
 
 def choose(

@@ -1,6 +1,6 @@
 """Source ranks that control has told of."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from kvferry.core.backends import Transport
 from kvferry.core.errors import InvalidArgument, LayoutInvalid, NotFound, PeerError, ResourceExhausted
@@ -21,6 +21,16 @@ PEER_NAME_CHARS_MAX = 512
 HOST_ID_BYTES_MAX = 64
 SHARE_SOCKET_CHARS_MAX = 1024
 PACK_ENDPOINT_CHARS_MAX = 512
+PROBE_BYTES_MAX = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTarget:
+    """Bytes behind the pool that anybody may read at any time, under a lease word that always holds."""
+
+    size_bytes: int
+    slot: int
+    word: int = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,13 @@ class Peer:
     """Where it packs; None if it does not."""
     pack_slots: Region | None = None
     """Its staging slots, which its agent lets others read; None if it only sends."""
+    probe: ProbeTarget | None = None
+    """What it lets probes read; None if nothing."""
+
+    @property
+    def mapped_bytes(self) -> int:
+        """What is mapped of its pool's memory where it is mapped: the pool, and what probes read behind it."""
+        return self.pool.size_bytes + (self.probe.size_bytes if self.probe is not None else 0)
 
 
 class PeerBook:
@@ -129,6 +146,7 @@ def peer_from_wire(command: pb.ConnectPeer) -> Peer:
         pack_slots=Region("DRAM", access.pack_slots_address, access.pack_slots_bytes)
         if access.pack_endpoint and access.pack_slots_bytes
         else None,
+        probe=_probe_target(access),
     )
 
 
@@ -147,6 +165,17 @@ def _pack_peer(access: negotiation_pb2.RankAccess) -> PackPeer | None:
     return PackPeer(access.pack_endpoint, access.boot_id)
 
 
+def _probe_target(access: negotiation_pb2.RankAccess) -> ProbeTarget | None:
+    if not access.probe_bytes:
+        return None
+    if access.probe_bytes > PROBE_BYTES_MAX:
+        raise InvalidArgument.of_field("access.probe_bytes", access.probe_bytes, f"must be 0 to {PROBE_BYTES_MAX}")
+    if access.probe_slot >= access.lease_slot_count:
+        why = f"the lease table has {access.lease_slot_count} slots"
+        raise InvalidArgument.of_field("access.probe_slot", access.probe_slot, why)
+    return ProbeTarget(access.probe_bytes, access.probe_slot, access.probe_word)
+
+
 def _transport_of(access: negotiation_pb2.RankAccess) -> Transport:
     try:
         return Transport(access.backend)
@@ -163,7 +192,7 @@ def _check_access(access: negotiation_pb2.RankAccess) -> None:
             f"must have 1 to {AGENT_METADATA_BYTES_MAX} bytes",
         )
     addresses = {
-        "pool": (access.pool_address, access.pool_bytes),
+        "pool": (access.pool_address, access.pool_bytes + access.probe_bytes if access.pool_bytes else 0),
         "lease_table": (access.lease_table_address, access.lease_slot_count * WORD_BYTES),
     }
     if access.pack_slots_bytes:

@@ -4,19 +4,22 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
 from kvferry.core.blocks import checked_blocks
-from kvferry.core.errors import InternalError, InvalidArgument, KvferryError, LayoutInvalid, NotReady
-from kvferry.core.layouts import validate_layout
+from kvferry.core.errors import InternalError, InvalidArgument, KvferryError, NotReady
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.logs import bind_identity
 from kvferry.rpc.block_lists import listed_ids
-from kvferry.rpc.layouts import layout_from_wire
 from kvferry.rpc.times import seconds_of
+from kvferry_dataplane.adoption import checked_adoption, is_other_life
+from kvferry_dataplane.attestation.findings import Attestation
+from kvferry_dataplane.attestation.prober import Prober
+from kvferry_dataplane.attestation.wire import peer_attested_of, peer_surveyed_of
 from kvferry_dataplane.checksums.desk import Answer, Checksums
 from kvferry_dataplane.departure import Departure
 from kvferry_dataplane.desk import ReadDesk, held_block_counts
@@ -31,12 +34,17 @@ from kvferry_dataplane.reads.thread import ReadThread
 from kvferry_dataplane.serving import ServingThread
 from kvferry_dataplane.wire import lease_state_of, rank_lease_of, read_finished_of, refused
 
-INSTANCE_ID_BYTES = 16
-HANDLE_KEY_BYTES_MAX = 64
-WORKER_CHARS_MAX = 256
 _DRAIN_SECONDS = 5.0
 _BOOKKEEPING_DELAY_SECONDS = 0.001
 _log = structlog.get_logger("kvferry.dataplane")
+
+
+class PlaneMemory(NamedTuple):
+    """What a data plane owns."""
+
+    words: npt.NDArray[np.uint64]
+    """The lease words, in memory that peers read."""
+    pool_bytes: int
 
 
 class Plane:
@@ -44,19 +52,21 @@ class Plane:
 
     def __init__(
         self,
-        words: npt.NDArray[np.uint64],
-        pool_bytes: int,
+        memory: PlaneMemory,
         desk: ReadDesk,
         reads: ReadThread,
         serving: ServingThread,
         metrics: Metrics,
         departure: Departure,
         checksums: Checksums,
+        prober: Prober,
     ) -> None:
+        self.prober = prober
+        prober.on_attested = self._attested
         self._departure = departure
-        self._pool_bytes = pool_bytes
+        self._pool_bytes = memory.pool_bytes
         self._checksums = checksums
-        self._leases = LeaseTable(words)
+        self._leases = LeaseTable(memory.words)
         self._leases_changed = asyncio.Event()
         self._desk = desk
         self._reads = reads
@@ -77,6 +87,7 @@ class Plane:
             "read": self._read,
             "cancel_read": self._cancel_read,
             "sum_checksums": self._sum_checksums,
+            "survey_peer": self._survey_peer,
             "depart": self._depart,
         }
 
@@ -94,9 +105,9 @@ class Plane:
             InvalidArgument: names the field.
             LayoutInvalid: the layout contradicts itself, leaves the pool, or lacks the rank.
         """
-        side = _checked_adoption(adoption, self._pool_bytes)
+        side = checked_adoption(adoption, self._pool_bytes)
         async with self._adopting:
-            if _is_other_life(self.adoption, adoption) or side != self._side:
+            if is_other_life(self.adoption, adoption) or side != self._side:
                 await self._start_over(side, adoption.worker)
             self.adoption = pb.Adoption()
             self.adoption.CopyFrom(adoption)
@@ -291,12 +302,23 @@ class Plane:
         peer = peer_from_wire(request.connect_peer)
         self._peers.add(peer)
         self._reads.connect(peer)
+        self.prober.connect(peer, again=request.connect_peer.probe_again)
         return pb.SessionResponse(command_done=pb.CommandDone())
+
+    def _attested(self, peer: str, attestation: Attestation) -> None:
+        self.outbox.emit(pb.SessionResponse(peer_attested=peer_attested_of(peer, attestation)))
+
+    def _survey_peer(self, request: pb.SessionRequest) -> None:
+        peer, answer = self._peers.get(request.survey_peer.peer), self._answer_later(request)
+        self.prober.survey(
+            peer, lambda survey: answer(pb.SessionResponse(peer_surveyed=peer_surveyed_of(peer.name, survey)))
+        )
 
     def _disconnect_peer(self, request: pb.SessionRequest) -> pb.SessionResponse:
         peer = self._peers.remove(request.disconnect_peer.peer)
         if peer is not None:
             self._reads.disconnect(peer)
+            self.prober.disconnect(peer)
         return pb.SessionResponse(command_done=pb.CommandDone())
 
     def _read(self, request: pb.SessionRequest) -> None:
@@ -349,34 +371,3 @@ class Plane:
         if self._side is None:
             raise NotReady("this data plane has no layout yet")
         return self._side
-
-
-def _checked_adoption(adoption: pb.Adoption, pool_bytes: int) -> Side | None:
-    """The rank's side of the layout; None while there is no layout."""
-    if not 1 <= len(adoption.worker) <= WORKER_CHARS_MAX:
-        raise InvalidArgument.of_field(
-            "adoption.worker", adoption.worker, f"must have 1 to {WORKER_CHARS_MAX} characters"
-        )
-    if len(adoption.instance_id) != INSTANCE_ID_BYTES:
-        raise InvalidArgument.of_field(
-            "adoption.instance_id", f"{len(adoption.instance_id)} bytes", f"must have {INSTANCE_ID_BYTES} bytes"
-        )
-    if len(adoption.handle_key) > HANDLE_KEY_BYTES_MAX:
-        raise InvalidArgument.of_field(
-            "adoption.handle_key", f"{len(adoption.handle_key)} bytes", f"at most {HANDLE_KEY_BYTES_MAX} bytes"
-        )
-    if not adoption.HasField("layout"):
-        return None
-    layout = layout_from_wire(adoption.layout)
-    validate_layout(layout, {adoption.rank: pool_bytes})
-    if adoption.rank >= len(layout.ranks):
-        raise LayoutInvalid.of_field("adoption.rank", adoption.rank, f"the layout has {len(layout.ranks)} ranks")
-    return Side(layout, adoption.rank, pool_bytes)
-
-
-def _is_other_life(known: pb.Adoption | None, given: pb.Adoption) -> bool:
-    """Whether leases of the known life must end. To learn one's first incarnation is not another life."""
-    if known is None:
-        return False
-    same = (known.worker, known.instance_id, known.rank) == (given.worker, given.instance_id, given.rank)
-    return not same or known.incarnation not in (0, given.incarnation)

@@ -1,12 +1,13 @@
 """The memory that a data plane owns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kvferry.core.errors import ConfigInvalid
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
 from kvferry.device import cuda
 from kvferry.device.memfd import SharedMemory, create_shared_memory, reopen_read_only
+from kvferry_dataplane.attestation.pattern import TAIL_BYTES
 from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.transports.memory import Region
 
@@ -30,6 +31,19 @@ class Pool(Protocol):
     @property
     def region(self) -> Region:
         """Where it lies in this process."""
+        ...
+
+    @property
+    def memory(self) -> Region:
+        """All of its memory: the pool, then ``TAIL_BYTES`` for probes, a pattern and scratch."""
+        ...
+
+    def write_tail(self, offset: int, data: bytes) -> None:
+        """Write to what is behind the pool; ``offset`` counts from its end. For the thread that is prepared."""
+        ...
+
+    def read_tail(self, offset: int, size_bytes: int) -> bytes:
+        """Read from there."""
         ...
 
     @property
@@ -71,7 +85,7 @@ class HostPool:
     """Shared host memory."""
 
     def __init__(self, size_bytes: int) -> None:
-        self._memory = create_shared_memory("kvferry-pool", size_bytes)
+        self._memory = create_shared_memory("kvferry-pool", size_bytes, tail_bytes=TAIL_BYTES)
         self._region = Region("DRAM", self._memory.address, size_bytes)
 
     @property
@@ -83,6 +97,21 @@ class HostPool:
     def region(self) -> Region:
         """Where it lies in this process."""
         return self._region
+
+    @property
+    def memory(self) -> Region:
+        """With the tail."""
+        return with_tail(self._region)
+
+    def write_tail(self, offset: int, data: bytes) -> None:
+        """Write behind the pool."""
+        start = self._region.size_bytes + offset
+        self._memory.mapping[start : start + len(data)] = data
+
+    def read_tail(self, offset: int, size_bytes: int) -> bytes:
+        """Read behind the pool."""
+        start = self._region.size_bytes + offset
+        return self._memory.mapping[start : start + size_bytes]
 
     @property
     def huge_page_bytes(self) -> int:
@@ -128,11 +157,11 @@ class CudaPool:
 
     def __init__(self, device: cuda.CudaDevice, size_bytes: int) -> None:
         self._device = device
-        address = device.allocate(size_bytes)
+        address = device.allocate(size_bytes, tail_bytes=TAIL_BYTES)
         self._region = Region("VRAM", address, size_bytes, device.index)
         self._handle = device.export_handle(address)
         # Memory of a former process must not be offered to this one's engines.
-        device.fill(address, 0, size_bytes)
+        device.fill(address, 0, size_bytes + TAIL_BYTES)
 
     @property
     def device(self) -> str:
@@ -143,6 +172,19 @@ class CudaPool:
     def region(self) -> Region:
         """Where it lies on the device."""
         return self._region
+
+    @property
+    def memory(self) -> Region:
+        """With the tail."""
+        return with_tail(self._region)
+
+    def write_tail(self, offset: int, data: bytes) -> None:
+        """Write behind the pool."""
+        self._device.write(self._region.address + self._region.size_bytes + offset, data)
+
+    def read_tail(self, offset: int, size_bytes: int) -> bytes:
+        """Read behind the pool."""
+        return self._device.read(self._region.address + self._region.size_bytes + offset, size_bytes)
 
     @property
     def huge_page_bytes(self) -> int:
@@ -189,6 +231,11 @@ class CudaPool:
     def close(self) -> None:
         """Free the allocation."""
         self._device.free(self._region.address)
+
+
+def with_tail(pool: Region) -> Region:
+    """All memory of a pool, with what is behind it."""
+    return replace(pool, size_bytes=pool.size_bytes + TAIL_BYTES)
 
 
 def open_pool(device: str, size_bytes: int) -> Pool:

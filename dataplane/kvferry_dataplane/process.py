@@ -6,12 +6,12 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path as FilePath
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
@@ -29,15 +29,18 @@ from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
 from kvferry.rpc.options import server_options
 from kvferry.rpc.socket_paths import claim_socket_path
 from kvferry_dataplane.allocator import keep_freed_memory
+from kvferry_dataplane.attestation.opening import open_attester
+from kvferry_dataplane.attestation.rate_book import RateBook
 from kvferry_dataplane.checksums.desk import Checksums
 from kvferry_dataplane.checksums.pools import PoolDigester
 from kvferry_dataplane.checksums.threads import DigestThreads
 from kvferry_dataplane.config import Config, Listen
 from kvferry_dataplane.copiers import Copiers
 from kvferry_dataplane.departure import Departure
+from kvferry_dataplane.description import describe, let_pack, let_probe
 from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.handoff import OfferSocket
-from kvferry_dataplane.leases import WORD_BYTES
+from kvferry_dataplane.leases import WORD_BYTES, new_word
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.packed.opening import (
     holds_chunks,
@@ -49,7 +52,7 @@ from kvferry_dataplane.packed.opening import (
 from kvferry_dataplane.packed.staging import Staging
 from kvferry_dataplane.packed.staging_agent import TransportStagingAgent
 from kvferry_dataplane.paths import Path, SameHost
-from kvferry_dataplane.plane import Plane
+from kvferry_dataplane.plane import Plane, PlaneMemory
 from kvferry_dataplane.pool import Pool, open_pool
 from kvferry_dataplane.reads.agent import ReadAgent, TransportReadAgent
 from kvferry_dataplane.reads.executor import ReadExecutor
@@ -99,7 +102,10 @@ class DataPlaneProcess:
         self._boot_id = secrets.token_bytes(BOOT_ID_BYTES)
         self._host_id = b"" if config.paths.same_host is SameHost.OFF else host_id()
         self._metrics = Metrics()
+        self._lingering = LingeringConnections()
+        self._rates = RateBook(self._on_slow)
         self._plane: Plane | None = None
+        self._is_probe: Callable[[ReadOutcome], bool] = lambda _: False
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, and then for as long as control or what is held here needs it.
@@ -120,7 +126,8 @@ class DataPlaneProcess:
             pool = open_pool(self._config.device, self._config.pool_bytes)
             parts.callback(pool.close)
             # Memory of its own, so that what peers may read is the words and nothing beside them.
-            table = create_shared_memory("kvferry-leases", self._config.lease_slot_count * WORD_BYTES)
+            # One more than leases: the word of what probes read.
+            table = create_shared_memory("kvferry-leases", (self._config.lease_slot_count + 1) * WORD_BYTES)
             plane, description = await self._start_plane(parts, pool, table)
             handoff = OfferSocket(pool_path, pool.offer(self._boot_id), "pool", ENGINES_MAX)
             parts.callback(handoff.close)
@@ -131,7 +138,7 @@ class DataPlaneProcess:
             await self._start_server(parts, control_path, DataPlaneServicer(plane, description, self._metrics, lanes))
             metrics_port = self._start_metrics(parts)
             async with asyncio.TaskGroup() as tasks:
-                served = (plane.reap_leases(), *(offer.serve() for offer in offers))
+                served = (plane.reap_leases(), plane.prober.run(), *(offer.serve() for offer in offers))
                 running = [tasks.create_task(task) for task in served]
                 self._say_ready(pool, metrics_port)
                 await self._until_end(plane)
@@ -164,10 +171,7 @@ class DataPlaneProcess:
         library = open_library(
             self._config.transport, for_cuda=pool.device != "cpu", ucx_library=self._config.ucx_library
         )
-        chosen = {setting.name: setting.value for setting in library.settings if not setting.from_user}
-        given = {setting.name: setting.value for setting in library.settings if setting.from_user}
-        name, release = library.transport, library.version
-        _log.info("transport", transport=name, version=release, settings=chosen, settings_of_user=given)
+        _say_transport(library)
         words = np.frombuffer(table_memory.mapping, dtype=np.uint64)
         table = Region("DRAM", words.ctypes.data, words.nbytes)
         mailbox = Mailbox()
@@ -179,51 +183,66 @@ class DataPlaneProcess:
         parts.callback(copiers.close)
         slots = [_region_of(ends[1].memory)] if holds_chunks(self._config) else []
         boot = self._boot_id.hex()
-        serving = ServingThread(library, f"{boot}-serve", [pool.region, table, *slots], self._on_defect)
+        serving = ServingThread(library, f"{boot}-serve", [pool.memory, table, *slots], self._on_defect)
         serving.start(pool.make_current)
         parts.callback(serving.stop)
         executor = self._make_executor(library, pool, mailbox, copiers, ends[0])
         reads = ReadThread(executor, mailbox, self._on_defect)
         reads.start(pool.make_current)
         parts.push_async_callback(asyncio.to_thread, reads.stop)
+        desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
+        attester = open_attester(
+            library, pool, self._boot_id, self._config.paths, self._lingering, self._rates, reads.submit, desk
+        )
+        parts.push_async_callback(asyncio.to_thread, attester.close)
+        self._is_probe = attester.finished
+        self._show_figures(pool, executor, ends)
+        self._metrics.show_attestations(attester.prober)
+        checksums = self._open_checksums(parts, pool)
+        self._watched = desk, reads, serving, copiers
+        memory = PlaneMemory(words[:-1], pool.region.size_bytes)
+        self._plane = Plane(memory, desk, reads, serving, self._metrics, self._departure, checksums, attester.prober)
+        words[-1] = new_word()
+        description = describe(pool, self._boot_id, serving, table, library, self._config.paths)
+        let_probe(description.access, words.size - 1, int(words[-1]))
+        let_pack(description.access, self._start_packing(parts, pool, words, ends[1]), slots)
+        return self._plane, description
+
+    def _open_checksums(self, parts: AsyncExitStack, pool: Pool) -> Checksums:
+        digester = PoolDigester(pool, self._config.copy_thread_count, self._config.sm_count_max)
+        parts.callback(digester.close)
+        threads = DigestThreads(digester.digest, pool.make_current, self._on_defect)
+        parts.push_async_callback(threads.close)
+        bytes_max = max(CHECKSUM_BYTES_MIN, pool.region.size_bytes // CHECKSUM_POOL_SHARE)
+        return Checksums(threads, self._metrics, every=self._config.checksum_every, bytes_max=bytes_max)
+
+    def _start_packing(self, parts: AsyncExitStack, pool: Pool, words: npt.NDArray[np.uint64], staging: Staging) -> str:
+        """Pack for readers, if that is configured; returns where, or an empty string."""
+        packing = open_pack_server(self._config, pool, self._boot_id, words, staging)
+        if packing is None:
+            return ""
+        parts.push_async_callback(asyncio.to_thread, packing.server.close)
+        self._metrics.packed_bytes.set_function(lambda: packing.server.sent_bytes)
+        self._metrics.pack_connections.set_function(lambda: packing.server.connection_count)
+        return packing.endpoint
+
+    def _show_figures(self, pool: Pool, executor: ReadExecutor, ends: Sequence[Staging]) -> None:
         self._metrics.pool_bytes.set(pool.region.size_bytes)
         self._metrics.rollovers.set_function(lambda: executor.rollovers)
         self._metrics.reads_queued.set_function(lambda: executor.queued_count)
         self._metrics.queued_bytes.set_function(lambda: executor.queued_bytes)
         self._metrics.read_slots_held.set_function(lambda: ends[0].held_count)
         self._metrics.pack_slots_held.set_function(lambda: ends[1].held_count)
-        desk = ReadDesk(self._config.max_reads, self._config.max_outstanding_bytes)
-        digester = PoolDigester(pool, self._config.copy_thread_count, self._config.sm_count_max)
-        parts.callback(digester.close)
-        threads = DigestThreads(digester.digest, pool.make_current, self._on_defect)
-        parts.push_async_callback(threads.close)
-        bytes_max = max(CHECKSUM_BYTES_MIN, pool.region.size_bytes // CHECKSUM_POOL_SHARE)
-        checksums = Checksums(threads, self._metrics, every=self._config.checksum_every, bytes_max=bytes_max)
-        self._watched = desk, reads, serving, copiers
-        self._plane = Plane(
-            words, pool.region.size_bytes, desk, reads, serving, self._metrics, self._departure, checksums
-        )
-        packing = open_pack_server(self._config, pool, self._boot_id, words, ends[1])
-        if packing is not None:
-            parts.push_async_callback(asyncio.to_thread, packing.server.close)
-            self._metrics.packed_bytes.set_function(lambda: packing.server.sent_bytes)
-            self._metrics.pack_connections.set_function(lambda: packing.server.connection_count)
-        description = _describe(pool, self._boot_id, serving, table)
-        description.access.backend = library.transport.value
-        description.access.pack_endpoint = packing.endpoint if packing is not None else ""
-        for region in slots:
-            description.access.pack_slots_address = region.address
-            description.access.pack_slots_bytes = region.size_bytes
-        for setting in library.settings:
-            description.transport_settings.add(
-                name=setting.name, value=setting.value, from_environment=setting.from_user
-            )
-        return self._plane, description
 
     def _make_executor(
-        self, library: TransportLibrary, pool: Pool, mailbox: Mailbox, copiers: Copiers, staging: Staging
+        self,
+        library: TransportLibrary,
+        pool: Pool,
+        mailbox: Mailbox,
+        copiers: Copiers,
+        staging: Staging,
     ) -> ReadExecutor:
-        lingering = LingeringConnections()
+        lingering = self._lingering
         boot = self._boot_id.hex()
         mapper = PoolMapper(pool, copiers)
         sources = SharedSources(self._config.paths, self._host_id, lambda peer: open_source(peer, mapper), mailbox)
@@ -238,9 +257,9 @@ class DataPlaneProcess:
             Path.LOCAL: LocalAgent(sources, mapper.close),
         }
         return ReadExecutor(
-            lambda number: TransportReadAgent(library, f"{boot}-read-{number}", pool.region, lingering),
+            lambda number: TransportReadAgent(library, f"{boot}-read-{number}", pool.memory, lingering),
             self._on_read_finished,
-            Routes(self._config.paths, self._config.transport, sources, open_cost_book()),
+            Routes(self._config.paths, self._config.transport, sources, open_cost_book(), self._rates),
             lasting,
             unsafe_skip_rollover=skips_rollover(os.environ),
         )
@@ -324,8 +343,17 @@ class DataPlaneProcess:
 
     def _on_read_finished(self, outcome: ReadOutcome) -> None:
         """Called on the reader thread."""
+        self._loop.call_soon_threadsafe(self._read_finished, outcome)
+
+    def _read_finished(self, outcome: ReadOutcome) -> None:
         assert self._plane is not None
-        self._loop.call_soon_threadsafe(self._plane.read_finished, outcome)
+        if not self._is_probe(outcome):
+            self._plane.read_finished(outcome)
+
+    def _on_slow(self, peer: str) -> None:
+        """Called on the reader thread."""
+        assert self._plane is not None
+        self._loop.call_soon_threadsafe(self._plane.prober.slow, peer)
 
     def _on_defect(self, defect: BaseException) -> None:
         """Called on a thread that ends by a defect: what it guarded cannot be guarded any more, so the process ends."""
@@ -333,30 +361,15 @@ class DataPlaneProcess:
         self._loop.call_soon_threadsafe(self._failed.set)
 
 
-def _describe(pool: Pool, boot_id: bytes, serving: ServingThread, table: Region) -> pb.DescribeResponse:
-    access = RankAccess(
-        device=pool.device,
-        boot_id=boot_id,
-        agent_name=serving.agent_name,
-        agent_metadata=serving.metadata,
-        pool_address=pool.region.address,
-        pool_bytes=pool.region.size_bytes,
-        device_index=pool.region.device_index,
-        lease_table_address=table.address,
-        lease_slot_count=table.size_bytes // WORD_BYTES,
-    )
-    return pb.DescribeResponse(access=access, huge_page_bytes=pool.huge_page_bytes, version=_version())
+def _say_transport(library: TransportLibrary) -> None:
+    chosen = {setting.name: setting.value for setting in library.settings if not setting.from_user}
+    given = {setting.name: setting.value for setting in library.settings if setting.from_user}
+    name, release = library.transport, library.version
+    _log.info("transport", transport=name, version=release, settings=chosen, settings_of_user=given)
 
 
 def _region_of(memory: Window) -> Region:
     return Region("DRAM", memory.address, memory.size_bytes)
-
-
-def _version() -> str:
-    try:
-        return version("kvferry")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _listen_failed(listen: Listen, error: OSError) -> AddressInUse:

@@ -3,8 +3,19 @@
 from collections.abc import Sequence
 
 from kvferry.core.backends import Transport
+from kvferry_dataplane.attestation.rate_book import RateBook
 from kvferry_dataplane.packed.book import CostBook
-from kvferry_dataplane.paths import Packing, Path, PathPolicy, Route, check_transport, choose
+from kvferry_dataplane.paths import (
+    Packing,
+    Path,
+    PathPolicy,
+    Route,
+    check_permitted,
+    check_transport,
+    choose,
+    choose_only,
+    permitted,
+)
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.request import ReadPart
 from kvferry_dataplane.sharing.book import SharedSources
@@ -13,7 +24,10 @@ from kvferry_dataplane.sharing.book import SharedSources
 class Routes:
     """The :class:`~kvferry_dataplane.reads.routing.Routing` of a data plane."""
 
-    def __init__(self, policy: PathPolicy, transport: Transport, sources: SharedSources, costs: CostBook) -> None:
+    def __init__(
+        self, policy: PathPolicy, transport: Transport, sources: SharedSources, costs: CostBook, rates: RateBook
+    ) -> None:
+        self._rates = rates
         self._policy = policy
         self._transport = transport
         self._sources = sources
@@ -33,22 +47,25 @@ class Routes:
         Raises:
             PeerError: reason PEER_LOST: the source has died.
             TransportFailed: the configured path is impossible, or the source speaks another transport.
+            PathRefused: no way that is possible may be taken.
         """
         mapping = self._sources.mapping(part.peer)
         if mapping is None:
             return None
+        packing = self._packing(part)
+        if part.only is not None:
+            return choose_only(self._policy, mapping, self._transport, packing, part.only)
+        mapping, packing = permitted(part.floor, self._policy, mapping, self._transport, packing)
         if not mapping.backend:
             check_transport(self._transport, part.peer.transport, mapping.why_not)
-        return choose(
-            self._policy,
-            mapping,
-            self._transport,
-            self._packing(part),
-            has_bytes=part.total_bytes > 0,
-        )
+        route = choose(self._policy, mapping, self._transport, packing, has_bytes=part.total_bytes > 0)
+        return check_permitted(part.floor, route)
 
     def carried(self, part: ReadPart, route: Route, piece_count: int, seconds: float) -> None:
         """Learn from how long a part took."""
+        if part.only is not None:
+            return
+        self._rates.carried(part.peer.name, route.path, piece_count, part.total_bytes, seconds)
         if part.peer.pack is not None and route.path is not Path.LOCAL:
             packed = route.path is Path.PACKED
             self._costs.of(part.peer.name).learn(piece_count, part.total_bytes, seconds, packed=packed)

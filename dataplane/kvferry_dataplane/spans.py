@@ -10,6 +10,7 @@ from functools import partial
 
 from kvferry.core.blocks import BlockLists
 from kvferry.core.errors import KvferryError
+from kvferry.core.path_floor import ANY_PATH, PathFloor
 from kvferry.core.planning.planner import PairPlan, PlanSize, RequestPlan
 from kvferry.core.planning.tokens import TokenRange
 from kvferry_dataplane.peers import Peer
@@ -29,6 +30,8 @@ class SourceRank:
     peer: Peer
     slot: int
     word: int = field(repr=False)
+    floor: PathFloor = ANY_PATH
+    """Which ways to it may be taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,7 @@ def _part(request: RequestPlan, rank: int, size: PlanSize, chunk_pieces: int, so
         word=source.word,
         total_bytes=size.total_bytes,
         pieces_max=size.pieces_max,
+        floor=source.floor,
     )
 
 

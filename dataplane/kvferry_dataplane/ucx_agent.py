@@ -6,6 +6,7 @@ connection for the peer's death, and by messages over TCP where it does. So conn
 source that is killed is noticed by the reads that fail.
 """
 
+import os
 from dataclasses import dataclass
 
 from kvferry.core.backends import Transport
@@ -16,11 +17,14 @@ from kvferry.device.ucx import MemoryKind, RemoteMemory, UcxEnd, UcxLibraryFile,
 from kvferry_dataplane.sharing.host import host_id
 from kvferry_dataplane.transports.memory import Addresses, Region
 from kvferry_dataplane.transports.settings import SETTINGS_CUDA, SETTINGS_TCP, apply_settings
-from kvferry_dataplane.transports.transport import Setting
+from kvferry_dataplane.transports.transport import Setting, TransportUse
+from kvferry_dataplane.transports.ucx_log import UcxLog
 from kvferry_dataplane.ucx_metadata import AgentMetadata, KeyedRegion, pack_metadata, parse_metadata
 
 # What goes wrong comes back as an error and is logged with its context. The last one: settings are shared with NIXL's.
 _SETTINGS = {"UCX_LOG_LEVEL": "fatal", "UCX_WARN_UNUSED_ENV_VARS": "n"}
+# UCX prints which transport each kind of read uses.
+_REPORTING = {"UCX_PROTO_INFO": "y"}
 _KINDS = {"DRAM": MemoryKind.HOST, "VRAM": MemoryKind.CUDA}
 
 
@@ -35,8 +39,10 @@ class UcxLibrary:
         Raises:
             ConfigInvalid: there is none.
         """
+        self._log = UcxLog(os.environ)
+        wanted = _SETTINGS | SETTINGS_TCP | (SETTINGS_CUDA if for_cuda else {}) | self._log.settings
         # UCX reads some of them when it is loaded.
-        settings = apply_settings(_SETTINGS | SETTINGS_TCP | (SETTINGS_CUDA if for_cuda else {}), ("UCX_",))
+        settings = apply_settings(wanted | ({} if self._log.refusal else _REPORTING), ("UCX_",))
         self._file = find_ucx(file)
         self.settings = (Setting("ucx_library", self._file.file, from_user=file is not None), *settings)
         self._host = host_id()
@@ -53,6 +59,19 @@ class UcxLibrary:
             TransportFailed: UCX refuses.
         """
         return UcxAgent(self._file, name, self._host)
+
+    def make_reporting_agent(self, name: str) -> "UcxAgent":
+        """As :meth:`make_agent`: every agent reports, and what others have said until now is forgotten."""
+        self._log.take()
+        return self.make_agent(name)
+
+    def take_use(self, agent_name: str) -> TransportUse:
+        """What an agent that reports has used for its reads; UCX does not know the agent's name."""
+        return self._log.use_of_one()
+
+    def forget_reports(self) -> None:
+        """Forget what UCX has printed."""
+        self._log.take()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,13 @@ from kvferry_dataplane.leases import Lease
 from kvferry_dataplane.paths import Path
 from kvferry_dataplane.reads.request import SourceShare
 
-_PATHS = {
+PATHS = {
     Path.LOCAL: transfer_pb2.PATH_LOCAL,
     Path.NIXL: transfer_pb2.PATH_NIXL,
     Path.PACKED: transfer_pb2.PATH_PACKED,
     Path.UCX: transfer_pb2.PATH_UCX,
 }
+"""Wire values of the paths."""
 
 
 def rank_lease_of(lease: Lease, rank: int) -> RankLease:
@@ -44,7 +45,7 @@ def refused(error: KvferryError) -> pb.CommandRefused:
 def _path_figures(share: SourceShare) -> transfer_pb2.PathFigures:
     return transfer_pb2.PathFigures(
         source_rank=share.source_rank,
-        path=_PATHS[share.route.path],
+        path=PATHS[share.route.path],
         backend=share.route.backend,
         received_bytes=share.received_bytes,
         descriptor_count=share.descriptor_count,
@@ -64,7 +65,7 @@ def read_finished_of(ended: EndedRead, rank: int) -> pb.ReadFinished:
     main = outcome.main
     figures = transfer_pb2.RankFigures(
         rank=rank,
-        path=transfer_pb2.PATH_UNSPECIFIED if main is None else _PATHS[main.path],
+        path=transfer_pb2.PATH_UNSPECIFIED if main is None else PATHS[main.path],
         backend="" if main is None else main.backend,
         paths=[_path_figures(share) for share in outcome.shares],
         received_bytes=outcome.received_bytes,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from kvferry.cli.config_command import config
+from kvferry.cli.doctor import doctor
 from kvferry.cli.local_commands import demo, up
 from kvferry.cli.options import PASS_ON, Device, Json
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure whole pulls against what they are made of.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.command()(doctor)
 
 Endpoint = Annotated[str, typer.Option(envvar="KVFERRY_ENDPOINT", help="host:port of any control of the cluster.")]
 
@@ -171,7 +173,9 @@ def bench_plan(
 @bench.command("transfer")
 def bench_transfer(  # noqa: PLR0913, PLR0917 - one per option
     json_output: Json = False,
-    paths: Annotated[str, typer.Option(help="Paths to measure, of auto, local, nixl and packed.")] = "auto",
+    paths: Annotated[
+        str, typer.Option(help="Paths to measure, of auto, local, nixl, packed, ucx and libfabric.")
+    ] = "auto",
     device: Device = "cpu",
     blocks: Annotated[str, typer.Option(help="Block sizes.")] = "4KiB,16KiB,64KiB,256KiB,1MiB,4MiB",
     total: Annotated[str, typer.Option(help="Bytes of a pull.")] = "512MiB",

@@ -2,7 +2,7 @@
 
 from kvferry.cli.figures import size_text
 from kvferry.cli.terminal import console, print_json, table
-from kvferry.sdk.results import Worker
+from kvferry.sdk.results import AttestedRoute, Worker
 from kvferry.sdk.router import RouterClient
 
 
@@ -33,10 +33,20 @@ async def show_pairs(endpoint: str, *, json_output: bool) -> None:
             "yes" if pair.compatible else "no",
             "\n".join(f"{m.reason} {m.field}: {m.source} and {m.destination}" for m in pair.mismatches),
             "\n".join(pair.draining),
+            "\n".join(map(_route_text, pair.routes)) or pair.attestation_refusal or "(not read yet)",
+            "\n".join(pair.warnings),
         )
         for pair in pairs
     ]
-    console().print(table("pairs", ("source", "destination", "compatible", "why not", "draining"), rows))
+    columns = ("source", "destination", "compatible", "why not", "draining", "attested", "warnings")
+    console().print(table("pairs", columns, rows))
+
+
+def _route_text(route: AttestedRoute) -> str:
+    used = f"{route.transport or 'unknown'} {route.device}".strip()
+    rates = f"{route.gbytes_per_s:.3g} GB/s, {route.small_gbytes_per_s:.3g} in 4 KiB, {route.latency_s * 1e6:.0f} µs"
+    lost = f"; degraded from {route.best_gbytes_per_s:.3g}" if route.degraded else ""
+    return f"{route.path}/{route.backend} by {used}: {rates}{lost}"
 
 
 def _worker_row(worker: Worker) -> tuple[str, ...]:

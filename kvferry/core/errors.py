@@ -12,7 +12,7 @@ The tree is split by who must act::
     │       QueueTimeout is a DeadlineExceeded
     ├── OperatorError       configuration or infrastructure must change
     │   └── LayoutMismatch, WorkerNameTaken, PermissionDenied, ConfigInvalid, PoolTooLarge, AddressInUse,
-    │       TransportFailed
+    │       TransportFailed, ChecksumsAbsent, TransportMismatch, PathRefused
     └── InternalError       a defect of kvferry
 
 Catch a branch to act on it; read ``reason`` to tell leaves apart that share a class.
@@ -268,6 +268,18 @@ class ChecksumsAbsent(OperatorError):
     default_reason = Reason.CHECKSUMS_ABSENT
 
 
+class TransportMismatch(OperatorError):
+    """The two workers' transports do not go together."""
+
+    default_reason = Reason.TRANSPORT_MISMATCH
+
+
+class PathRefused(OperatorError):
+    """The way between the two workers is none that the destination allows, or is too slow for it."""
+
+    default_reason = Reason.PATH_REFUSED
+
+
 class InternalError(KvferryError):
     """A defect of kvferry."""
 
@@ -307,6 +319,8 @@ _CLASSES: dict[Reason, type[KvferryError]] = {
     Reason.TRANSPORT_FAILED: TransportFailed,
     Reason.PROTOCOL_MISMATCH: OperatorError,
     Reason.CHECKSUMS_ABSENT: ChecksumsAbsent,
+    Reason.TRANSPORT_MISMATCH: TransportMismatch,
+    Reason.PATH_REFUSED: PathRefused,
     Reason.INTERNAL: InternalError,
 }
 

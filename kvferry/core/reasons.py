@@ -58,6 +58,8 @@ class Reason(StrEnum):
     TRANSPORT_FAILED = "TRANSPORT_FAILED"
     PROTOCOL_MISMATCH = "PROTOCOL_MISMATCH"
     CHECKSUMS_ABSENT = "CHECKSUMS_ABSENT"
+    TRANSPORT_MISMATCH = "TRANSPORT_MISMATCH"
+    PATH_REFUSED = "PATH_REFUSED"
     INTERNAL = "INTERNAL"
 
     @property
@@ -110,6 +112,8 @@ _ACTORS: dict[Reason, Actor] = {
             Reason.TRANSPORT_FAILED,
             Reason.PROTOCOL_MISMATCH,
             Reason.CHECKSUMS_ABSENT,
+            Reason.TRANSPORT_MISMATCH,
+            Reason.PATH_REFUSED,
         ),
         Actor.KVFERRY: (Reason.INTERNAL,),
     }.items()

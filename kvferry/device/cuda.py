@@ -30,19 +30,20 @@ class CudaDevice:
     @property
     def compute_capability(self) -> tuple[int, int]:
         """Major and minor number of what the device can do."""
-        return self._attribute("COMPUTE_CAPABILITY_MAJOR"), self._attribute("COMPUTE_CAPABILITY_MINOR")
+        return self.attribute("COMPUTE_CAPABILITY_MAJOR"), self.attribute("COMPUTE_CAPABILITY_MINOR")
 
     @property
     def multiprocessor_count(self) -> int:
         """Multiprocessors (SMs)."""
-        return self._attribute("MULTIPROCESSOR_COUNT")
+        return self.attribute("MULTIPROCESSOR_COUNT")
 
     @property
     def shared_bytes_per_block_max(self) -> int:
         """Shared memory that one block can be given."""
-        return self._attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
+        return self.attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
 
-    def _attribute(self, name: str) -> int:
+    def attribute(self, name: str) -> int:
+        """A number that the driver keeps of the device, by the end of its name there, such as ``DMA_BUF_SUPPORTED``."""
         attribute = constant(f"CUdevice_attribute.CU_DEVICE_ATTRIBUTE_{name}")
         return int(call("cuDeviceGetAttribute", attribute, call("cuDeviceGet", self.index)))
 
@@ -52,15 +53,17 @@ class CudaDevice:
         free, total = call("cuMemGetInfo")
         return int(free), int(total)
 
-    def allocate(self, size_bytes: int, *, field: str = "pool_bytes") -> int:
+    def allocate(self, size_bytes: int, *, field: str = "pool_bytes", tail_bytes: int = 0) -> int:
         """Allocate memory whose IPC handle can be exported; returns its address.
+
+        ``tail_bytes`` are added to what was asked for; errors do not count them.
 
         Raises:
             PoolTooLarge: the device has not so much; names ``field`` and both values.
         """
         free, _ = self.memory_bytes()
-        if size_bytes <= free:
-            result, *values = raw_call("cuMemAlloc", size_bytes)
+        if size_bytes + tail_bytes <= free:
+            result, *values = raw_call("cuMemAlloc", size_bytes + tail_bytes)
             if result != _driver().CUresult.CUDA_ERROR_OUT_OF_MEMORY:
                 raise_unless_ok("cuMemAlloc", result)
                 return int(values[0])

@@ -47,8 +47,10 @@ class SharedMemory:
         os.close(self.descriptor)
 
 
-def create_shared_memory(name: str, size_bytes: int, *, field: str = "pool_bytes") -> SharedMemory:
+def create_shared_memory(name: str, size_bytes: int, *, field: str = "pool_bytes", tail_bytes: int = 0) -> SharedMemory:
     """Make and map shared memory of ``size_bytes``, on huge pages where the system grants them. The content is zero.
+
+    ``tail_bytes`` are added to what was asked for; errors do not count them.
 
     Reserved huge pages are tried first (all of the memory lies on them then), transparent ones after that.
 
@@ -61,9 +63,10 @@ def create_shared_memory(name: str, size_bytes: int, *, field: str = "pool_bytes
     """
     if size_bytes <= 0:
         raise ConfigInvalid.of_field(field, size_bytes, "must be positive")
-    _require_available(field, size_bytes)
+    _require_available(field, size_bytes, tail_bytes)
+    whole_bytes = size_bytes + tail_bytes
     try:
-        descriptor, mapping = _create(name, size_bytes, os.MFD_HUGETLB)
+        descriptor, mapping = _create(name, whole_bytes, os.MFD_HUGETLB)
     except OSError as error:
         if error.errno not in _NO_HUGE_PAGES:
             raise _creation_failed(field, size_bytes, error) from error
@@ -71,16 +74,16 @@ def create_shared_memory(name: str, size_bytes: int, *, field: str = "pool_bytes
     except _NotAligned:
         refusal = f"reserved huge pages: the size is no multiple of {HUGE_PAGE_BYTES}"
     else:
-        return SharedMemory(descriptor, mapping, size_bytes, is_reserved_huge=True, huge_page_refusal="")
+        return SharedMemory(descriptor, mapping, whole_bytes, is_reserved_huge=True, huge_page_refusal="")
     try:
-        descriptor, mapping = _create(name, size_bytes, 0)
+        descriptor, mapping = _create(name, whole_bytes, 0)
     except OSError as error:
         raise _creation_failed(field, size_bytes, error) from error
     refused = _advise_and_look(mapping)
     return SharedMemory(
         descriptor,
         mapping,
-        size_bytes,
+        whole_bytes,
         is_reserved_huge=False,
         huge_page_refusal=f"{refusal}; {refused}" if refused else "",
     )
@@ -163,9 +166,9 @@ def _create(name: str, size_bytes: int, extra_flags: int) -> tuple[int, mmap.mma
         raise
 
 
-def _require_available(field: str, size_bytes: int) -> None:
+def _require_available(field: str, size_bytes: int, tail_bytes: int) -> None:
     available = available_memory_bytes()
-    if size_bytes > available:
+    if size_bytes + tail_bytes > available:
         raise PoolTooLarge(
             f"{field}={size_bytes}: only {available} bytes of memory are available",
             metadata={"field": field, "value": str(size_bytes), "available_bytes": str(available)},

@@ -31,6 +31,7 @@ class ControlConfig:
     drain_timeout_s: float = 0.0
     stall_s: float = 10.0
     limits: Section = field(default_factory=dict)
+    transfers: Section = field(default_factory=dict)
 
     def to_toml(self) -> str:
         """The file's text."""
@@ -58,6 +59,7 @@ class ControlConfig:
             },
             "metrics": {} if self.metrics_listen is None else {"listen": self.metrics_listen},
             "limits": self.limits,
+            "transfers": self.transfers,
             "log": {"level": self.log_level, "format": self.log_format},
             "health": {"stall_s": self.stall_s},
             "drain": {"timeout_s": self.drain_timeout_s},

@@ -50,6 +50,8 @@ class WorkerSpec:
     """How long control and data planes wait for what is left when they are told to end; 0: not at all."""
     limits: Section = field(default_factory=dict)
     """Of its control, where they are not the usual ones."""
+    transfers: Section = field(default_factory=dict)
+    """What its pulls do that do not say it themselves."""
 
 
 class LocalWorker:
@@ -206,6 +208,7 @@ class LocalWorker:
             drain_timeout_s=self.spec.drain_timeout_s,
             stall_s=self.spec.stall_s,
             limits=self.spec.limits,
+            transfers=self.spec.transfers,
         )
 
 

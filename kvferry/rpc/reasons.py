@@ -43,6 +43,8 @@ STATUS_CODES: dict[Reason, grpc.StatusCode] = {
     Reason.TRANSPORT_FAILED: grpc.StatusCode.INTERNAL,
     Reason.PROTOCOL_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.CHECKSUMS_ABSENT: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.TRANSPORT_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.PATH_REFUSED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 """The gRPC status code that goes with each reason."""

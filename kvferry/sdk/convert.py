@@ -11,6 +11,7 @@ from kvferry.rpc.reasons import reason_from_wire
 from kvferry.rpc.times import seconds_of
 from kvferry.sdk.results import (
     Attempt,
+    AttestedRoute,
     Mismatch,
     Pair,
     Path,
@@ -60,7 +61,16 @@ def worker_of(wire: worker_pb2.Worker) -> Worker:
         state=_WORKER_STATES.get(wire.state, WorkerState.UNKNOWN),
         endpoint=wire.endpoint,
         layout=layout_from_wire(wire.layout) if wire.HasField("layout") else None,
-        ranks=tuple(Rank(rank=r.rank, device=r.device, pool_bytes=r.pool_bytes, method=r.method) for r in wire.ranks),
+        ranks=tuple(
+            Rank(
+                rank=r.rank,
+                device=r.device,
+                pool_bytes=r.pool_bytes,
+                method=r.method,
+                method_version=r.method_version,
+            )
+            for r in wire.ranks
+        ),
     )
 
 
@@ -77,6 +87,25 @@ def pair_of(wire: worker_pb2.Pair) -> Pair:
             for m in wire.mismatches
         ),
         draining=tuple(wire.draining),
+        routes=tuple(map(attested_route_of, wire.routes)),
+        attestation_refusal=wire.attestation_refusal,
+        warnings=tuple(wire.warnings),
+    )
+
+
+def attested_route_of(wire: worker_pb2.AttestedRoute) -> AttestedRoute:
+    return AttestedRoute(
+        path=_PATHS.get(wire.path, Path.NONE),
+        backend=wire.backend,
+        transport=wire.transport,
+        device=wire.device,
+        gbytes_per_s=wire.gbytes_per_s,
+        small_gbytes_per_s=wire.small_gbytes_per_s,
+        latency_s=seconds_of(wire.latency),
+        degraded=wire.degraded,
+        best_gbytes_per_s=wire.best_gbytes_per_s,
+        rank_pair_count=wire.rank_pair_count,
+        note=wire.note,
     )
 
 

@@ -87,7 +87,9 @@ class Rank(Record):
     """``cpu`` or ``cuda:N``."""
     pool_bytes: int
     method: str
-    """Transfer method and backend, for example ``nixl/ucx``."""
+    """Transfer method and backend, for example ``nixl/UCX``."""
+    method_version: str = ""
+    """Of the library behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,29 @@ class Mismatch(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class AttestedRoute(Record):
+    """A way between two workers, as the decode worker found it by reading real bytes; of its slowest pair of ranks."""
+
+    path: Path
+    backend: str
+    transport: str
+    """What the backend used, by its own report: ``cma``, ``tcp``, ``rc_mlx5``, ...; empty where it did not say."""
+    device: str
+    gbytes_per_s: float
+    """Of pieces of 1 MiB."""
+    small_gbytes_per_s: float
+    """Of pieces of 4 KiB."""
+    latency_s: float
+    degraded: bool
+    """Whether more than half of the highest rate is lost."""
+    best_gbytes_per_s: float
+    """The highest rate that it was ever attested with."""
+    rank_pair_count: int
+    note: str
+    """How the backend reads, or why it did not say what it used."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pair(Record):
     """Whether KV can move from one worker to another, and every reason why not."""
 
@@ -142,6 +167,12 @@ class Pair(Record):
     mismatches: tuple[Mismatch, ...]
     draining: tuple[str, ...] = ()
     """``workers/{worker}`` of those of the two that drain: no new work, but what is published can be pulled."""
+    routes: tuple[AttestedRoute, ...] = ()
+    """Ways that pulls may take, attested at the first of them; empty before."""
+    attestation_refusal: str = ""
+    """Why some could not be attested."""
+    warnings: tuple[str, ...] = ()
+    """What differs between the two and is not known to do harm."""
 
 
 @dataclass(frozen=True, slots=True)

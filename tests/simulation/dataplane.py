@@ -17,6 +17,9 @@ from kvferry.dataplane.v1 import dataplane_pb2 as pb, dataplane_pb2_grpc
 from kvferry.device.native import CancelFlag
 from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
+from kvferry_dataplane.attestation.findings import Way
+from kvferry_dataplane.attestation.prober import Prober, Survey
+from kvferry_dataplane.attestation.rate_book import RateBook
 from kvferry_dataplane.checksums.desk import Checksums
 from kvferry_dataplane.checksums.threads import DigestThreads
 from kvferry_dataplane.departure import Departure
@@ -24,7 +27,7 @@ from kvferry_dataplane.desk import ReadDesk
 from kvferry_dataplane.metrics import Metrics
 from kvferry_dataplane.paths import Path, Route
 from kvferry_dataplane.peers import Peer
-from kvferry_dataplane.plane import Plane
+from kvferry_dataplane.plane import Plane, PlaneMemory
 from kvferry_dataplane.reads.executor import ReadExecutor
 from kvferry_dataplane.reads.request import BatchLimits, ReadBounds, ReadOutcome, ReadPart, ReadRequest
 from kvferry_dataplane.service import DataPlaneServicer
@@ -140,6 +143,21 @@ class _Serving:
         self._host.expected_until = asyncio.get_running_loop().time() + seconds
 
 
+class _NothingToProbe:
+    """Implements ``WayFinder``."""
+
+    async def find(self, peer: Peer, until: float) -> tuple[list[Way], list[str]]:
+        """No way is attested."""
+        return [], ["the source offers nothing for probes to read"]
+
+    async def survey(self, peer: Peer) -> Survey:
+        """No path is attested."""
+        return {}
+
+    def forget_reports(self) -> None:
+        """Nothing is said."""
+
+
 class _Agent(SimReadAgent):
     def __init__(self, fabric: Fabric, own: Host, reads: Callable[[], SimReads]) -> None:
         super().__init__(fabric, own)
@@ -181,8 +199,7 @@ class DataPlaneLife:
         self.desk = ReadDesk(READS_MAX, OUTSTANDING_BYTES_MAX)
         # The plane asks no more of the two threads than what these do.
         self.plane = Plane(
-            words,
-            pool.nbytes,
+            PlaneMemory(words, pool.nbytes),
             self.desk,
             self.reads,  # type: ignore[arg-type]
             _Serving(self.host),  # type: ignore[arg-type]
@@ -190,6 +207,8 @@ class DataPlaneLife:
             Departure(0.0),
             # Nothing here is summed: digests run on threads, which virtual time does not know.
             Checksums(DigestThreads(_no_digest, lambda: None, _raise), self.metrics, every=0, bytes_max=0),
+            # No more are peers probed: no data plane here offers anything for that.
+            Prober(_NothingToProbe(), RateBook(lambda _: None)),
         )
 
     async def run(self) -> None:

@@ -20,9 +20,10 @@ WALL_CLOCKS = frozenset(
         "control/kvferry_control/publications/manager.py",
         "control/kvferry_control/transfers/manager.py",
         "control/kvferry_control/transfers/record.py",
+        "kvferry/doctor/clock.py",
     }
 )
-"""Files that note for people when something happened. Nothing is decided by it: the wall clock jumps."""
+"""Files that tell people the time, or that it is wrong. Nothing is decided by it: the wall clock jumps."""
 
 _WALL_CLOCK_READS = frozenset(
     {

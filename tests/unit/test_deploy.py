@@ -59,7 +59,9 @@ def test_the_example_shows_the_defaults() -> None:
     """An optional line whose key has a default shows that default."""
     written, known = dict(leaves(tomllib.loads(EXAMPLE.read_text()))), dict(fields(ControlConfig))
     shown = {key: value for key, value in leaves(everything_on()) if key not in written and known[key] is not None}
-    assert shown == {key: known[key] for key in shown}
+    # TOML has lists alone.
+    defaults = {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
+    assert shown == {key: defaults[key] for key in shown}
     assert {"etcd.lease_ttl_s", "limits.active_transfers", "log.level"} <= shown.keys()
 
 

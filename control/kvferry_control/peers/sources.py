@@ -6,26 +6,37 @@ snapshot.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grpc import aio
 
-from kvferry.core.errors import DeadlineExceeded, KvferryError, LayoutMismatch, NotReady, PeerError
+from kvferry.core.errors import DeadlineExceeded, KvferryError, LayoutMismatch, NotReady, PathRefused, PeerError
 from kvferry.core.layouts import WorkerLayout, validate_layout
 from kvferry.core.pairing import Mismatch, mismatches
+from kvferry.core.path_floor import ANY_PATH, PathFloor
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
 from kvferry.negotiation.v1.negotiation_pb2_grpc import NegotiationServiceStub
+from kvferry.rpc.errors import from_rpc
 from kvferry.rpc.layouts import layout_from_wire
 from kvferry.rpc.options import channel_options
+from kvferry.worker.v1 import worker_pb2 as pb_worker
+from kvferry.worker.v1.probe_pb2 import RankSettings
+from kvferry_control.pair_ways import refusal_of, way_mismatches
+from kvferry_control.peers.attested import Attested
 from kvferry_control.peers.session import NegotiationSession
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import PROTOCOL_VERSION, WorkerRecord
 from kvferry_control.tasks import Spawn
 
 SOURCES_MAX = 4_096
+ATTESTED_SOURCES_MAX = 256
+ATTESTED_WITHIN_S = 5.0
+"""With a floor, the first pull waits so long for the probe."""
+REFUSED_FOR_S = 60.0
+"""A pair that was refused for what was attested is offered again after this; the pull that takes it has it probed."""
 ATTEMPTS = 3
 ATTEMPT_PAUSE_S = 0.1
 DEADLINE_MARGIN_S = 0.02
@@ -48,6 +59,12 @@ class Source:
     wire: pb.SourceDescription | None = None
     connected: set[int] = field(default_factory=set)
     """Ranks of this worker whose data plane was told about this source."""
+    attested: Attested = field(default_factory=Attested)
+    """What these data planes have found out about the ways to it."""
+    to_probe: set[int] = field(default_factory=set)
+    """Ranks of this worker whose data plane is to probe it again when it is next told about it."""
+    doubt: asyncio.TimerHandle | None = None
+    """When what was refused is doubted."""
     verdict: tuple[WorkerLayout, tuple[Mismatch, ...]] | None = None
     """Whether it can be paired with the layout named first."""
 
@@ -63,11 +80,19 @@ class Source:
 class Sources:
     """Source workers by name and incarnation."""
 
-    def __init__(self, worker: str, links: Sequence[RankLink], spawn: Spawn) -> None:
+    def __init__(self, worker: str, links: Sequence[RankLink], spawn: Spawn, floor: PathFloor = ANY_PATH) -> None:
+        """``floor``: what is demanded of the ways on which this worker pulls."""
+        self.floor = floor
+        self.on_attested: Callable[[], None] = lambda: None
+        """Told when :meth:`attested` has changed."""
+        self._ways: dict[str, tuple[WorkerRecord, WorkerRecord, tuple[Mismatch, ...]]] = {}
+        """Whether sources can be read at all, by names, and of which records that holds."""
         self._worker = worker
         self._links = links
         self._spawn = spawn
         self._sources: dict[tuple[str, int], Source] = {}
+        self._peers: dict[str, tuple[Source, int]] = {}
+        """Ranks of sources, by the names under which data planes know them."""
 
     async def negotiate(
         self, record: WorkerRecord, transfer: str, handle: bytes, incarnation: int, deadline: float
@@ -85,6 +110,7 @@ class Sources:
             transfer=transfer,
             handle=handle,
             want_description=source.layout is None,
+            will_probe=not source.connected,
         )
         response = await self._ask(source, request, deadline)
         if response.incarnation != source.incarnation:
@@ -92,6 +118,25 @@ class Sources:
         if response.HasField("description"):
             self._learn(source, response.description)
         return source, response
+
+    async def describe(self, record: WorkerRecord, time_s: float) -> tuple[Source, Sequence[RankSettings]]:
+        """Ask a source what it is, without a publication; its data planes serve readers for so long.
+
+        Returns the source, and what the environments of its data planes set of their transports.
+
+        Raises:
+            KvferryError: the source refused, with its reason; or it cannot be reached in time.
+        """
+        source = self._source(record)
+        request = pb.DescribeRequest(protocol_version=PROTOCOL_VERSION, destination_worker=self._worker)
+        try:
+            response = await NegotiationServiceStub(source.channel).Describe(request, timeout=time_s)
+        except aio.AioRpcError as error:
+            raise _located(from_rpc(error), source) from error
+        if response.incarnation != source.incarnation:
+            raise PeerError(f"workers/{source.worker} has become incarnation {response.incarnation}")
+        self._learn(source, response.description)
+        return source, response.settings
 
     async def checksums(
         self, source: Source, transfer: str, handle: bytes, scope: pb.ChecksumScope, deadline: float
@@ -134,14 +179,94 @@ class Sources:
         if link.rank in source.connected or source.wire is None:
             return
         for access in source.access:
-            command = dp.ConnectPeer(peer=source.peer(access.rank), access=access, layout=source.wire.layout)
+            self._peers[source.peer(access.rank)] = source, access.rank
+            command = dp.ConnectPeer(
+                peer=source.peer(access.rank),
+                access=access,
+                layout=source.wire.layout,
+                probe_again=link.rank in source.to_probe,
+            )
             link.post(dp.SessionRequest(connect_peer=command))
         source.connected.add(link.rank)
+        source.to_probe.discard(link.rank)
 
-    def link_up(self, link: RankLink) -> None:
-        """A data plane may have forgotten whom it knew: tell it again when it is next needed."""
+    def link_up(self, link: RankLink, *, is_new: bool) -> None:
+        """A data plane may have forgotten whom it knew: tell it again when it is next needed.
+
+        ``is_new``: it has begun another life, and nothing that the earlier one has attested holds.
+        """
         for source in self._sources.values():
             source.connected.discard(link.rank)
+            if is_new:
+                source.attested.forget(link.rank)
+
+    def peer_attested(self, rank: int, found: dp.PeerAttested) -> None:
+        """Take in what a data plane has found out; nothing if the source that it is about is gone."""
+        source, source_rank = self._peers.get(found.peer, (None, 0))
+        if source is not None:
+            source.attested.take((rank, source_rank), found)
+            self.on_attested()
+
+    def require_ways(self, source: WorkerRecord, own: WorkerRecord | None) -> None:
+        """Refuse a source that cannot be read on any way, or on none that is allowed, before it is asked for anything.
+
+        Raises:
+            TransportMismatch, PathRefused: names the first field and both values; the message lists all of them.
+        """
+        if own is None:
+            # Not in the snapshot: etcd is away, and known pairs go on.
+            return
+        known = self._ways.get(source.name)
+        if known is None or known[0] is not source or known[1] is not own:
+            known = self._ways[source.name] = source, own, way_mismatches(source, own)
+        if known[2]:
+            raise refusal_of(known[2])
+
+    async def require_floor(self, source: Source, links: Sequence[RankLink], deadline: float) -> None:
+        """Refuse a source whose ways to these ranks are not what is demanded; waits until they are attested, bounded.
+
+        Raises:
+            PathRefused: names what is demanded, and what there is.
+        """
+        if not self.floor.needs_attestation:
+            return
+        pairs = [(link.rank, access.rank) for link in links for access in source.access]
+        if source.attested.forget_refused(pairs):
+            # Who could not be attested is tried again.
+            source.connected.difference_update(link.rank for link in links)
+        for link in links:
+            self.connect(source, link)
+        left = deadline - time.monotonic() - DEADLINE_MARGIN_S
+        await source.attested.wait(pairs, min(max(left, 0.0), ATTESTED_WITHIN_S))
+        try:
+            source.attested.require(pairs, self.floor, source.worker)
+        except PathRefused:
+            if source.doubt is None:
+                loop = asyncio.get_running_loop()
+                source.doubt = loop.call_later(REFUSED_FOR_S, self._doubt, source)
+            raise
+
+    def _doubt(self, source: Source) -> None:
+        """What was refused may have become better: nothing is known any more, and the next pull has it probed again."""
+        source.doubt = None
+        source.to_probe = set(source.connected)
+        source.connected.clear()
+        source.attested.clear()
+        self.on_attested()
+
+    def attested(self) -> dict[str, pb_worker.AttestedSource]:
+        """What was attested, by names of sources: the latest ``ATTESTED_SOURCES_MAX`` that were asked for anything."""
+        return {
+            source.worker: pb_worker.AttestedSource(
+                worker=source.worker,
+                incarnation=source.incarnation,
+                instance_id=source.instance_id,
+                routes=source.attested.routes(),
+                refusal=source.attested.refusal(),
+            )
+            for source in list(self._sources.values())[-ATTESTED_SOURCES_MAX:]
+            if source.attested.is_known
+        }
 
     def conclude(self, record: WorkerRecord, transfer: str, handle: bytes, succeeded: bool) -> None:
         """Tell a source that a transfer is over. If this is lost, the lease ends by itself."""
@@ -215,6 +340,11 @@ class Sources:
             if link.up and link.rank in source.connected:
                 for access in source.access:
                     link.post(dp.SessionRequest(disconnect_peer=dp.DisconnectPeer(peer=source.peer(access.rank))))
+        for access in source.access:
+            self._peers.pop(source.peer(access.rank), None)
+        self._ways.pop(source.worker, None)
+        if source.doubt is not None:
+            source.doubt.cancel()
         self._spawn(source.channel.close(grace=1.0))
 
 

@@ -46,6 +46,9 @@ class LinkListener(Protocol):
     def read_refused(self, link: "RankLink", transfer: str, error: KvferryError) -> None:
         """A read was not accepted."""
 
+    def peer_attested(self, link: "RankLink", event: pb.PeerAttested) -> None:
+        """What was found out about the ways to a source rank."""
+
     def link_leaving(self, link: "RankLink") -> None:
         """``link.leaving`` changed."""
 
@@ -106,7 +109,7 @@ class RankLink:
                 raise self._lost(failure.message) from error
             raise failure from error
 
-    async def command(self, request: pb.SessionRequest) -> pb.SessionResponse:
+    async def command(self, request: pb.SessionRequest, timeout_s: float = COMMAND_TIMEOUT_S) -> pb.SessionResponse:
         """Send a command and wait for its answer.
 
         Raises:
@@ -117,10 +120,10 @@ class RankLink:
         command_id = self._enqueue(request)
         self._answers[command_id] = answer
         try:
-            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 response = await answer
         except TimeoutError as error:
-            raise self._lost(f"no answer to {request.WhichOneof('command')} in {COMMAND_TIMEOUT_S} s") from error
+            raise self._lost(f"no answer to {request.WhichOneof('command')} in {timeout_s} s") from error
         finally:
             self._answers.pop(command_id, None)
         if response.WhichOneof("event") == "command_refused":
@@ -214,6 +217,8 @@ class RankLink:
                 answer.set_result(response)
         elif kind == "lease_ended":
             self._listener.lease_ended(self, response.lease_ended)
+        elif kind == "peer_attested":
+            self._listener.peer_attested(self, response.peer_attested)
         elif kind == "leaving":
             self._set_leaving(True)
         elif kind == "command_refused":

@@ -29,6 +29,8 @@ from kvferry_control.worker import LocalWorker
 
 SESSIONS_MAX = 4_096
 EXPECT_READERS_S_MAX = 60.0
+EXPECT_PROBES_S = 5.0
+"""A reader that is new probes every rank, beside its first transfer."""
 EXPECT_AHEAD_S = 1.0
 """Windows are asked for this much longer, so that transfers in quick succession share one. The data planes rest so long
 after the last reader."""
@@ -52,7 +54,8 @@ class NegotiationService(NegotiationServiceServicer):
         self._lanes = lanes
         self._expected: dict[int, tuple[int, float]] = {}
         """By rank: in which session its data plane was told to expect readers, and until when."""
-        self._last_begun = 0.0
+        self._rest_from = 0.0
+        """Until when the data planes may not rest, whoever is left."""
         self._looking = False
         self._session_count = 0
 
@@ -68,6 +71,17 @@ class NegotiationService(NegotiationServiceServicer):
     ) -> pb.ConcludeResponse:
         self.conclude(request)
         return pb.ConcludeResponse()
+
+    @unary_method
+    async def Describe(
+        self, request: pb.DescribeRequest, context: aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse]
+    ) -> pb.DescribeResponse:
+        self._require_version(request.protocol_version)
+        description = self._describe()
+        self._expect_readers(min(context.time_remaining() or EXPECT_READERS_S_MAX, EXPECT_READERS_S_MAX), 0.0)
+        return pb.DescribeResponse(
+            incarnation=self._worker.identity.incarnation, description=description, settings=self._worker.settings()
+        )
 
     @unary_method
     async def Checksums(
@@ -122,18 +136,14 @@ class NegotiationService(NegotiationServiceServicer):
         self._look_later()
 
     def _negotiate(self, request: pb.NegotiateRequest, time_left: float | None) -> pb.NegotiateResponse:
-        if request.protocol_version != PROTOCOL_VERSION:
-            raise OperatorError.of_field(
-                "protocol_version",
-                request.protocol_version,
-                f"workers/{self._worker.name} speaks {PROTOCOL_VERSION}",
-                reason=Reason.PROTOCOL_MISMATCH,
-            )
+        self._require_version(request.protocol_version)
         transfer = check_id("transfer", request.transfer)
         publication = self._find(request.handle)
         description = self._describe() if request.want_description else None
         self._publications.begin_read(publication, transfer)
-        self._expect_readers(min(time_left or EXPECT_READERS_S_MAX, EXPECT_READERS_S_MAX))
+        # Whoever asks for a description reads for the first time, and probes.
+        ahead_s = EXPECT_PROBES_S if request.will_probe or description is not None else EXPECT_AHEAD_S
+        self._expect_readers(min(time_left or EXPECT_READERS_S_MAX, EXPECT_READERS_S_MAX), ahead_s)
         return pb.NegotiateResponse(
             incarnation=self._worker.identity.incarnation,
             blocks=publication.blocks.values(),
@@ -142,6 +152,15 @@ class NegotiationService(NegotiationServiceServicer):
             time_left=duration(publication.expires_at - time.monotonic()),
             description=description,
         )
+
+    def _require_version(self, version: int) -> None:
+        if version != PROTOCOL_VERSION:
+            raise OperatorError.of_field(
+                "protocol_version",
+                version,
+                f"workers/{self._worker.name} speaks {PROTOCOL_VERSION}",
+                reason=Reason.PROTOCOL_MISMATCH,
+            )
 
     def _find(self, handle: bytes) -> Publication:
         identity = self._worker.identity
@@ -155,21 +174,22 @@ class NegotiationService(NegotiationServiceServicer):
         layout = self._worker.require_layout()
         return pb.SourceDescription(layout=layout_to_wire(layout), ranks=self._worker.access())
 
-    def _expect_readers(self, seconds: float) -> None:
-        self._last_begun = now = time.monotonic()
-        command = dp.ExpectReaders(duration=duration(seconds + EXPECT_AHEAD_S))
+    def _expect_readers(self, seconds: float, ahead_s: float) -> None:
+        now = time.monotonic()
+        self._rest_from = max(self._rest_from, now + ahead_s)
+        command = dp.ExpectReaders(duration=duration(seconds + ahead_s))
         for link in self._links:
             session, until = self._expected.get(link.rank, (0, 0.0))
-            if link.up and (session != link.session_count or until < now + seconds):
+            if link.up and (session != link.session_count or until < now + max(seconds, ahead_s)):
                 link.post(dp.SessionRequest(expect_readers=command))
-                self._expected[link.rank] = link.session_count, now + seconds + EXPECT_AHEAD_S
+                self._expected[link.rank] = link.session_count, now + seconds + ahead_s
 
     def _look_for_readers(self) -> None:
         """Let the data planes rest once no reader is left and none has come for a while."""
         self._looking = False
         if self._publications.has_readers:
             return
-        if time.monotonic() - self._last_begun < EXPECT_AHEAD_S:
+        if time.monotonic() < self._rest_from:
             self._look_later()
             return
         for link in self._links:

@@ -30,6 +30,8 @@ CURABLE = frozenset(
         Reason.PERMISSION_DENIED,
         Reason.TRANSPORT_FAILED,
         Reason.PROTOCOL_MISMATCH,
+        Reason.TRANSPORT_MISMATCH,
+        Reason.PATH_REFUSED,
     }
 )
 """Failures of a read that another source may not have. The others are the request's or this worker's own, and neither a

@@ -257,6 +257,7 @@ class Transfers:
             record.token_count = answer.token_count
             try:
                 sums = await self._checksums(record, source, layout)
+                await self._require_floor(record, source)
             except KvferryError as error:
                 self._refuse(record, machine.SourceFailed(Failure.of(error)))
                 return
@@ -281,9 +282,17 @@ class Transfers:
         record.negotiated = True
         return sums
 
+    async def _require_floor(self, record: TransferRecord, source: Source) -> None:
+        """See to it that the ways to the source are those that are demanded; they may have to be probed first."""
+        # As for checksums: an end of the transfer ends the wait.
+        record.negotiated = False
+        await self._sources.require_floor(source, self._reading(record), record.deadline)
+        record.negotiated = True
+
     async def _answer(self, record: TransferRecord, layout: WorkerLayout) -> tuple[Source, neg.NegotiateResponse]:
         """What the source answers, if it can be used. Whatever is raised here is its own fault."""
         worker = live_source(record.source, self._worker_record)
+        self._sources.require_ways(worker, self._worker_record(self._worker))
         source, answer = await self._sources.negotiate(
             worker, record.id, record.handle, record.destination_incarnation, record.deadline
         )
@@ -308,7 +317,7 @@ class Transfers:
         sums: Mapping[int, neg.RankChecksums],
     ) -> None:
         """Give each reading rank its read. Every source rank is named: the data plane knows which it needs."""
-        links = [link for link in self._links if link.rank in record.ranks - record.life.done]
+        links = self._reading(record)
         for link in links:
             if not link.up:
                 raise DataPlaneLost(f"rank {link.rank}: no session", metadata={"rank": str(link.rank)})
@@ -322,9 +331,14 @@ class Transfers:
         for link in links:
             try:
                 self._sources.connect(source, link)
-                link.post(read_command(record, link.rank, sources, answer, self._limits.span_bytes))
+                link.post(
+                    read_command(record, link.rank, sources, answer, self._limits.span_bytes, self._sources.floor)
+                )
             except KvferryError as error:
                 self.apply(record, machine.RankFailed(link.rank, Failure.of(error, link.rank)))
+
+    def _reading(self, record: TransferRecord) -> list[RankLink]:
+        return [link for link in self._links if link.rank in record.ranks - record.life.done]
 
     def _queue_timed_out(self, record: TransferRecord) -> None:
         """Reads that wait are the data planes' to end: only they know which have been served."""

@@ -2,6 +2,7 @@
 
 import time
 
+from kvferry.core.path_floor import PathFloor
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
 from kvferry.rpc.times import duration
@@ -14,6 +15,7 @@ def read_command(
     sources: list[dp.ReadSource],
     answer: neg.NegotiateResponse,
     span_bytes: int,
+    floor: PathFloor,
 ) -> dp.SessionRequest:
     """The read of a transfer, written where it is sent from: each level of messages would copy the block lists anew."""
     command = dp.SessionRequest()
@@ -35,4 +37,5 @@ def read_command(
     # What is compared is read whole from one source: its sums are of all that is read.
     read.span_bytes = span_bytes if record.in_spans and not record.compare_every else 0
     read.compare_every = record.compare_every
+    read.require_path.extend(floor.require_path)
     return command

@@ -38,7 +38,7 @@ class Packing(NamedTuple):
 def open_staging(pool: Pool, copiers: Copiers) -> Staging:
     """Staging for one end of the packed path. Nothing is allocated before it is needed."""
     device = pool.cuda_device
-    window = Window(pool.region.address, pool.region.size_bytes)
+    window = Window(pool.memory.address, pool.memory.size_bytes)
     return Staging(window, lambda: copiers.on(device), lambda: staging_memory(device))
 
 
@@ -60,7 +60,7 @@ def open_pack_server(
         return None
     bounds = ServerBounds()
     source: ChunkSource = (
-        HostSource(Window(pool.region.address, pool.region.size_bytes))
+        HostSource(Window(pool.memory.address, pool.memory.size_bytes))
         if pool.cuda_device is None
         else PackingSource(staging, bounds.staging_seconds)
     )
@@ -85,7 +85,7 @@ def open_packed_agent(
     config: Config, pool: Pool, staging: Staging, wake: int, make_agent: Callable[[int], StagingAgent]
 ) -> PackedAgent:
     """What reads from sources that pack. ``wake``: an eventfd told of the end of batches."""
-    window = Window(pool.region.address, pool.region.size_bytes)
+    window = Window(pool.memory.address, pool.memory.size_bytes)
     sink: ChunkSink = HostSink(window) if pool.cuda_device is None else ScatteringSink(staging)
     return PackedAgent(PackReader(sink, wake), SlotReader(staging, make_agent), config.paths.wire)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from kvferry.device.copying import Window
 from kvferry_dataplane.peers import Peer
-from kvferry_dataplane.reads.lingering import LingeringConnections, hold_connections
+from kvferry_dataplane.reads.lingering import LingeringConnections
 from kvferry_dataplane.transports.memory import Region
 from kvferry_dataplane.transports.transport import TransportLibrary
 
@@ -70,8 +70,5 @@ class TransportStagingAgent:
 
     def close(self) -> None:
         """Destroy the agent."""
-        held = hold_connections()
-        try:
+        with self._lingering.kept(is_reading=True):
             self._agent.close()
-        finally:
-            self._lingering.keep(held)

@@ -11,7 +11,7 @@ from kvferry.core.planning.copies import CopyPlan
 from kvferry_dataplane.leases import WORD_BYTES
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.batches import Batch
-from kvferry_dataplane.reads.lingering import LingeringConnections, hold_connections
+from kvferry_dataplane.reads.lingering import LingeringConnections
 from kvferry_dataplane.reads.request import ReadPart
 from kvferry_dataplane.transports.memory import Region
 from kvferry_dataplane.transports.transport import TransportLibrary
@@ -148,12 +148,5 @@ class TransportReadAgent:
 
     def close(self) -> None:
         """Destroy the agent."""
-        if not self._agent.is_reading:
-            # No source has anything left to answer.
+        with self._lingering.kept(is_reading=self._agent.is_reading):
             self._agent.close()
-            return
-        held = hold_connections()
-        try:
-            self._agent.close()
-        finally:
-            self._lingering.keep(held)

@@ -15,6 +15,7 @@ import stat
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +51,25 @@ class LingeringConnections:
         self._close_at: dict[socket.socket, float] = {}
         """When our side is closed, of those where it is not."""
         self._lock = threading.Lock()
+        self._keeping = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def __len__(self) -> int:
         return len(self._order)
+
+    @contextlib.contextmanager
+    def kept(self, *, is_reading: bool) -> Iterator[None]:
+        """Around the end of an agent; one without reads in flight leaves no source with anything to answer."""
+        if not is_reading:
+            yield
+            return
+        # One at a time: each counts the descriptors of all connections.
+        with self._keeping:
+            held = hold_connections()
+            try:
+                yield
+            finally:
+                self.keep(held)
 
     def keep(self, held: Held) -> int:
         """Keep those whose first descriptor is closed by now, let go of the others; returns how many are kept."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from kvferry.core.errors import KvferryError
+from kvferry.core.path_floor import ANY_PATH, PathFloor
 from kvferry.core.planning.copies import CopyPlan, StridedCopy
 from kvferry_dataplane.paths import Path, Route
 from kvferry_dataplane.peers import Peer
@@ -28,6 +29,10 @@ class ReadPart:
     total_bytes: int = 0
     pieces_max: int = 0
     """Pieces before any are joined."""
+    floor: PathFloor = ANY_PATH
+    """Which ways it may take."""
+    only: Path | None = None
+    """For probes: the one path that is tried."""
 
     def piece_count(self) -> int:
         """About how many pieces the copies are, seen from the first of them. Takes a little planning."""

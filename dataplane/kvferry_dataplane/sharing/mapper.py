@@ -22,7 +22,7 @@ class PoolMapper:
 
     def __init__(self, pool: Pool, copiers: Copiers) -> None:
         self._pool = pool
-        self._own = Window(pool.region.address, pool.region.size_bytes)
+        self._own = Window(pool.memory.address, pool.memory.size_bytes)
         self._copiers = copiers
         self._lock = threading.Lock()
         self._own_on_device: dict[int, Window] = {}

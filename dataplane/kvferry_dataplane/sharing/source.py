@@ -119,7 +119,7 @@ def _open_source(peer: Peer, mapper: Mapper) -> Source:
             if len(descriptors) != expected:
                 raise TransportFailed(f"{len(descriptors)} descriptors came with the offer, expected {expected}")
             words = failed.enter_context(_map_words(descriptors[0], peer.lease_table.size_bytes))
-            pool = _map_pool(offer, descriptors, mapper)
+            pool = _map_pool(offer, descriptors, mapper, peer.mapped_bytes)
         failed.pop_all()
     return Source(connection, words, pool)
 
@@ -158,8 +158,8 @@ def _map_words(descriptor: int, size_bytes: int) -> mmap.mmap:
     return map_shared_memory(descriptor, size_bytes, writable=False)
 
 
-def _map_pool(offer: pb.ShareOffer, descriptors: tuple[int, ...], mapper: Mapper) -> MappedPool:
+def _map_pool(offer: pb.ShareOffer, descriptors: tuple[int, ...], mapper: Mapper, size_bytes: int) -> MappedPool:
     if offer.device != "cpu":
-        return mapper.map_cuda(offer.cuda_ipc_handle, offer.cuda_device_uuid, offer.pool_bytes)
-    require_sealed(descriptors[1], offer.pool_bytes)
-    return mapper.map_host(descriptors[1], offer.pool_bytes)
+        return mapper.map_cuda(offer.cuda_ipc_handle, offer.cuda_device_uuid, size_bytes)
+    require_sealed(descriptors[1], size_bytes)
+    return mapper.map_host(descriptors[1], size_bytes)

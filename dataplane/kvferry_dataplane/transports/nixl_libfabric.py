@@ -1,8 +1,8 @@
 """NIXL on libfabric: over TCP, or EFA and Slingshot where libfabric has them.
 
-Three things differ from NIXL on UCX. A call may wait for its peer, so calls are bounded. A failure is told to whoever
+Some things differ from NIXL on UCX. A call may wait for its peer, so calls are bounded. A failure is told to whoever
 looks next, whichever read that is about, so failures are looked for apart from reads, which NIXL then fails by itself.
-And a connection that could not be made is kept as if it had been.
+A peer introduces itself to an agent once, so agents forget nobody whom they have met; libfabric connects anew without.
 """
 
 import time
@@ -68,6 +68,8 @@ class LibfabricAgent(NixlAgent):
     def __init__(self, library: LibfabricLibrary, name: str) -> None:
         super().__init__(library, name)
         self._bounds = library.bounds
+        self._known: dict[bytes, str] = {}
+        """Names of peers by their metadata."""
 
     def add_peer(self, metadata: bytes) -> str:
         """Learn a peer; returns its agent name.
@@ -75,13 +77,18 @@ class LibfabricAgent(NixlAgent):
         Raises:
             PeerError: it does not answer.
         """
-        with self._about_one(waits=True):
-            try:
-                return super().add_peer(metadata)
-            except PeerError:
-                # NIXL takes what it has begun for a connection: a second time succeeds at once, and can be undone.
-                self.remove_peer(super().add_peer(metadata))
-                raise
+        if metadata not in self._known:
+            with self._about_one(waits=True):
+                try:
+                    self._known[metadata] = super().add_peer(metadata)
+                except PeerError:
+                    # NIXL takes what it has begun for a connection: a second time succeeds at once, and can be undone.
+                    super().remove_peer(super().add_peer(metadata))
+                    raise
+        return self._known[metadata]
+
+    def remove_peer(self, name: str) -> None:
+        """Nothing: NIXL would wait in vain for a peer to introduce itself once more when it is learned again."""
 
     def post_read(
         self,

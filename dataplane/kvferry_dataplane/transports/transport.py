@@ -17,6 +17,18 @@ class Setting:
     """Set by whoever started the process; else chosen here."""
 
 
+@dataclass(frozen=True, slots=True)
+class TransportUse:
+    """What a library uses below, by its own report."""
+
+    transport: str
+    """For example `cma` or `rc_mlx5`; several are joined by `+`; empty: it did not say."""
+    device: str
+    """For example `mlx5_0:1`, likewise."""
+    how: str
+    """For people: how it reads, or why nothing is known."""
+
+
 class TransportAgent(Protocol):
     """One end of a transport. It has no thread of its own: its owner makes progress.
 
@@ -112,4 +124,18 @@ class TransportLibrary(Protocol):
 
     def make_agent(self, name: str) -> TransportAgent:
         """An agent, to be used on the calling thread."""
+        ...
+
+    def make_reporting_agent(self, name: str) -> TransportAgent:
+        """As :meth:`make_agent`; :meth:`take_use` can tell what it uses. Names are unique within the process."""
+        ...
+
+    def take_use(self, agent_name: str) -> TransportUse:
+        """What the last agent that was made to report has used for its reads. To be asked once; what else the library
+        has said until now is forgotten.
+        """
+        ...
+
+    def forget_reports(self) -> None:
+        """Forget what the library has said: it takes memory. Not while an agent that reports is in use."""
         ...

@@ -392,7 +392,9 @@ void Agent::close() {
         if (peer->watched)
             close_endpoint(*peer);
     }
-    drain();
+    // Only who reads has such copies. A source would take up requests of readers that are gone, where UCX aborts as well.
+    if (std::any_of(peers_.begin(), peers_.end(), [](const auto &known) { return !known.second->is_idle(); }))
+        drain();
     // Gets in flight refer to the keys: what they hold then goes with the worker.
     for (const auto &[number, peer] : peers_)
         if (peer->is_idle())

@@ -13,6 +13,8 @@ from kvferry.error.v1 import error_pb2 as _error_pb2
 from kvferry.layout.v1 import layout_pb2 as _layout_pb2
 from kvferry.negotiation.v1 import negotiation_pb2 as _negotiation_pb2
 from kvferry.transfer.v1 import transfer_pb2 as _transfer_pb2
+from kvferry.worker.v1 import probe_pb2 as _probe_pb2
+from kvferry.worker.v1 import worker_pb2 as _worker_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -81,12 +83,18 @@ class DescribeResponse(_message.Message):
     ADOPTION_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     TRANSPORT_SETTINGS_FIELD_NUMBER: _builtins.int
+    TRANSPORT_VERSION_FIELD_NUMBER: _builtins.int
+    MAPS_SAME_HOST_FIELD_NUMBER: _builtins.int
     pool_socket: _builtins.str
     """Unix socket that hands out the pool."""
     huge_page_bytes: _builtins.int
     """Bytes of the pool that lie on huge pages."""
     version: _builtins.str
     """Version of kvferry."""
+    transport_version: _builtins.str
+    """Version of the library behind the transport."""
+    maps_same_host: _builtins.bool
+    """Whether it maps the memory of other data planes of its host."""
     @_builtins.property
     def access(self) -> _negotiation_pb2.RankAccess:
         """How peers reach the memory; `rank` is 0 until adopted."""
@@ -108,10 +116,12 @@ class DescribeResponse(_message.Message):
         adoption: Global___Adoption | None = ...,
         version: _builtins.str = ...,
         transport_settings: _abc.Iterable[Global___TransportSetting] | None = ...,
+        transport_version: _builtins.str = ...,
+        maps_same_host: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "adoption", b"adoption"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "adoption", b"adoption", "huge_page_bytes", b"huge_page_bytes", "pool_socket", b"pool_socket", "transport_settings", b"transport_settings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "adoption", b"adoption", "huge_page_bytes", b"huge_page_bytes", "maps_same_host", b"maps_same_host", "pool_socket", b"pool_socket", "transport_settings", b"transport_settings", "transport_version", b"transport_version", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -249,6 +259,7 @@ class SessionRequest(_message.Message):
     CANCEL_READ_FIELD_NUMBER: _builtins.int
     DEPART_FIELD_NUMBER: _builtins.int
     SUM_CHECKSUMS_FIELD_NUMBER: _builtins.int
+    SURVEY_PEER_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """Chosen by control, growing; events that answer the command carry it."""
     @_builtins.property
@@ -291,6 +302,10 @@ class SessionRequest(_message.Message):
     def sum_checksums(self) -> Global___SumChecksums:
         """Give checksums of a lease's blocks."""
 
+    @_builtins.property
+    def survey_peer(self) -> Global___SurveyPeer:
+        """Find out which paths to a source rank are possible."""
+
     def __init__(
         self,
         *,
@@ -305,12 +320,13 @@ class SessionRequest(_message.Message):
         cancel_read: Global___CancelRead | None = ...,
         depart: Global___Depart | None = ...,
         sum_checksums: Global___SumChecksums | None = ...,
+        survey_peer: Global___SurveyPeer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease", "sum_checksums", b"sum_checksums"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease", "sum_checksums", b"sum_checksums", "survey_peer", b"survey_peer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "command_id", b"command_id", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease", "sum_checksums", b"sum_checksums"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_lease", b"acquire_lease", "cancel_read", b"cancel_read", "command", b"command", "command_id", b"command_id", "connect_peer", b"connect_peer", "depart", b"depart", "disconnect_peer", b"disconnect_peer", "expect_readers", b"expect_readers", "read", b"read", "release_lease", b"release_lease", "renew_lease", b"renew_lease", "sum_checksums", b"sum_checksums", "survey_peer", b"survey_peer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["acquire_lease", "renew_lease", "release_lease", "expect_readers", "connect_peer", "disconnect_peer", "read", "cancel_read", "depart", "sum_checksums"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["acquire_lease", "renew_lease", "release_lease", "expect_readers", "connect_peer", "disconnect_peer", "read", "cancel_read", "depart", "sum_checksums", "survey_peer"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -331,6 +347,8 @@ class SessionResponse(_message.Message):
     COMMAND_REFUSED_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
     CHECKSUMS_SUMMED_FIELD_NUMBER: _builtins.int
+    PEER_ATTESTED_FIELD_NUMBER: _builtins.int
+    PEER_SURVEYED_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """The command that this answers; 0 when nothing asked for it."""
     @_builtins.property
@@ -365,6 +383,14 @@ class SessionResponse(_message.Message):
     def checksums_summed(self) -> Global___ChecksumsSummed:
         """Checksums of a lease's blocks."""
 
+    @_builtins.property
+    def peer_attested(self) -> Global___PeerAttested:
+        """What was found out about the ways to a peer."""
+
+    @_builtins.property
+    def peer_surveyed(self) -> Global___PeerSurveyed:
+        """What was found out about every path to a peer."""
+
     def __init__(
         self,
         *,
@@ -377,12 +403,14 @@ class SessionResponse(_message.Message):
         command_refused: Global___CommandRefused | None = ...,
         leaving: Global___Leaving | None = ...,
         checksums_summed: Global___ChecksumsSummed | None = ...,
+        peer_attested: Global___PeerAttested | None = ...,
+        peer_surveyed: Global___PeerSurveyed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checksums_summed", b"checksums_summed", "command_done", b"command_done", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "read_finished", b"read_finished"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checksums_summed", b"checksums_summed", "command_done", b"command_done", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "peer_attested", b"peer_attested", "peer_surveyed", b"peer_surveyed", "read_finished", b"read_finished"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksums_summed", b"checksums_summed", "command_done", b"command_done", "command_id", b"command_id", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "read_finished", b"read_finished"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksums_summed", b"checksums_summed", "command_done", b"command_done", "command_id", b"command_id", "command_refused", b"command_refused", "event", b"event", "lease_ended", b"lease_ended", "lease_granted", b"lease_granted", "leaving", b"leaving", "opened", b"opened", "peer_attested", b"peer_attested", "peer_surveyed", b"peer_surveyed", "read_finished", b"read_finished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "lease_granted", "lease_ended", "read_finished", "command_done", "command_refused", "leaving", "checksums_summed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "lease_granted", "lease_ended", "read_finished", "command_done", "command_refused", "leaving", "checksums_summed", "peer_attested", "peer_surveyed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -506,15 +534,18 @@ Global___ExpectReaders: _TypeAlias = ExpectReaders  # noqa: Y015
 
 @_typing.final
 class ConnectPeer(_message.Message):
-    """Learn a source rank. Answered by `command_done`."""
+    """Learn a source rank. Answered by `command_done`; `peer_attested` follows once real bytes of it have been read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PEER_FIELD_NUMBER: _builtins.int
     ACCESS_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
+    PROBE_AGAIN_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     """Chosen by control, unique for each life of each source rank."""
+    probe_again: _builtins.bool
+    """Read real bytes again, whatever is known."""
     @_builtins.property
     def access(self) -> _negotiation_pb2.RankAccess:
         """How to read it."""
@@ -529,10 +560,11 @@ class ConnectPeer(_message.Message):
         peer: _builtins.str = ...,
         access: _negotiation_pb2.RankAccess | None = ...,
         layout: _layout_pb2.WorkerLayout | None = ...,
+        probe_again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "layout", b"layout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "layout", b"layout", "peer", b"peer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "layout", b"layout", "peer", b"peer", "probe_again", b"probe_again"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -577,6 +609,7 @@ class Read(_message.Message):
     QUEUE_TIME_LEFT_FIELD_NUMBER: _builtins.int
     SPAN_BYTES_FIELD_NUMBER: _builtins.int
     COMPARE_EVERY_FIELD_NUMBER: _builtins.int
+    REQUIRE_PATH_FIELD_NUMBER: _builtins.int
     transfer: _builtins.str
     """The transfer's id, unique within the worker."""
     priority: _builtins.int
@@ -611,6 +644,10 @@ class Read(_message.Message):
     def queue_time_left(self) -> _duration_pb2.Duration:
         """When set, the read may wait so long for its first byte to be asked for, and `time_left` begins then."""
 
+    @_builtins.property
+    def require_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ways that the read may take, as in control's key `transfers.require_path`; empty: any."""
+
     def __init__(
         self,
         *,
@@ -625,10 +662,11 @@ class Read(_message.Message):
         queue_time_left: _duration_pb2.Duration | None = ...,
         span_bytes: _builtins.int = ...,
         compare_every: _builtins.int = ...,
+        require_path: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queue_time_left", b"queue_time_left", "time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_every", b"compare_every", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "priority", b"priority", "queue_time_left", b"queue_time_left", "source_worker", b"source_worker", "sources", b"sources", "span_bytes", b"span_bytes", "time_left", b"time_left", "token_count", b"token_count", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_every", b"compare_every", "destination_blocks", b"destination_blocks", "first_token", b"first_token", "priority", b"priority", "queue_time_left", b"queue_time_left", "require_path", b"require_path", "source_worker", b"source_worker", "sources", b"sources", "span_bytes", b"span_bytes", "time_left", b"time_left", "token_count", b"token_count", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -729,6 +767,92 @@ class ChecksumsSummed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChecksumsSummed: _TypeAlias = ChecksumsSummed  # noqa: Y015
+
+@_typing.final
+class PeerAttested(_message.Message):
+    """What was found out about the ways to a peer, by reading real bytes. Sent after its first connection, after each that
+    follows, and when a way has become slower or is as fast again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    """As given to ConnectPeer."""
+    refusal: _builtins.str
+    """Why some of them could not be attested; empty if all were."""
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.AttestedRoute]:
+        """The ways that reads of it may take."""
+
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+        routes: _abc.Iterable[_worker_pb2.AttestedRoute] | None = ...,
+        refusal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer", "refusal", b"refusal", "routes", b"routes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerAttested: _TypeAlias = PeerAttested  # noqa: Y015
+
+@_typing.final
+class SurveyPeer(_message.Message):
+    """Find out, by reading real bytes, which paths to a source rank are possible, whichever reads would take. Answered by
+    `peer_surveyed`, or refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    """As given to ConnectPeer."""
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SurveyPeer: _TypeAlias = SurveyPeer  # noqa: Y015
+
+@_typing.final
+class PeerSurveyed(_message.Message):
+    """What was found out about every path to a peer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    """As given to ConnectPeer."""
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedCompositeFieldContainer[_probe_pb2.ProbedPath]:
+        """One for each path that there is."""
+
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+        paths: _abc.Iterable[_probe_pb2.ProbedPath] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["paths", b"paths", "peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerSurveyed: _TypeAlias = PeerSurveyed  # noqa: Y015
 
 @_typing.final
 class CancelRead(_message.Message):

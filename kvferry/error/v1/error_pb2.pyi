@@ -95,6 +95,14 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The transport refused or failed in a way that is none of the above."""
     REASON_PROTOCOL_MISMATCH: _Reason.ValueType  # 57
     """The two sides speak different versions of the protocol."""
+    REASON_TRANSPORT_MISMATCH: _Reason.ValueType  # 58
+    """The two workers' transports, or the versions of the libraries behind them, do not go together; metadata `field`,
+    `source` and `destination` give both sides' values.
+    """
+    REASON_PATH_REFUSED: _Reason.ValueType  # 59
+    """The way between the two workers is none that the destination allows, or is slower than it demands; metadata `field`,
+    `source` (what there is) and `destination` (what is demanded) say which. Another pair may do.
+    """
     REASON_INTERNAL: _Reason.ValueType  # 90
     """kvferry itself is at fault."""
 
@@ -174,6 +182,14 @@ REASON_TRANSPORT_FAILED: Reason.ValueType  # 56
 """The transport refused or failed in a way that is none of the above."""
 REASON_PROTOCOL_MISMATCH: Reason.ValueType  # 57
 """The two sides speak different versions of the protocol."""
+REASON_TRANSPORT_MISMATCH: Reason.ValueType  # 58
+"""The two workers' transports, or the versions of the libraries behind them, do not go together; metadata `field`,
+`source` and `destination` give both sides' values.
+"""
+REASON_PATH_REFUSED: Reason.ValueType  # 59
+"""The way between the two workers is none that the destination allows, or is slower than it demands; metadata `field`,
+`source` (what there is) and `destination` (what is demanded) say which. Another pair may do.
+"""
 REASON_INTERNAL: Reason.ValueType  # 90
 """kvferry itself is at fault."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015

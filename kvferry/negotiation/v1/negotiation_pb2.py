@@ -25,51 +25,56 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from kvferry.error.v1 import error_pb2 as kvferry_dot_error_dot_v1_dot_error__pb2
 from kvferry.layout.v1 import layout_pb2 as kvferry_dot_layout_dot_v1_dot_layout__pb2
+from kvferry.worker.v1 import probe_pb2 as kvferry_dot_worker_dot_v1_dot_probe__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(kvferry/negotiation/v1/negotiation.proto\x12\x16kvferry.negotiation.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ckvferry/error/v1/error.proto\x1a\x1ekvferry/layout/v1/layout.proto\"\xa5\x01\n\x10NegotiateRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1a\n\x12\x64\x65stination_worker\x18\x02 \x01(\t\x12\x1f\n\x17\x64\x65stination_incarnation\x18\x03 \x01(\x04\x12\x10\n\x08transfer\x18\x04 \x01(\t\x12\x0e\n\x06handle\x18\x05 \x01(\x0c\x12\x18\n\x10want_description\x18\x06 \x01(\x08\"\x8c\x02\n\x11NegotiateResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12\x31\n\x06leases\x18\x04 \x03(\x0b\x32!.kvferry.negotiation.v1.RankLease\x12,\n\ttime_left\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12>\n\x0b\x64\x65scription\x18\x06 \x01(\x0b\x32).kvferry.negotiation.v1.SourceDescription\"5\n\tRankLease\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0c\n\x04slot\x18\x02 \x01(\r\x12\x0c\n\x04word\x18\x03 \x01(\x06\"w\n\x11SourceDescription\x12/\n\x06layout\x18\x01 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\x12\x31\n\x05ranks\x18\x02 \x03(\x0b\x32\".kvferry.negotiation.v1.RankAccess\"\xe3\x02\n\nRankAccess\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x12\n\nagent_name\x18\x04 \x01(\t\x12\x16\n\x0e\x61gent_metadata\x18\x05 \x01(\x0c\x12\x14\n\x0cpool_address\x18\x06 \x01(\x04\x12\x12\n\npool_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x64\x65vice_index\x18\x08 \x01(\r\x12\x1b\n\x13lease_table_address\x18\t \x01(\x04\x12\x18\n\x10lease_slot_count\x18\n \x01(\r\x12\x0f\n\x07\x62\x61\x63kend\x18\x0b \x01(\t\x12\x0f\n\x07host_id\x18\x0c \x01(\x0c\x12\x14\n\x0cshare_socket\x18\r \x01(\t\x12\x15\n\rpack_endpoint\x18\x0e \x01(\t\x12\x1a\n\x12pack_slots_address\x18\x0f \x01(\x04\x12\x18\n\x10pack_slots_bytes\x18\x10 \x01(\x04\"j\n\x10\x43hecksumsRequest\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12\x0e\n\x06handle\x18\x02 \x01(\x0c\x12\x34\n\x05scope\x18\x03 \x01(\x0b\x32%.kvferry.negotiation.v1.ChecksumScope\"`\n\rChecksumScope\x12\x32\n\x06starts\x18\x01 \x03(\x0b\x32\".kvferry.negotiation.v1.GroupStart\x12\r\n\x05\x65very\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x06\"0\n\nGroupStart\x12\r\n\x05group\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_token\x18\x02 \x01(\x04\"I\n\x11\x43hecksumsResponse\x12\x34\n\x05ranks\x18\x01 \x03(\x0b\x32%.kvferry.negotiation.v1.RankChecksums\"U\n\rRankChecksums\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x36\n\x06groups\x18\x02 \x03(\x0b\x32&.kvferry.negotiation.v1.GroupChecksums\"n\n\x0eGroupChecksums\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0e\n\x06\x66irsts\x18\x02 \x03(\x04\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x04\x12\x0c\n\x04rows\x18\x04 \x03(\r\x12\x11\n\trow_count\x18\x05 \x01(\r\x12\x0c\n\x04sums\x18\x06 \x01(\x0c\"k\n\x0f\x43oncludeRequest\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12\x0e\n\x06handle\x18\x02 \x01(\x0c\x12\x36\n\nconclusion\x18\x03 \x01(\x0e\x32\".kvferry.negotiation.v1.Conclusion\"\x12\n\x10\x43oncludeResponse\"D\n\x0eSessionRequest\x12\x32\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32#.kvferry.negotiation.v1.SessionCall\"\xd0\x01\n\x0bSessionCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12=\n\tnegotiate\x18\x02 \x01(\x0b\x32(.kvferry.negotiation.v1.NegotiateRequestH\x00\x12;\n\x08\x63onclude\x18\x03 \x01(\x0b\x32\'.kvferry.negotiation.v1.ConcludeRequestH\x00\x12,\n\ttime_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\n\x04\x63\x61ll\"I\n\x0fSessionResponse\x12\x36\n\x07\x61nswers\x18\x01 \x03(\x0b\x32%.kvferry.negotiation.v1.SessionAnswer\"\xd8\x01\n\rSessionAnswer\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12?\n\nnegotiated\x18\x02 \x01(\x0b\x32).kvferry.negotiation.v1.NegotiateResponseH\x00\x12,\n\x07refused\x18\x03 \x01(\x0b\x32\x19.kvferry.error.v1.RefusalH\x00\x12=\n\tconcluded\x18\x04 \x01(\x0b\x32(.kvferry.negotiation.v1.ConcludeResponseH\x00\x42\x08\n\x06\x61nswer*\\\n\nConclusion\x12\x1a\n\x16\x43ONCLUSION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONCLUSION_SUCCEEDED\x10\x01\x12\x18\n\x14\x43ONCLUSION_ABANDONED\x10\x02\x32\x97\x03\n\x12NegotiationService\x12`\n\tNegotiate\x12(.kvferry.negotiation.v1.NegotiateRequest\x1a).kvferry.negotiation.v1.NegotiateResponse\x12]\n\x08\x43onclude\x12\'.kvferry.negotiation.v1.ConcludeRequest\x1a(.kvferry.negotiation.v1.ConcludeResponse\x12`\n\tChecksums\x12(.kvferry.negotiation.v1.ChecksumsRequest\x1a).kvferry.negotiation.v1.ChecksumsResponse\x12^\n\x07Session\x12&.kvferry.negotiation.v1.SessionRequest\x1a\'.kvferry.negotiation.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(kvferry/negotiation/v1/negotiation.proto\x12\x16kvferry.negotiation.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ckvferry/error/v1/error.proto\x1a\x1ekvferry/layout/v1/layout.proto\x1a\x1dkvferry/worker/v1/probe.proto\"\xb9\x01\n\x10NegotiateRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1a\n\x12\x64\x65stination_worker\x18\x02 \x01(\t\x12\x1f\n\x17\x64\x65stination_incarnation\x18\x03 \x01(\x04\x12\x10\n\x08transfer\x18\x04 \x01(\t\x12\x0e\n\x06handle\x18\x05 \x01(\x0c\x12\x18\n\x10want_description\x18\x06 \x01(\x08\x12\x12\n\nwill_probe\x18\x32 \x01(\x08\"\x8c\x02\n\x11NegotiateResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12,\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1c.kvferry.layout.v1.BlockList\x12\x13\n\x0btoken_count\x18\x03 \x01(\x04\x12\x31\n\x06leases\x18\x04 \x03(\x0b\x32!.kvferry.negotiation.v1.RankLease\x12,\n\ttime_left\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12>\n\x0b\x64\x65scription\x18\x06 \x01(\x0b\x32).kvferry.negotiation.v1.SourceDescription\"G\n\x0f\x44\x65scribeRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1a\n\x12\x64\x65stination_worker\x18\x02 \x01(\t\"\x9a\x01\n\x10\x44\x65scribeResponse\x12\x13\n\x0bincarnation\x18\x01 \x01(\x04\x12>\n\x0b\x64\x65scription\x18\x02 \x01(\x0b\x32).kvferry.negotiation.v1.SourceDescription\x12\x31\n\x08settings\x18\x03 \x03(\x0b\x32\x1f.kvferry.worker.v1.RankSettings\"5\n\tRankLease\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0c\n\x04slot\x18\x02 \x01(\r\x12\x0c\n\x04word\x18\x03 \x01(\x06\"w\n\x11SourceDescription\x12/\n\x06layout\x18\x01 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\x12\x31\n\x05ranks\x18\x02 \x03(\x0b\x32\".kvferry.negotiation.v1.RankAccess\"\xa0\x03\n\nRankAccess\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x12\n\nagent_name\x18\x04 \x01(\t\x12\x16\n\x0e\x61gent_metadata\x18\x05 \x01(\x0c\x12\x14\n\x0cpool_address\x18\x06 \x01(\x04\x12\x12\n\npool_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x64\x65vice_index\x18\x08 \x01(\r\x12\x1b\n\x13lease_table_address\x18\t \x01(\x04\x12\x18\n\x10lease_slot_count\x18\n \x01(\r\x12\x0f\n\x07\x62\x61\x63kend\x18\x0b \x01(\t\x12\x0f\n\x07host_id\x18\x0c \x01(\x0c\x12\x14\n\x0cshare_socket\x18\r \x01(\t\x12\x15\n\rpack_endpoint\x18\x0e \x01(\t\x12\x1a\n\x12pack_slots_address\x18\x0f \x01(\x04\x12\x18\n\x10pack_slots_bytes\x18\x10 \x01(\x04\x12\x13\n\x0bprobe_bytes\x18\x32 \x01(\x04\x12\x12\n\nprobe_slot\x18\x33 \x01(\r\x12\x12\n\nprobe_word\x18\x34 \x01(\x06\"j\n\x10\x43hecksumsRequest\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12\x0e\n\x06handle\x18\x02 \x01(\x0c\x12\x34\n\x05scope\x18\x03 \x01(\x0b\x32%.kvferry.negotiation.v1.ChecksumScope\"`\n\rChecksumScope\x12\x32\n\x06starts\x18\x01 \x03(\x0b\x32\".kvferry.negotiation.v1.GroupStart\x12\r\n\x05\x65very\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x06\"0\n\nGroupStart\x12\r\n\x05group\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_token\x18\x02 \x01(\x04\"I\n\x11\x43hecksumsResponse\x12\x34\n\x05ranks\x18\x01 \x03(\x0b\x32%.kvferry.negotiation.v1.RankChecksums\"U\n\rRankChecksums\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x36\n\x06groups\x18\x02 \x03(\x0b\x32&.kvferry.negotiation.v1.GroupChecksums\"n\n\x0eGroupChecksums\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0e\n\x06\x66irsts\x18\x02 \x03(\x04\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x04\x12\x0c\n\x04rows\x18\x04 \x03(\r\x12\x11\n\trow_count\x18\x05 \x01(\r\x12\x0c\n\x04sums\x18\x06 \x01(\x0c\"k\n\x0f\x43oncludeRequest\x12\x10\n\x08transfer\x18\x01 \x01(\t\x12\x0e\n\x06handle\x18\x02 \x01(\x0c\x12\x36\n\nconclusion\x18\x03 \x01(\x0e\x32\".kvferry.negotiation.v1.Conclusion\"\x12\n\x10\x43oncludeResponse\"D\n\x0eSessionRequest\x12\x32\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32#.kvferry.negotiation.v1.SessionCall\"\xd0\x01\n\x0bSessionCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12=\n\tnegotiate\x18\x02 \x01(\x0b\x32(.kvferry.negotiation.v1.NegotiateRequestH\x00\x12;\n\x08\x63onclude\x18\x03 \x01(\x0b\x32\'.kvferry.negotiation.v1.ConcludeRequestH\x00\x12,\n\ttime_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\n\x04\x63\x61ll\"I\n\x0fSessionResponse\x12\x36\n\x07\x61nswers\x18\x01 \x03(\x0b\x32%.kvferry.negotiation.v1.SessionAnswer\"\xd8\x01\n\rSessionAnswer\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12?\n\nnegotiated\x18\x02 \x01(\x0b\x32).kvferry.negotiation.v1.NegotiateResponseH\x00\x12,\n\x07refused\x18\x03 \x01(\x0b\x32\x19.kvferry.error.v1.RefusalH\x00\x12=\n\tconcluded\x18\x04 \x01(\x0b\x32(.kvferry.negotiation.v1.ConcludeResponseH\x00\x42\x08\n\x06\x61nswer*\\\n\nConclusion\x12\x1a\n\x16\x43ONCLUSION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONCLUSION_SUCCEEDED\x10\x01\x12\x18\n\x14\x43ONCLUSION_ABANDONED\x10\x02\x32\xf6\x03\n\x12NegotiationService\x12`\n\tNegotiate\x12(.kvferry.negotiation.v1.NegotiateRequest\x1a).kvferry.negotiation.v1.NegotiateResponse\x12]\n\x08\x43onclude\x12\'.kvferry.negotiation.v1.ConcludeRequest\x1a(.kvferry.negotiation.v1.ConcludeResponse\x12]\n\x08\x44\x65scribe\x12\'.kvferry.negotiation.v1.DescribeRequest\x1a(.kvferry.negotiation.v1.DescribeResponse\x12`\n\tChecksums\x12(.kvferry.negotiation.v1.ChecksumsRequest\x1a).kvferry.negotiation.v1.ChecksumsResponse\x12^\n\x07Session\x12&.kvferry.negotiation.v1.SessionRequest\x1a\'.kvferry.negotiation.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvferry.negotiation.v1.negotiation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONCLUSION']._serialized_start=2369
-  _globals['_CONCLUSION']._serialized_end=2461
-  _globals['_NEGOTIATEREQUEST']._serialized_start=163
-  _globals['_NEGOTIATEREQUEST']._serialized_end=328
-  _globals['_NEGOTIATERESPONSE']._serialized_start=331
-  _globals['_NEGOTIATERESPONSE']._serialized_end=599
-  _globals['_RANKLEASE']._serialized_start=601
-  _globals['_RANKLEASE']._serialized_end=654
-  _globals['_SOURCEDESCRIPTION']._serialized_start=656
-  _globals['_SOURCEDESCRIPTION']._serialized_end=775
-  _globals['_RANKACCESS']._serialized_start=778
-  _globals['_RANKACCESS']._serialized_end=1133
-  _globals['_CHECKSUMSREQUEST']._serialized_start=1135
-  _globals['_CHECKSUMSREQUEST']._serialized_end=1241
-  _globals['_CHECKSUMSCOPE']._serialized_start=1243
-  _globals['_CHECKSUMSCOPE']._serialized_end=1339
-  _globals['_GROUPSTART']._serialized_start=1341
-  _globals['_GROUPSTART']._serialized_end=1389
-  _globals['_CHECKSUMSRESPONSE']._serialized_start=1391
-  _globals['_CHECKSUMSRESPONSE']._serialized_end=1464
-  _globals['_RANKCHECKSUMS']._serialized_start=1466
-  _globals['_RANKCHECKSUMS']._serialized_end=1551
-  _globals['_GROUPCHECKSUMS']._serialized_start=1553
-  _globals['_GROUPCHECKSUMS']._serialized_end=1663
-  _globals['_CONCLUDEREQUEST']._serialized_start=1665
-  _globals['_CONCLUDEREQUEST']._serialized_end=1772
-  _globals['_CONCLUDERESPONSE']._serialized_start=1774
-  _globals['_CONCLUDERESPONSE']._serialized_end=1792
-  _globals['_SESSIONREQUEST']._serialized_start=1794
-  _globals['_SESSIONREQUEST']._serialized_end=1862
-  _globals['_SESSIONCALL']._serialized_start=1865
-  _globals['_SESSIONCALL']._serialized_end=2073
-  _globals['_SESSIONRESPONSE']._serialized_start=2075
-  _globals['_SESSIONRESPONSE']._serialized_end=2148
-  _globals['_SESSIONANSWER']._serialized_start=2151
-  _globals['_SESSIONANSWER']._serialized_end=2367
-  _globals['_NEGOTIATIONSERVICE']._serialized_start=2464
-  _globals['_NEGOTIATIONSERVICE']._serialized_end=2871
+  _globals['_CONCLUSION']._serialized_start=2711
+  _globals['_CONCLUSION']._serialized_end=2803
+  _globals['_NEGOTIATEREQUEST']._serialized_start=194
+  _globals['_NEGOTIATEREQUEST']._serialized_end=379
+  _globals['_NEGOTIATERESPONSE']._serialized_start=382
+  _globals['_NEGOTIATERESPONSE']._serialized_end=650
+  _globals['_DESCRIBEREQUEST']._serialized_start=652
+  _globals['_DESCRIBEREQUEST']._serialized_end=723
+  _globals['_DESCRIBERESPONSE']._serialized_start=726
+  _globals['_DESCRIBERESPONSE']._serialized_end=880
+  _globals['_RANKLEASE']._serialized_start=882
+  _globals['_RANKLEASE']._serialized_end=935
+  _globals['_SOURCEDESCRIPTION']._serialized_start=937
+  _globals['_SOURCEDESCRIPTION']._serialized_end=1056
+  _globals['_RANKACCESS']._serialized_start=1059
+  _globals['_RANKACCESS']._serialized_end=1475
+  _globals['_CHECKSUMSREQUEST']._serialized_start=1477
+  _globals['_CHECKSUMSREQUEST']._serialized_end=1583
+  _globals['_CHECKSUMSCOPE']._serialized_start=1585
+  _globals['_CHECKSUMSCOPE']._serialized_end=1681
+  _globals['_GROUPSTART']._serialized_start=1683
+  _globals['_GROUPSTART']._serialized_end=1731
+  _globals['_CHECKSUMSRESPONSE']._serialized_start=1733
+  _globals['_CHECKSUMSRESPONSE']._serialized_end=1806
+  _globals['_RANKCHECKSUMS']._serialized_start=1808
+  _globals['_RANKCHECKSUMS']._serialized_end=1893
+  _globals['_GROUPCHECKSUMS']._serialized_start=1895
+  _globals['_GROUPCHECKSUMS']._serialized_end=2005
+  _globals['_CONCLUDEREQUEST']._serialized_start=2007
+  _globals['_CONCLUDEREQUEST']._serialized_end=2114
+  _globals['_CONCLUDERESPONSE']._serialized_start=2116
+  _globals['_CONCLUDERESPONSE']._serialized_end=2134
+  _globals['_SESSIONREQUEST']._serialized_start=2136
+  _globals['_SESSIONREQUEST']._serialized_end=2204
+  _globals['_SESSIONCALL']._serialized_start=2207
+  _globals['_SESSIONCALL']._serialized_end=2415
+  _globals['_SESSIONRESPONSE']._serialized_start=2417
+  _globals['_SESSIONRESPONSE']._serialized_end=2490
+  _globals['_SESSIONANSWER']._serialized_start=2493
+  _globals['_SESSIONANSWER']._serialized_end=2709
+  _globals['_NEGOTIATIONSERVICE']._serialized_start=2806
+  _globals['_NEGOTIATIONSERVICE']._serialized_end=3308
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from kvferry.error.v1 import error_pb2 as _error_pb2
 from kvferry.layout.v1 import layout_pb2 as _layout_pb2
+from kvferry.worker.v1 import probe_pb2 as _probe_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -58,6 +59,7 @@ class NegotiateRequest(_message.Message):
     TRANSFER_FIELD_NUMBER: _builtins.int
     HANDLE_FIELD_NUMBER: _builtins.int
     WANT_DESCRIPTION_FIELD_NUMBER: _builtins.int
+    WILL_PROBE_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol that the caller speaks."""
     destination_worker: _builtins.str
@@ -70,6 +72,8 @@ class NegotiateRequest(_message.Message):
     """As the engine gave it."""
     want_description: _builtins.bool
     """Ask for `description`, since the caller does not know this incarnation yet."""
+    will_probe: _builtins.bool
+    """The caller's data planes are about to probe: the source's make progress for that, some seconds longer than for reads."""
     def __init__(
         self,
         *,
@@ -79,10 +83,11 @@ class NegotiateRequest(_message.Message):
         transfer: _builtins.str = ...,
         handle: _builtins.bytes = ...,
         want_description: _builtins.bool = ...,
+        will_probe: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_incarnation", b"destination_incarnation", "destination_worker", b"destination_worker", "handle", b"handle", "protocol_version", b"protocol_version", "transfer", b"transfer", "want_description", b"want_description"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_incarnation", b"destination_incarnation", "destination_worker", b"destination_worker", "handle", b"handle", "protocol_version", b"protocol_version", "transfer", b"transfer", "want_description", b"want_description", "will_probe", b"will_probe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -137,6 +142,66 @@ class NegotiateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NegotiateResponse: _TypeAlias = NegotiateResponse  # noqa: Y015
+
+@_typing.final
+class DescribeRequest(_message.Message):
+    """Request of Describe."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    DESTINATION_WORKER_FIELD_NUMBER: _builtins.int
+    protocol_version: _builtins.int
+    """Version of this protocol that the caller speaks."""
+    destination_worker: _builtins.str
+    """Name of the worker that will read."""
+    def __init__(
+        self,
+        *,
+        protocol_version: _builtins.int = ...,
+        destination_worker: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_worker", b"destination_worker", "protocol_version", b"protocol_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeRequest: _TypeAlias = DescribeRequest  # noqa: Y015
+
+@_typing.final
+class DescribeResponse(_message.Message):
+    """Response of Describe."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.int
+    """The source's incarnation."""
+    @_builtins.property
+    def description(self) -> Global___SourceDescription:
+        """What it holds, and how to reach it."""
+
+    @_builtins.property
+    def settings(self) -> _containers.RepeatedCompositeFieldContainer[_probe_pb2.RankSettings]:
+        """What the environments of its data planes set of their transports."""
+
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.int = ...,
+        description: Global___SourceDescription | None = ...,
+        settings: _abc.Iterable[_probe_pb2.RankSettings] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "incarnation", b"incarnation", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
 
 @_typing.final
 class RankLease(_message.Message):
@@ -220,6 +285,9 @@ class RankAccess(_message.Message):
     PACK_ENDPOINT_FIELD_NUMBER: _builtins.int
     PACK_SLOTS_ADDRESS_FIELD_NUMBER: _builtins.int
     PACK_SLOTS_BYTES_FIELD_NUMBER: _builtins.int
+    PROBE_BYTES_FIELD_NUMBER: _builtins.int
+    PROBE_SLOT_FIELD_NUMBER: _builtins.int
+    PROBE_WORD_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Index of the rank."""
     device: _builtins.str
@@ -254,6 +322,14 @@ class RankAccess(_message.Message):
     """Address of the staging slots that the agent lets readers read; 0 where packed chunks are only sent."""
     pack_slots_bytes: _builtins.int
     """Size of all staging slots; 0 where there are none."""
+    probe_bytes: _builtins.int
+    """Bytes right behind the pool, in the same memory, that hold a pattern which follows from `boot_id`: readers measure the
+    way to the pool with them. 0 if there are none.
+    """
+    probe_slot: _builtins.int
+    """Index of a lease word that holds for as long as the data plane lives, for reads of those bytes."""
+    probe_word: _builtins.int
+    """That word."""
     def __init__(
         self,
         *,
@@ -273,10 +349,13 @@ class RankAccess(_message.Message):
         pack_endpoint: _builtins.str = ...,
         pack_slots_address: _builtins.int = ...,
         pack_slots_bytes: _builtins.int = ...,
+        probe_bytes: _builtins.int = ...,
+        probe_slot: _builtins.int = ...,
+        probe_word: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_metadata", b"agent_metadata", "agent_name", b"agent_name", "backend", b"backend", "boot_id", b"boot_id", "device", b"device", "device_index", b"device_index", "host_id", b"host_id", "lease_slot_count", b"lease_slot_count", "lease_table_address", b"lease_table_address", "pack_endpoint", b"pack_endpoint", "pack_slots_address", b"pack_slots_address", "pack_slots_bytes", b"pack_slots_bytes", "pool_address", b"pool_address", "pool_bytes", b"pool_bytes", "rank", b"rank", "share_socket", b"share_socket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_metadata", b"agent_metadata", "agent_name", b"agent_name", "backend", b"backend", "boot_id", b"boot_id", "device", b"device", "device_index", b"device_index", "host_id", b"host_id", "lease_slot_count", b"lease_slot_count", "lease_table_address", b"lease_table_address", "pack_endpoint", b"pack_endpoint", "pack_slots_address", b"pack_slots_address", "pack_slots_bytes", b"pack_slots_bytes", "pool_address", b"pool_address", "pool_bytes", b"pool_bytes", "probe_bytes", b"probe_bytes", "probe_slot", b"probe_slot", "probe_word", b"probe_word", "rank", b"rank", "share_socket", b"share_socket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,11 @@ class NegotiationServiceStub(object):
                 request_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeRequest.SerializeToString,
                 response_deserializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeResponse.FromString,
                 _registered_method=True)
+        self.Describe = channel.unary_unary(
+                '/kvferry.negotiation.v1.NegotiationService/Describe',
+                request_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.DescribeResponse.FromString,
+                _registered_method=True)
         self.Checksums = channel.unary_unary(
                 '/kvferry.negotiation.v1.NegotiationService/Checksums',
                 request_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ChecksumsRequest.SerializeToString,
@@ -70,6 +75,14 @@ class NegotiationServiceServicer(object):
 
     def Conclude(self, request, context):
         """Says that a transfer is over. Idempotent; if it is lost, the lease expires by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Describe(self, request, context):
+        """Asks what does not change while the source worker lives, without a publication: to probe the ways to it. Its data
+        planes serve readers until the gRPC deadline, at most a minute.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,6 +115,11 @@ def add_NegotiationServiceServicer_to_server(servicer, server):
                     servicer.Conclude,
                     request_deserializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeRequest.FromString,
                     response_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeResponse.SerializeToString,
+            ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.DescribeRequest.FromString,
+                    response_serializer=kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.DescribeResponse.SerializeToString,
             ),
             'Checksums': grpc.unary_unary_rpc_method_handler(
                     servicer.Checksums,
@@ -169,6 +187,33 @@ class NegotiationService(object):
             '/kvferry.negotiation.v1.NegotiationService/Conclude',
             kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeRequest.SerializeToString,
             kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.ConcludeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvferry.negotiation.v1.NegotiationService/Describe',
+            kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.DescribeRequest.SerializeToString,
+            kvferry_dot_negotiation_dot_v1_dot_negotiation__pb2.DescribeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class NegotiationServiceStub:
     """Asks for what is needed to read a publication. The gRPC deadline is the transfer's. Idempotent by `transfer`."""
     Conclude: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ConcludeRequest, _negotiation_pb2.ConcludeResponse]
     """Says that a transfer is over. Idempotent; if it is lost, the lease expires by itself."""
+    Describe: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.DescribeRequest, _negotiation_pb2.DescribeResponse]
+    """Asks what does not change while the source worker lives, without a publication: to probe the ways to it. Its data
+    planes serve readers until the gRPC deadline, at most a minute.
+    """
     Checksums: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ChecksumsRequest, _negotiation_pb2.ChecksumsResponse]
     """Asks for the checksums of a publication, for a transfer that compares them. Idempotent."""
     Session: _grpc.StreamStreamMultiCallable[_negotiation_pb2.SessionRequest, _negotiation_pb2.SessionResponse]
@@ -53,6 +57,10 @@ class NegotiationServiceAsyncStub(NegotiationServiceStub):
     """Asks for what is needed to read a publication. The gRPC deadline is the transfer's. Idempotent by `transfer`."""
     Conclude: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ConcludeRequest, _negotiation_pb2.ConcludeResponse]  # type: ignore[assignment]
     """Says that a transfer is over. Idempotent; if it is lost, the lease expires by itself."""
+    Describe: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.DescribeRequest, _negotiation_pb2.DescribeResponse]  # type: ignore[assignment]
+    """Asks what does not change while the source worker lives, without a publication: to probe the ways to it. Its data
+    planes serve readers until the gRPC deadline, at most a minute.
+    """
     Checksums: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ChecksumsRequest, _negotiation_pb2.ChecksumsResponse]  # type: ignore[assignment]
     """Asks for the checksums of a publication, for a transfer that compares them. Idempotent."""
     Session: _aio.StreamStreamMultiCallable[_negotiation_pb2.SessionRequest, _negotiation_pb2.SessionResponse]  # type: ignore[assignment]
@@ -78,6 +86,16 @@ class NegotiationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_negotiation_pb2.ConcludeResponse, _abc.Awaitable[_negotiation_pb2.ConcludeResponse]]:
         """Says that a transfer is over. Idempotent; if it is lost, the lease expires by itself."""
+
+    @_abc_1.abstractmethod
+    def Describe(
+        self,
+        request: _negotiation_pb2.DescribeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_negotiation_pb2.DescribeResponse, _abc.Awaitable[_negotiation_pb2.DescribeResponse]]:
+        """Asks what does not change while the source worker lives, without a publication: to probe the ways to it. Its data
+        planes serve readers until the gRPC deadline, at most a minute.
+        """
 
     @_abc_1.abstractmethod
     def Checksums(

@@ -25,49 +25,56 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from kvferry.error.v1 import error_pb2 as kvferry_dot_error_dot_v1_dot_error__pb2
 from kvferry.layout.v1 import layout_pb2 as kvferry_dot_layout_dot_v1_dot_layout__pb2
+from kvferry.transfer.v1 import transfer_pb2 as kvferry_dot_transfer_dot_v1_dot_transfer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekvferry/worker/v1/worker.proto\x12\x11kvferry.worker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ckvferry/error/v1/error.proto\x1a\x1ekvferry/layout/v1/layout.proto\"\xb2\x02\n\x0cWorkerRecord\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.kvferry.worker.v1.Role\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.kvferry.worker.v1.WorkerState\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\x1c\n\x14\x65xplicit_incarnation\x18\x05 \x01(\x04\x12\x13\n\x0binstance_id\x18\x06 \x01(\x0c\x12\x18\n\x10protocol_version\x18\x07 \x01(\r\x12/\n\x06layout\x18\x08 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\x12,\n\x05ranks\x18\t \x03(\x0b\x32\x1d.kvferry.worker.v1.RankRecord\"N\n\nRankRecord\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x12\n\npool_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06method\x18\x04 \x01(\t\"\xf2\x01\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12%\n\x04role\x18\x03 \x01(\x0e\x32\x17.kvferry.worker.v1.Role\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.kvferry.worker.v1.WorkerState\x12\x10\n\x08\x65ndpoint\x18\x05 \x01(\t\x12/\n\x06layout\x18\x06 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\x12,\n\x05ranks\x18\x07 \x03(\x0b\x32\x1d.kvferry.worker.v1.RankRecord\"h\n\x08Mismatch\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.kvferry.error.v1.Reason\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x04 \x01(\t\"\xbf\x01\n\x04Pair\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x1a\n\x12source_incarnation\x18\x02 \x01(\x04\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\x1f\n\x17\x64\x65stination_incarnation\x18\x04 \x01(\x04\x12\x12\n\ncompatible\x18\x05 \x01(\x08\x12/\n\nmismatches\x18\x06 \x03(\x0b\x32\x1b.kvferry.worker.v1.Mismatch\x12\x10\n\x08\x64raining\x18- \x03(\t\";\n\x12ListWorkersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\xa3\x01\n\x13ListWorkersResponse\x12*\n\x07workers\x18\x01 \x03(\x0b\x32\x19.kvferry.worker.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x16\n\x0e\x65tcd_connected\x18\x03 \x01(\x08\x12/\n\x0csnapshot_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\" \n\x10GetWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x11GetWorkerResponse\x12)\n\x06worker\x18\x01 \x01(\x0b\x32\x19.kvferry.worker.v1.Worker\"\x15\n\x13WatchWorkersRequest\"l\n\x14WatchWorkersResponse\x12*\n\x07workers\x18\x01 \x03(\x0b\x32\x19.kvferry.worker.v1.Worker\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x16\n\x0e\x65tcd_connected\x18\x03 \x01(\x08\"7\n\x10\x43heckPairRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\":\n\x11\x43heckPairResponse\x12%\n\x04pair\x18\x01 \x01(\x0b\x32\x17.kvferry.worker.v1.Pair\"R\n\x10ListPairsRequest\x12\x17\n\x0f\x63ompatible_only\x18\x01 \x01(\x08\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x11ListPairsResponse\x12&\n\x05pairs\x18\x01 \x03(\x0b\x32\x17.kvferry.worker.v1.Pair\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*N\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x0f\n\x0bROLE_DECODE\x10\x02\x12\r\n\tROLE_BOTH\x10\x03*\x97\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x12\x1c\n\x18WORKER_STATE_ENGINE_LOST\x10\x04\x32\xd8\x03\n\rWorkerService\x12\\\n\x0bListWorkers\x12%.kvferry.worker.v1.ListWorkersRequest\x1a&.kvferry.worker.v1.ListWorkersResponse\x12V\n\tGetWorker\x12#.kvferry.worker.v1.GetWorkerRequest\x1a$.kvferry.worker.v1.GetWorkerResponse\x12\x61\n\x0cWatchWorkers\x12&.kvferry.worker.v1.WatchWorkersRequest\x1a\'.kvferry.worker.v1.WatchWorkersResponse0\x01\x12V\n\tCheckPair\x12#.kvferry.worker.v1.CheckPairRequest\x1a$.kvferry.worker.v1.CheckPairResponse\x12V\n\tListPairs\x12#.kvferry.worker.v1.ListPairsRequest\x1a$.kvferry.worker.v1.ListPairsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekvferry/worker/v1/worker.proto\x12\x11kvferry.worker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ckvferry/error/v1/error.proto\x1a\x1ekvferry/layout/v1/layout.proto\x1a\"kvferry/transfer/v1/transfer.proto\"\xa5\x03\n\x0cWorkerRecord\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.kvferry.worker.v1.Role\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.kvferry.worker.v1.WorkerState\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\x1c\n\x14\x65xplicit_incarnation\x18\x05 \x01(\x04\x12\x13\n\x0binstance_id\x18\x06 \x01(\x0c\x12\x18\n\x10protocol_version\x18\x07 \x01(\r\x12/\n\x06layout\x18\x08 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\x12,\n\x05ranks\x18\t \x03(\x0b\x32\x1d.kvferry.worker.v1.RankRecord\x12\x0f\n\x07version\x18\x32 \x01(\t\x12+\n\x05\x66loor\x18\x33 \x01(\x0b\x32\x1c.kvferry.worker.v1.PathFloor\x12\x33\n\x08\x61ttested\x18\x34 \x03(\x0b\x32!.kvferry.worker.v1.AttestedSource\"\x8f\x01\n\nRankRecord\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x12\n\npool_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x16\n\x0emethod_version\x18\x32 \x01(\t\x12\x0f\n\x07host_id\x18\x33 \x01(\x0c\x12\x16\n\x0emaps_same_host\x18\x34 \x01(\x08\";\n\tPathFloor\x12\x14\n\x0crequire_path\x18\x01 \x03(\t\x12\x18\n\x10min_gbytes_per_s\x18\x02 \x01(\x01\"\x9e\x02\n\rAttestedRoute\x12\'\n\x04path\x18\x01 \x01(\x0e\x32\x19.kvferry.transfer.v1.Path\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x11\n\ttransport\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x14\n\x0cgbytes_per_s\x18\x05 \x01(\x01\x12\x1a\n\x12small_gbytes_per_s\x18\x06 \x01(\x01\x12*\n\x07latency\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x64\x65graded\x18\x08 \x01(\x08\x12\x19\n\x11\x62\x65st_gbytes_per_s\x18\t \x01(\x01\x12\x17\n\x0frank_pair_count\x18\n \x01(\r\x12\x0c\n\x04note\x18\x0b \x01(\t\"\x8d\x01\n\x0e\x41ttestedSource\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12\x13\n\x0binstance_id\x18\x03 \x01(\x0c\x12\x30\n\x06routes\x18\x04 \x03(\x0b\x32 .kvferry.worker.v1.AttestedRoute\x12\x0f\n\x07refusal\x18\x05 \x01(\t\"\xf2\x01\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\x12%\n\x04role\x18\x03 \x01(\x0e\x32\x17.kvferry.worker.v1.Role\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.kvferry.worker.v1.WorkerState\x12\x10\n\x08\x65ndpoint\x18\x05 \x01(\t\x12/\n\x06layout\x18\x06 \x01(\x0b\x32\x1f.kvferry.layout.v1.WorkerLayout\x12,\n\x05ranks\x18\x07 \x03(\x0b\x32\x1d.kvferry.worker.v1.RankRecord\"h\n\x08Mismatch\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.kvferry.error.v1.Reason\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x04 \x01(\t\"\xa0\x02\n\x04Pair\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x1a\n\x12source_incarnation\x18\x02 \x01(\x04\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\x1f\n\x17\x64\x65stination_incarnation\x18\x04 \x01(\x04\x12\x12\n\ncompatible\x18\x05 \x01(\x08\x12/\n\nmismatches\x18\x06 \x03(\x0b\x32\x1b.kvferry.worker.v1.Mismatch\x12\x10\n\x08\x64raining\x18- \x03(\t\x12\x30\n\x06routes\x18\x32 \x03(\x0b\x32 .kvferry.worker.v1.AttestedRoute\x12\x1b\n\x13\x61ttestation_refusal\x18\x33 \x01(\t\x12\x10\n\x08warnings\x18\x34 \x03(\t\";\n\x12ListWorkersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\xa3\x01\n\x13ListWorkersResponse\x12*\n\x07workers\x18\x01 \x03(\x0b\x32\x19.kvferry.worker.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x16\n\x0e\x65tcd_connected\x18\x03 \x01(\x08\x12/\n\x0csnapshot_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\" \n\x10GetWorkerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x11GetWorkerResponse\x12)\n\x06worker\x18\x01 \x01(\x0b\x32\x19.kvferry.worker.v1.Worker\"\x15\n\x13WatchWorkersRequest\"l\n\x14WatchWorkersResponse\x12*\n\x07workers\x18\x01 \x03(\x0b\x32\x19.kvferry.worker.v1.Worker\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x16\n\x0e\x65tcd_connected\x18\x03 \x01(\x08\"7\n\x10\x43heckPairRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\":\n\x11\x43heckPairResponse\x12%\n\x04pair\x18\x01 \x01(\x0b\x32\x17.kvferry.worker.v1.Pair\"R\n\x10ListPairsRequest\x12\x17\n\x0f\x63ompatible_only\x18\x01 \x01(\x08\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x11ListPairsResponse\x12&\n\x05pairs\x18\x01 \x03(\x0b\x32\x17.kvferry.worker.v1.Pair\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*N\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x0f\n\x0bROLE_DECODE\x10\x02\x12\r\n\tROLE_BOTH\x10\x03*\x97\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_STATE_STARTING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x12\x1c\n\x18WORKER_STATE_ENGINE_LOST\x10\x04\x32\xd8\x03\n\rWorkerService\x12\\\n\x0bListWorkers\x12%.kvferry.worker.v1.ListWorkersRequest\x1a&.kvferry.worker.v1.ListWorkersResponse\x12V\n\tGetWorker\x12#.kvferry.worker.v1.GetWorkerRequest\x1a$.kvferry.worker.v1.GetWorkerResponse\x12\x61\n\x0cWatchWorkers\x12&.kvferry.worker.v1.WatchWorkersRequest\x1a\'.kvferry.worker.v1.WatchWorkersResponse0\x01\x12V\n\tCheckPair\x12#.kvferry.worker.v1.CheckPairRequest\x1a$.kvferry.worker.v1.CheckPairResponse\x12V\n\tListPairs\x12#.kvferry.worker.v1.ListPairsRequest\x1a$.kvferry.worker.v1.ListPairsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvferry.worker.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1826
-  _globals['_ROLE']._serialized_end=1904
-  _globals['_WORKERSTATE']._serialized_start=1907
-  _globals['_WORKERSTATE']._serialized_end=2058
-  _globals['_WORKERRECORD']._serialized_start=148
-  _globals['_WORKERRECORD']._serialized_end=454
-  _globals['_RANKRECORD']._serialized_start=456
-  _globals['_RANKRECORD']._serialized_end=534
-  _globals['_WORKER']._serialized_start=537
-  _globals['_WORKER']._serialized_end=779
-  _globals['_MISMATCH']._serialized_start=781
-  _globals['_MISMATCH']._serialized_end=885
-  _globals['_PAIR']._serialized_start=888
-  _globals['_PAIR']._serialized_end=1079
-  _globals['_LISTWORKERSREQUEST']._serialized_start=1081
-  _globals['_LISTWORKERSREQUEST']._serialized_end=1140
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=1143
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=1306
-  _globals['_GETWORKERREQUEST']._serialized_start=1308
-  _globals['_GETWORKERREQUEST']._serialized_end=1340
-  _globals['_GETWORKERRESPONSE']._serialized_start=1342
-  _globals['_GETWORKERRESPONSE']._serialized_end=1404
-  _globals['_WATCHWORKERSREQUEST']._serialized_start=1406
-  _globals['_WATCHWORKERSREQUEST']._serialized_end=1427
-  _globals['_WATCHWORKERSRESPONSE']._serialized_start=1429
-  _globals['_WATCHWORKERSRESPONSE']._serialized_end=1537
-  _globals['_CHECKPAIRREQUEST']._serialized_start=1539
-  _globals['_CHECKPAIRREQUEST']._serialized_end=1594
-  _globals['_CHECKPAIRRESPONSE']._serialized_start=1596
-  _globals['_CHECKPAIRRESPONSE']._serialized_end=1654
-  _globals['_LISTPAIRSREQUEST']._serialized_start=1656
-  _globals['_LISTPAIRSREQUEST']._serialized_end=1738
-  _globals['_LISTPAIRSRESPONSE']._serialized_start=1740
-  _globals['_LISTPAIRSRESPONSE']._serialized_end=1824
-  _globals['_WORKERSERVICE']._serialized_start=2061
-  _globals['_WORKERSERVICE']._serialized_end=2533
+  _globals['_ROLE']._serialized_start=2634
+  _globals['_ROLE']._serialized_end=2712
+  _globals['_WORKERSTATE']._serialized_start=2715
+  _globals['_WORKERSTATE']._serialized_end=2866
+  _globals['_WORKERRECORD']._serialized_start=184
+  _globals['_WORKERRECORD']._serialized_end=605
+  _globals['_RANKRECORD']._serialized_start=608
+  _globals['_RANKRECORD']._serialized_end=751
+  _globals['_PATHFLOOR']._serialized_start=753
+  _globals['_PATHFLOOR']._serialized_end=812
+  _globals['_ATTESTEDROUTE']._serialized_start=815
+  _globals['_ATTESTEDROUTE']._serialized_end=1101
+  _globals['_ATTESTEDSOURCE']._serialized_start=1104
+  _globals['_ATTESTEDSOURCE']._serialized_end=1245
+  _globals['_WORKER']._serialized_start=1248
+  _globals['_WORKER']._serialized_end=1490
+  _globals['_MISMATCH']._serialized_start=1492
+  _globals['_MISMATCH']._serialized_end=1596
+  _globals['_PAIR']._serialized_start=1599
+  _globals['_PAIR']._serialized_end=1887
+  _globals['_LISTWORKERSREQUEST']._serialized_start=1889
+  _globals['_LISTWORKERSREQUEST']._serialized_end=1948
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=1951
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=2114
+  _globals['_GETWORKERREQUEST']._serialized_start=2116
+  _globals['_GETWORKERREQUEST']._serialized_end=2148
+  _globals['_GETWORKERRESPONSE']._serialized_start=2150
+  _globals['_GETWORKERRESPONSE']._serialized_end=2212
+  _globals['_WATCHWORKERSREQUEST']._serialized_start=2214
+  _globals['_WATCHWORKERSREQUEST']._serialized_end=2235
+  _globals['_WATCHWORKERSRESPONSE']._serialized_start=2237
+  _globals['_WATCHWORKERSRESPONSE']._serialized_end=2345
+  _globals['_CHECKPAIRREQUEST']._serialized_start=2347
+  _globals['_CHECKPAIRREQUEST']._serialized_end=2402
+  _globals['_CHECKPAIRRESPONSE']._serialized_start=2404
+  _globals['_CHECKPAIRRESPONSE']._serialized_end=2462
+  _globals['_LISTPAIRSREQUEST']._serialized_start=2464
+  _globals['_LISTPAIRSREQUEST']._serialized_end=2546
+  _globals['_LISTPAIRSRESPONSE']._serialized_start=2548
+  _globals['_LISTPAIRSRESPONSE']._serialized_end=2632
+  _globals['_WORKERSERVICE']._serialized_start=2869
+  _globals['_WORKERSERVICE']._serialized_end=3341
 # @@protoc_insertion_point(module_scope)

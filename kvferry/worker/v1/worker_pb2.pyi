@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from kvferry.error.v1 import error_pb2 as _error_pb2
 from kvferry.layout.v1 import layout_pb2 as _layout_pb2
+from kvferry.transfer.v1 import transfer_pb2 as _transfer_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -97,6 +98,9 @@ class WorkerRecord(_message.Message):
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
     RANKS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FLOOR_FIELD_NUMBER: _builtins.int
+    ATTESTED_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """The worker's name, the last part of the key."""
     role: Global___Role.ValueType
@@ -111,6 +115,8 @@ class WorkerRecord(_message.Message):
     """Random identity of this life of the worker, 16 bytes."""
     protocol_version: _builtins.int
     """Version of the negotiation protocol it speaks."""
+    version: _builtins.str
+    """Version of kvferry."""
     @_builtins.property
     def layout(self) -> _layout_pb2.WorkerLayout:
         """Unset until an engine has declared it."""
@@ -118,6 +124,14 @@ class WorkerRecord(_message.Message):
     @_builtins.property
     def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankRecord]:
         """One per rank."""
+
+    @_builtins.property
+    def floor(self) -> Global___PathFloor:
+        """What this worker demands of the ways on which it pulls."""
+
+    @_builtins.property
+    def attested(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttestedSource]:
+        """What it has attested of the workers that it pulled from."""
 
     def __init__(
         self,
@@ -131,10 +145,13 @@ class WorkerRecord(_message.Message):
         protocol_version: _builtins.int = ...,
         layout: _layout_pb2.WorkerLayout | None = ...,
         ranks: _abc.Iterable[Global___RankRecord] | None = ...,
+        version: _builtins.str = ...,
+        floor: Global___PathFloor | None = ...,
+        attested: _abc.Iterable[Global___AttestedSource] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["floor", b"floor", "layout", b"layout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "explicit_incarnation", b"explicit_incarnation", "instance_id", b"instance_id", "layout", b"layout", "protocol_version", b"protocol_version", "ranks", b"ranks", "role", b"role", "state", b"state", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attested", b"attested", "endpoint", b"endpoint", "explicit_incarnation", b"explicit_incarnation", "floor", b"floor", "instance_id", b"instance_id", "layout", b"layout", "protocol_version", b"protocol_version", "ranks", b"ranks", "role", b"role", "state", b"state", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -150,6 +167,9 @@ class RankRecord(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     POOL_BYTES_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
+    METHOD_VERSION_FIELD_NUMBER: _builtins.int
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    MAPS_SAME_HOST_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Index of the rank, from 0."""
     device: _builtins.str
@@ -157,7 +177,13 @@ class RankRecord(_message.Message):
     pool_bytes: _builtins.int
     """Size of its pool."""
     method: _builtins.str
-    """Transfer method and backend it offers, for example `nixl/ucx`."""
+    """Transfer method and backend it offers, for example `nixl/UCX`."""
+    method_version: _builtins.str
+    """Version of the library behind the method, for example `1.5.1`; empty: not known."""
+    host_id: _builtins.bytes
+    """Identity of the running kernel that the rank lives on; empty if it shares no memory with others of its host."""
+    maps_same_host: _builtins.bool
+    """Whether the rank maps the memory of others of its host."""
     def __init__(
         self,
         *,
@@ -165,14 +191,151 @@ class RankRecord(_message.Message):
         device: _builtins.str = ...,
         pool_bytes: _builtins.int = ...,
         method: _builtins.str = ...,
+        method_version: _builtins.str = ...,
+        host_id: _builtins.bytes = ...,
+        maps_same_host: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "method", b"method", "pool_bytes", b"pool_bytes", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "host_id", b"host_id", "maps_same_host", b"maps_same_host", "method", b"method", "method_version", b"method_version", "pool_bytes", b"pool_bytes", "rank", b"rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RankRecord: _TypeAlias = RankRecord  # noqa: Y015
+
+@_typing.final
+class PathFloor(_message.Message):
+    """What a worker demands of the ways on which it pulls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUIRE_PATH_FIELD_NUMBER: _builtins.int
+    MIN_GBYTES_PER_S_FIELD_NUMBER: _builtins.int
+    min_gbytes_per_s: _builtins.float
+    """As in control's key `transfers.min_gbytes_per_s`; 0: any rate will do."""
+    @_builtins.property
+    def require_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in control's key `transfers.require_path`; empty: any way will do."""
+
+    def __init__(
+        self,
+        *,
+        require_path: _abc.Iterable[_builtins.str] | None = ...,
+        min_gbytes_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_gbytes_per_s", b"min_gbytes_per_s", "require_path", b"require_path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathFloor: _TypeAlias = PathFloor  # noqa: Y015
+
+@_typing.final
+class AttestedRoute(_message.Message):
+    """A way between two workers, found out by reading real bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    GBYTES_PER_S_FIELD_NUMBER: _builtins.int
+    SMALL_GBYTES_PER_S_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    BEST_GBYTES_PER_S_FIELD_NUMBER: _builtins.int
+    RANK_PAIR_COUNT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    path: _transfer_pb2.Path.ValueType
+    """How bytes travel."""
+    backend: _builtins.str
+    """What lies below the path, as in transfers."""
+    transport: _builtins.str
+    """What the backend used, by its own report, for example `cma`, `tcp` or `rc_mlx5`; empty: it did not say, and `note` says
+    why.
+    """
+    device: _builtins.str
+    """Its devices, for example `eth0` or `mlx5_0:1`; empty: not known."""
+    gbytes_per_s: _builtins.float
+    """Rate of pieces of 1 MiB."""
+    small_gbytes_per_s: _builtins.float
+    """Rate of pieces of 4 KiB."""
+    degraded: _builtins.bool
+    """Whether it has lost more than half of the highest rate."""
+    best_gbytes_per_s: _builtins.float
+    """The highest rate that it was ever attested with."""
+    rank_pair_count: _builtins.int
+    """Pairs of ranks that this holds for: the slowest of them is shown."""
+    note: _builtins.str
+    """For people."""
+    @_builtins.property
+    def latency(self) -> _duration_pb2.Duration:
+        """Of a read of 64 bytes."""
+
+    def __init__(
+        self,
+        *,
+        path: _transfer_pb2.Path.ValueType = ...,
+        backend: _builtins.str = ...,
+        transport: _builtins.str = ...,
+        device: _builtins.str = ...,
+        gbytes_per_s: _builtins.float = ...,
+        small_gbytes_per_s: _builtins.float = ...,
+        latency: _duration_pb2.Duration | None = ...,
+        degraded: _builtins.bool = ...,
+        best_gbytes_per_s: _builtins.float = ...,
+        rank_pair_count: _builtins.int = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "best_gbytes_per_s", b"best_gbytes_per_s", "degraded", b"degraded", "device", b"device", "gbytes_per_s", b"gbytes_per_s", "latency", b"latency", "note", b"note", "path", b"path", "rank_pair_count", b"rank_pair_count", "small_gbytes_per_s", b"small_gbytes_per_s", "transport", b"transport"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttestedRoute: _TypeAlias = AttestedRoute  # noqa: Y015
+
+@_typing.final
+class AttestedSource(_message.Message):
+    """What a worker has attested of another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    """Name of the source worker."""
+    incarnation: _builtins.int
+    """Its incarnation."""
+    instance_id: _builtins.bytes
+    """Identity of this life of it."""
+    refusal: _builtins.str
+    """Why some of it could not be attested; empty if all was."""
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttestedRoute]:
+        """The ways to it."""
+
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
+        instance_id: _builtins.bytes = ...,
+        routes: _abc.Iterable[Global___AttestedRoute] | None = ...,
+        refusal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "instance_id", b"instance_id", "refusal", b"refusal", "routes", b"routes", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttestedSource: _TypeAlias = AttestedSource  # noqa: Y015
 
 @_typing.final
 class Worker(_message.Message):
@@ -271,6 +434,9 @@ class Pair(_message.Message):
     COMPATIBLE_FIELD_NUMBER: _builtins.int
     MISMATCHES_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    ATTESTATION_REFUSAL_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """`workers/{worker}` of the prefill worker."""
     source_incarnation: _builtins.int
@@ -281,6 +447,8 @@ class Pair(_message.Message):
     """Its incarnation."""
     compatible: _builtins.bool
     """Whether what the one holds fits the other."""
+    attestation_refusal: _builtins.str
+    """Why some of them could not be attested; empty if all were."""
     @_builtins.property
     def mismatches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mismatch]:
         """Every reason why not; empty when compatible."""
@@ -290,6 +458,14 @@ class Pair(_message.Message):
         """`workers/{worker}` of those of the two that drain. They take no new work; what is published stays readable, so this is
         no mismatch.
         """
+
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttestedRoute]:
+        """The ways between the two, as the decode worker has found by reading real bytes; empty before its first pull."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What differs between the two and is not known to do harm."""
 
     def __init__(
         self,
@@ -301,10 +477,13 @@ class Pair(_message.Message):
         compatible: _builtins.bool = ...,
         mismatches: _abc.Iterable[Global___Mismatch] | None = ...,
         draining: _abc.Iterable[_builtins.str] | None = ...,
+        routes: _abc.Iterable[Global___AttestedRoute] | None = ...,
+        attestation_refusal: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatible", b"compatible", "destination", b"destination", "destination_incarnation", b"destination_incarnation", "draining", b"draining", "mismatches", b"mismatches", "source", b"source", "source_incarnation", b"source_incarnation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation_refusal", b"attestation_refusal", "compatible", b"compatible", "destination", b"destination", "destination_incarnation", b"destination_incarnation", "draining", b"draining", "mismatches", b"mismatches", "routes", b"routes", "source", b"source", "source_incarnation", b"source_incarnation", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

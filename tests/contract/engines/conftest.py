@@ -1,9 +1,11 @@
 """The engines that the contract is held against."""
 
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kvferry.core.backends import Transport
@@ -19,24 +21,42 @@ class Kind:
     make: Callable[[Path], Engine]
     over_sockets: bool = False
     """Whether UCX is held to sockets, where a source has to answer."""
+    needs_network: bool = False
+    """Whether the loopback alone does not do."""
 
 
 _NIXL = ("--path", "nixl")
+_LIBFABRIC = ("--nixl-backend", "LIBFABRIC", *_NIXL)
 _UCX = ("--backend", "UCX", "--path", "ucx")
 KINDS = {
     "simulated": Kind(lambda _: SimEngine(1)),
     "local": Kind(LocalEngine),
     "nixl-ucx": Kind(lambda folder: TransportEngine(folder, Transport.NIXL_UCX, *_NIXL)),
     "nixl-ucx-tcp": Kind(lambda folder: TransportEngine(folder, Transport.NIXL_UCX, *_NIXL), over_sockets=True),
+    "nixl-libfabric": Kind(
+        lambda folder: TransportEngine(folder, Transport.NIXL_LIBFABRIC, *_LIBFABRIC), needs_network=True
+    ),
     "ucx": Kind(lambda folder: TransportEngine(folder, Transport.UCX, *_UCX)),
     "ucx-tcp": Kind(lambda folder: TransportEngine(folder, Transport.UCX, *_UCX), over_sockets=True),
 }
+
+
+def _has_network() -> bool:
+    families = (socket.AF_INET, socket.AF_INET6)
+    return any(
+        address.family in families
+        for name, addresses in psutil.net_if_addrs().items()
+        if name != "lo"
+        for address in addresses
+    )
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """One engine after the other."""
     kind = KINDS[request.param]
+    if kind.needs_network and not _has_network():
+        pytest.skip("libfabric finds no device where there is the loopback alone")
     with pytest.MonkeyPatch.context() as environment:
         if kind.over_sockets:
             environment.setenv("UCX_TLS", "tcp")

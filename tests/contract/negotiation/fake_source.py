@@ -108,6 +108,10 @@ class FakeSource(negotiation_pb2_grpc.NegotiationServiceServicer):
         return pb.ChecksumsResponse(ranks=[pb.RankChecksums(rank=3)])
 
     @unary_method
+    async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
+        return pb.DescribeResponse()
+
+    @unary_method
     async def Conclude(self, request: pb.ConcludeRequest, context: Context) -> pb.ConcludeResponse:
         self.unary.append(f"conclude {request.transfer}")
         return pb.ConcludeResponse()

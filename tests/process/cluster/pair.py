@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -113,10 +113,11 @@ async def running_pair(
     destination_layout: WorkerLayout | None = None,
     *,
     wire: NamespacePair | None = None,
+    only: Mapping[str, Mapping[str, Any]] | None = None,
     **spec: Any,
 ) -> AsyncIterator[Pair]:
     """Start everything; ends everything. ``wire`` has the workers on its two sides; ``spec`` changes fields of both
-    workers' specs."""
+    workers' specs, ``only`` of one's, by name."""
     layouts = {"prefill-0": source_layout or layout_of(), "decode-0": destination_layout or layout_of()}
     async with AsyncExitStack() as stack:
         sides = (None, None) if wire is None else (wire.source, wire.destination)
@@ -124,7 +125,7 @@ async def running_pair(
         workers = []
         for name, role, side in (("prefill-0", "prefill", sides[0]), ("decode-0", "decode", sides[1])):
             place = {} if side is None else {"namespace": side, "listen": side.listen}
-            fields = {"pool_bytes": POOL_BYTES, **place, **spec}
+            fields = {"pool_bytes": POOL_BYTES, **place, **spec, **(only or {}).get(name, {})}
             workers.append(await cluster.start_worker(WorkerSpec(name=name, role=role, ranks=RANKS, **fields)))
         engines = [
             await stack.enter_async_context(

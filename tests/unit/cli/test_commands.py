@@ -16,18 +16,8 @@ from kvferry.cli.running import run
 from kvferry.core.errors import ConfigInvalid, NotReady
 
 COMMANDS = (
-    "demo",
-    "up",
-    "control",
-    "dataplane",
-    "workers",
-    "drain",
-    "health",
-    "transfers",
-    "pull",
-    "plan",
-    "bench",
-    "config",
+    *("demo", "up", "control", "dataplane", "workers", "drain", "health", "transfers"),
+    *("pull", "plan", "bench", "config", "doctor"),
 )
 
 
@@ -59,6 +49,8 @@ def test_help_lists_every_command_without_loading_what_they_need() -> None:
         (["demo", "--mla", "--kv-heads", "4"], "error: CONFIG_INVALID: num_kv_heads=4: "),
         (["bench", "transfer", "--blocks", "100"], "error: CONFIG_INVALID: blocks=100: "),
         (["bench", "latency", "--device", "tpu"], "error: CONFIG_INVALID: device=tpu: "),
+        (["doctor", "--etcd", "nonsense"], "error: CONFIG_INVALID: --etcd="),
+        (["doctor", "--backend", "MPI"], "error: CONFIG_INVALID: backend=MPI: "),
     ],
 )
 def test_wrong_configuration_is_one_line_and_status_2(arguments: list[str], line: str) -> None:

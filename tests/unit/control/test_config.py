@@ -113,6 +113,12 @@ def test_the_environment_alone_is_enough() -> None:
         ((), {"KVFERRY_RANKS": "/a,/a"}, r"ranks\[1\].socket=/a: listed twice \(from environment KVFERRY_RANKS"),
         (("--log-format", "xml"), {}, "log.format=xml: .*from flag --log-format"),
         (("--transfers-timeout-s", "5000"), {}, "transfers.timeout_s=5000.0: is more than limits.timeout_s, 3600"),
+        (
+            (),
+            {"KVFERRY_TRANSFERS_REQUIRE_PATH": "local,tcp"},
+            r"transfers.require_path\[1\]=tcp: must be a path .*from environment KVFERRY_TRANSFERS_REQUIRE_PATH",
+        ),
+        (("--transfers-min-gbytes-per-s", "-1"), {}, "transfers.min_gbytes_per_s=-1: .*from flag"),
         ((), {"KVFERRY_WORKER_NMAE": "x"}, "KVFERRY_WORKER_NMAE: unknown variable; .*'KVFERRY_WORKER_NAME'"),
     ],
 )
