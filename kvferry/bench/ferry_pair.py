@@ -22,9 +22,18 @@ SOURCE = "bench-source"
 DESTINATION = "bench-destination"
 AUTO = "auto"
 """The path that a destination takes if none is forced on it."""
+UCX = "ucx"
+LIBFABRIC = "libfabric"
+"""Read by NIXL with its LIBFABRIC backend; all other paths but UCX's own are those of NIXL with UCX."""
+_TRANSPORTS = {UCX: ("--backend", "UCX"), LIBFABRIC: ("--nixl-backend", "LIBFABRIC")}
 READY_TIMEOUT_S = 30.0
 PULL_TIMEOUT_S = 120.0
 TTL_S = 3_000.0
+
+
+def forced_path(path: str) -> str:
+    """What a data plane calls a path."""
+    return "nixl" if path == LIBFABRIC else path
 
 
 class FerryPair:
@@ -63,7 +72,11 @@ class FerryPair:
                     listen=f"{side.address}:0",
                     pack_listen=f"{side.address}:0",
                     namespace=side.namespace,
-                    data_plane_flags=("--path", path, "--same-host", network.same_host, *flags),
+                    data_plane_flags=(
+                        *("--path", forced_path(path), "--same-host", network.same_host),
+                        *_TRANSPORTS.get(path, ()),
+                        *flags,
+                    ),
                     data_plane_environment=network.transports,
                 )
             )

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from kvferry.bench.ceilings import Yardstick, make_ceilings
-from kvferry.bench.ferry_pair import AUTO, FerryEngines, FerryPair
+from kvferry.bench.ferry_pair import AUTO, LIBFABRIC, UCX, FerryEngines, FerryPair, forced_path
 from kvferry.bench.figures import Timing
 from kvferry.bench.host import host_info
 from kvferry.bench.network import LOOPBACK, NAMESPACES, Network, open_network
@@ -22,7 +22,7 @@ from kvferry.launch.cluster import LocalCluster
 from kvferry.sdk.results import TransferResult
 
 SEED = 20
-PATHS = (AUTO, "local", "nixl", "packed")
+PATHS = (AUTO, "local", "nixl", "packed", UCX, LIBFABRIC)
 BASELINES = (NIXL_DEFAULT, NIXL_TUNED, MOONCAKE)
 
 
@@ -166,8 +166,11 @@ def _require_known(field: str, values: tuple[str, ...], known: tuple[str, ...]) 
 
 def require_path(result: TransferResult, wanted: str) -> None:
     """Raise TransportFailed if a pull took another path than the one that was forced."""
-    if wanted not in (AUTO, result.path):
-        raise TransportFailed(f"path={wanted} was forced, the pull took {result.path} ({result.choice})")
+    other_backend = wanted == LIBFABRIC and result.backend != LIBFABRIC.upper()
+    if other_backend or forced_path(wanted) not in (AUTO, result.path):
+        raise TransportFailed(
+            f"path={wanted} was forced, the pull took {result.path}/{result.backend} ({result.choice})"
+        )
 
 
 def _case(path: str, rounds: list[tuple[float, TransferResult]], others: Mapping[str, Timing]) -> PathCase:

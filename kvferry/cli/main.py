@@ -173,7 +173,9 @@ def bench_plan(
 @bench.command("transfer")
 def bench_transfer(  # noqa: PLR0913, PLR0917 - one per option
     json_output: Json = False,
-    paths: Annotated[str, typer.Option(help="Paths to measure, of auto, local, nixl and packed.")] = "auto",
+    paths: Annotated[
+        str, typer.Option(help="Paths to measure, of auto, local, nixl, packed, ucx and libfabric.")
+    ] = "auto",
     device: Device = "cpu",
     blocks: Annotated[str, typer.Option(help="Block sizes.")] = "4KiB,16KiB,64KiB,256KiB,1MiB,4MiB",
     total: Annotated[str, typer.Option(help="Bytes of a pull.")] = "512MiB",

@@ -69,9 +69,9 @@ def test_transfer_over_a_wire_is_measured_against_a_stream() -> None:
     """Between two namespaces nothing is mapped; one TCP socket is the ceiling, and nothing is left afterwards."""
     before = namespaces()
     sizes = ("--blocks", "64KiB", "--total", "4MiB", "--repeats", "2")
-    rows = bench("transfer", "--paths", "nixl,packed", *sizes, "--network", "namespaces")
-    assert ["nixl", "packed"] == [row["path_taken"] for row in rows]
-    assert [{"ceiling_tcp_stream"}] * 2 == [set(row["ceilings"]) for row in rows]
+    rows = bench("transfer", "--paths", "nixl,packed,ucx,libfabric", *sizes, "--network", "namespaces")
+    assert ["nixl", "packed", "ucx", "nixl"] == [row["path_taken"] for row in rows]
+    assert [{"ceiling_tcp_stream"}] * 4 == [set(row["ceilings"]) for row in rows]
     assert {"tcp"} == {row["host"]["settings"]["UCX_TLS"] for row in rows}
     assert set() == namespaces() - before
 

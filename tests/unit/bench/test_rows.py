@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,11 @@ def test_a_pull_by_another_path_is_an_error() -> None:
     result = TransferResult("transfers/a", "a", TransferState.SUCCEEDED, True, path="nixl")
     require_path(result, "auto")
     require_path(result, "nixl")
+    require_path(replace(result, backend="LIBFABRIC"), "libfabric")
     with pytest.raises(TransportFailed, match="path=local was forced, the pull took nixl"):
         require_path(result, "local")
+    with pytest.raises(TransportFailed, match="path=libfabric was forced, the pull took nixl"):
+        require_path(replace(result, backend="UCX"), "libfabric")
 
 
 @pytest.mark.parametrize(
