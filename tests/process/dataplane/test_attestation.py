@@ -70,12 +70,12 @@ async def test_a_mapped_pool_is_attested_as_local(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environments", "transport"),
+    ("environments", "used"),
     [(({}, {}), "cma"), (({}, TCP), "tcp"), ((TCP, {}), "tcp")],
     ids=["none", "destination", "source"],
 )
 async def test_the_transport_is_the_one_that_ucx_uses(
-    start: Start, environments: tuple[dict[str, str], dict[str, str]], transport: str
+    start: Start, environments: tuple[dict[str, str], dict[str, str]], used: str
 ) -> None:
     """Two data planes of one host read each other through the kernel, and over TCP if either has nothing else."""
     flags = (*NIXL_FLAGS, *UNMAPPED)
@@ -86,8 +86,21 @@ async def test_the_transport_is_the_one_that_ucx_uses(
     await expect_readers(source)
     found = await attested(await destination.session(), await source.as_peer())
     (route,) = found.routes
-    assert ("", transfer_pb2.PATH_NIXL, "UCX", transport) == (found.refusal, route.path, route.backend, route.transport)
-    assert "memory" == route.device if transport == "cma" else route.device
+    assert ("", transfer_pb2.PATH_NIXL, "UCX", used) == (found.refusal, route.path, route.backend, route.transport)
+    assert "memory" == route.device if used == "cma" else route.device
+    require_figures(route)
+
+
+@pytest.mark.parametrize("transport", ["ucx"])
+@pytest.mark.parametrize(("environment", "used"), [({}, "cma"), (TCP, "tcp")], ids=["none", "destination"])
+async def test_direct_ucx_is_attested_too(start: Start, transport: str, environment: dict[str, str], used: str) -> None:
+    """Without NIXL, UCX says what it uses as well."""
+    source = await start("source", None, None, *UNMAPPED)
+    destination = await start("destination", None, environment, "--path", transport, *UNMAPPED)
+    await expect_readers(source)
+    found = await attested(await destination.session(), await source.as_peer())
+    (route,) = found.routes
+    assert ("", transfer_pb2.PATH_UCX, "UCX", used) == (found.refusal, route.path, route.backend, route.transport)
     require_figures(route)
 
 
