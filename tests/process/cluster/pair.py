@@ -80,12 +80,11 @@ class Pair:
 
     async def differing(self, source: Sequence[int], destination: Sequence[int]) -> int:
         """How many bytes of the destination's blocks differ from the source's, over all ranks."""
-        count = 0
-        for rank in range(RANKS):
-            ours = (await self.pool(self.source, rank))[list(source)]
-            theirs = (await self.pool(self.destination, rank))[list(destination)]
-            count += int((ours != theirs).sum())
-        return count
+        return differing(await self.views(), source, destination)
+
+    async def views(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Both pools of every rank. They can be looked at also when the data planes have ended."""
+        return [(await self.pool(self.source, rank), await self.pool(self.destination, rank)) for rank in range(RANKS)]
 
     async def publish(self, blocks: Sequence[int], ttl_s: float = 30.0, readers: int = 1) -> Publication:
         """Publish blocks that are full of tokens."""
@@ -95,6 +94,11 @@ class Pair:
         """Publications of the prefill worker that have not ended, as its control counts them."""
         listed = await self.router.of_worker(self.prefill.name).publications()
         return sum(not publication.state.is_ended for publication in listed)
+
+
+def differing(views: Sequence[tuple[np.ndarray, np.ndarray]], source: Sequence[int], destination: Sequence[int]) -> int:
+    """How many bytes of the destination's blocks differ from the source's."""
+    return sum(int((ours[list(source)] != theirs[list(destination)]).sum()) for ours, theirs in views)
 
 
 async def ready(router: RouterClient, names: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from kvferry import Draining, DrainState, EngineClient, WorkerDraining
 from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
 from kvferry.launch.child import Child
-from tests.process.cluster.pair import RANKS, Pair, eventually, layout_of, ready, running_pair
+from tests.process.cluster.pair import RANKS, Pair, differing, eventually, layout_of, ready, running_pair
 from tests.process.demo.commands import finished, kvferry
 
 DRAIN_S = 40.0
@@ -83,6 +83,7 @@ async def test_a_worker_whose_processes_are_all_terminated_at_once(pair: Pair) -
     """Told to end together, control and data planes refuse new work, let what is published be pulled, and end with
     status 0; the engine is told, and routers see DRAINING, then nothing."""
     await pair.fill([1, 2, 3], seed=3)
+    views = await pair.views()
     events = pair.source.events()
     publication = await pair.source.publish([1, 2, 3], 48, 60.0, 1, request_id="before")
     children = (pair.prefill.control, *pair.prefill.data_planes.values())
@@ -100,7 +101,7 @@ async def test_a_worker_whose_processes_are_all_terminated_at_once(pair: Pair) -
     assert publication.name == again.name
     assert [None] * (1 + RANKS) == [child.status for child in children]
     await pair.destination.pull(publication.handle, [4, 5, 6], timeout_s=10)
-    assert 0 == await pair.differing([1, 2, 3], [4, 5, 6])
+    assert 0 == differing(views, [1, 2, 3], [4, 5, 6])
     assert [0] * (1 + RANKS) == await ended(*children)
     await shown_as(pair, "prefill-0", "gone")
 
@@ -110,6 +111,7 @@ async def test_a_running_pull_finishes(pair: Pair) -> None:
     for this one, which delivers the right bytes, and then end with status 0."""
     await pair.fill([1, 2], seed=4)
     await pair.poison([3, 4], 0)
+    views = await pair.views()
     publication = await pair.publish([1, 2], ttl_s=60, readers=0)
     children = (pair.decode.control, *pair.decode.data_planes.values())
     pair.prefill.control.pause()
@@ -120,7 +122,7 @@ async def test_a_running_pull_finishes(pair: Pair) -> None:
         await pair.destination.pull(publication.handle, [7, 8], timeout_s=1)
     pair.prefill.control.resume()
     assert "succeeded" == (await pull.wait()).state
-    assert 0 == await pair.differing([1, 2], [3, 4])
+    assert 0 == differing(views, [1, 2], [3, 4])
     assert [0] * (1 + RANKS) == await ended(*children)
 
 
