@@ -134,6 +134,7 @@ async def test_a_killed_source_is_lost(start_on: StartOn) -> None:
     assert time.monotonic() - started < DEADLINE_SECONDS + 1
 
 
+@pytest.mark.long
 async def test_a_killed_source_harms_no_other(start_on: StartOn) -> None:
     """While one source is killed midway, reads from another go on: libfabric tells its failures to whoever looks."""
     killed, other = await start_on("source", "killed"), await start_on("source", "other")
@@ -176,6 +177,7 @@ async def test_no_byte_comes_after_a_cancel_or_a_deadline(start_on: StartOn) -> 
     assert source.block_bytes(BLOCKS) == destination.block_bytes(BLOCKS)
 
 
+@pytest.mark.long
 async def test_without_the_rollover_late_bytes_are_found(start: Start) -> None:
     """With the agents kept, bytes come after a cancel: the test above can fail."""
     with NamespacePair() as pair:
@@ -193,6 +195,7 @@ async def test_without_the_rollover_late_bytes_are_found(start: Start) -> None:
         await until(lambda: bool(destination.pool().any()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 async def test_a_source_that_never_answered_ends_the_read_in_time(start_on: StartOn, number: signal.Signals) -> None:
     """A read from a source that stopped or died before the first contact ends in time, and holds up no other source."""
@@ -214,6 +217,7 @@ async def test_a_source_that_never_answered_ends_the_read_in_time(start_on: Star
     assert other.block_bytes(BLOCKS) == destination.block_bytes(OTHER_BLOCKS)
 
 
+@pytest.mark.long
 async def test_a_source_that_comes_back_is_read(start_on: StartOn) -> None:
     """A source that had stopped before the first contact is read once it goes on."""
     source, destination = await start_on("source", "source"), await start_on("destination", "destination")
@@ -230,6 +234,7 @@ async def test_a_source_that_comes_back_is_read(start_on: StartOn) -> None:
     assert source.block_bytes(BLOCKS) == destination.block_bytes(BLOCKS)
 
 
+@pytest.mark.long
 async def test_readers_that_die_harm_no_other_reader(start_on: StartOn) -> None:
     """A source goes on to serve when a reader is killed midway, and one right after it said who it is."""
     source = await start_on("source", "source")
