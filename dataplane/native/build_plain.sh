@@ -21,7 +21,7 @@ fi
 mkdir -p "$output"
 build() { # <extension> <source>...
     "${CXX:-g++}" -std=c++17 -shared -fPIC -fvisibility=hidden -fno-strict-aliasing -pthread "${flags[@]}" \
-        -I "$headers" -I "$nanobind/include" -I "$nanobind/ext/robin_map/include" \
+        "-DNB_DOMAIN=kvferry$1" -I "$headers" -I "$nanobind/include" -I "$nanobind/ext/robin_map/include" \
         "${@:2}" "$nanobind/src/nb_combined.cpp" -ldl -o "$output/$1$suffix"
     echo "$output/$1$suffix"
 }
