@@ -12,8 +12,6 @@ from kvferry.core.planning.copies import CopyPlan
 from kvferry.device.copying import Window
 from kvferry.device.ucx import Limits, MemoryKind, RemoteMemory, UcxEnd, find_ucx
 
-# UCX reads this when it is loaded; what it would say otherwise of gets that were given up is what the tests are about.
-os.environ.setdefault("UCX_LOG_LEVEL", "fatal")
 SIZE = 1 << 20
 WAIT_S = 20.0
 
@@ -35,6 +33,8 @@ class Ends:
     def __post_init__(self) -> None:
         self.there: npt.NDArray[np.uint8] = np.random.default_rng(1).integers(0, 256, self.size, dtype=np.uint8)
         self.here = np.zeros(self.size, dtype=np.uint8)
+        # UCX reads it when it is loaded; what it would say otherwise of gets that were given up is what the tests are about.
+        os.environ.setdefault("UCX_LOG_LEVEL", "fatal")
         library = find_ucx()
         self.source, self.reader = UcxEnd(library), UcxEnd(library, self.limits)
         exposed = self.source.add_region(window(self.there), MemoryKind.HOST)
