@@ -33,7 +33,7 @@ class Ends:
     def __post_init__(self) -> None:
         self.there: npt.NDArray[np.uint8] = np.random.default_rng(1).integers(0, 256, self.size, dtype=np.uint8)
         self.here = np.zeros(self.size, dtype=np.uint8)
-        # UCX reads it when it is loaded; what it would say otherwise of gets that were given up is what the tests are about.
+        # UCX reads it when it is loaded. What it would say of gets that were given up is what the tests are about.
         os.environ.setdefault("UCX_LOG_LEVEL", "fatal")
         library = find_ucx()
         self.source, self.reader = UcxEnd(library), UcxEnd(library, self.limits)
