@@ -11,9 +11,7 @@ from kvferry.sdk.results import AttestedRoute, Pair, Path
 CHECK = "peer"
 SOCKETS = ("tcp", "sockcm")
 SHARE_MIN = 0.1
-"""A path within a host with less of a plain copy's rate is slow."""
-SOCKET_SHARE_MIN = 0.5
-"""A path over sockets with less of a plain socket's rate is slow."""
+"""A path with less of its ceiling is slow. Networks are slower than the loopback, and probes shorter than pulls."""
 
 
 def judge_pairing(pair: Pair) -> Finding:
@@ -72,8 +70,9 @@ def _judge_group(found: Direction, group: list[ProbedPath], ceilings: Ceilings) 
         return _impossible(found, group)
     route = min(routes, key=lambda route: route.gbytes_per_s)
     over_sockets = any(name in SOCKETS for name in route.transport.split("+"))
-    # Within a host the kernel could copy instead; what packs is a socket by design.
-    is_avoidable = over_sockets and found.same_host and route.path is not Path.PACKED
+    # Within a host the kernel could copy instead. What packs is a socket by design, and there only taken when forced.
+    is_packed_within = found.same_host and route.path is Path.PACKED
+    is_avoidable = over_sockets and found.same_host and not is_packed_within
     ceiling, of = (
         (ceilings.socket_gbytes_per_s, "a plain socket on the loopback here")
         if over_sockets and not is_avoidable
@@ -86,10 +85,16 @@ def _judge_group(found: Direction, group: list[ProbedPath], ceilings: Ceilings) 
     costs = f"{route.gbytes_per_s:.2f} GB/s where {of} gives {ceiling:.2f}: {_times(share)} times as long for each read"
     if is_avoidable:
         return slow(name, text, costs=costs, do=_unblock(found), **values)
-    least = SOCKET_SHARE_MIN if over_sockets else SHARE_MIN
-    if share < least and (over_sockets or found.same_host):
+    piecewise = over_sockets and route.path is not Path.PACKED and not _packs(found)
+    is_comparable = (over_sockets or found.same_host) and not is_packed_within
+    if piecewise or (is_comparable and share < SHARE_MIN):
         return slow(name, text, costs=costs, do=_quicken(found, route), **values)
     return ok(name, text, **values)
+
+
+def _packs(found: Direction) -> bool:
+    """Whether what is read piece by piece could come packed as well."""
+    return any(path.route is not None and path.route.path is Path.PACKED for path in found.paths)
 
 
 def _times(share: float) -> str:

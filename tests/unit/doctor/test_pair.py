@@ -56,11 +56,12 @@ def judged(*paths: ProbedPath, same_host: bool = True, settings: dict[str, str] 
         (probed("nixl", "tcp", 9.0), True, Status.SLOW),
         (probed("nixl", "cma+tcp", 4.0), True, Status.SLOW),
         (probed("nixl", "tcp", 0.4), False, Status.SLOW),
-        (probed("nixl", "tcp", 1.5), False, Status.OK),
+        (probed("nixl", "tcp", 1.5), False, Status.SLOW),
         (probed("nixl", "rc_mlx5", 0.9), False, Status.OK),
         (probed("packed", "tcp", 1.5, backend="stream"), True, Status.OK),
+        (probed("packed", "tcp", 0.1, backend="stream"), True, Status.OK),
         (probed("packed", "tcp", 1.5, backend="stream"), False, Status.OK),
-        (probed("packed", "tcp", 0.3, backend="stream"), False, Status.SLOW),
+        (probed("packed", "tcp", 0.1, backend="stream"), False, Status.SLOW),
         (refused("local", "the source is on another host"), False, Status.NONE),
         (refused("local", "its share socket cannot be reached"), True, Status.SLOW),
         (refused("packed", "the source does not pack"), True, Status.NONE),
@@ -69,6 +70,14 @@ def judged(*paths: ProbedPath, same_host: bool = True, settings: dict[str, str] 
 def test_a_path_is_judged_by_transport_place_and_rate(path: ProbedPath, same_host: bool, status: Status) -> None:
     """Sockets within a host are slow whatever their rate; what is impossible is a fault only where it should not be."""
     assert status == judged(path, probed("nixl", "rc_mlx5", 9.0), same_host=same_host)[0].status
+
+
+def test_sockets_between_hosts_are_slow_where_nothing_packs() -> None:
+    """Packing is for what goes over sockets piece by piece; where the source packs, nothing is wrong: pulls choose."""
+    alone, *_ = judged(probed("nixl", "tcp", 1.5), same_host=False)
+    assert (Status.SLOW, True) == (alone.status, "--pack-listen" in alone.do)
+    packed = probed("packed", "tcp", 1.5, backend="stream")
+    assert [Status.OK] * 2 == [f.status for f in judged(probed("nixl", "tcp", 1.5), packed, same_host=False)]
 
 
 def test_the_finding_has_rate_and_ceiling_and_names_the_setting() -> None:
