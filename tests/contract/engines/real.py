@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import itertools
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -87,13 +88,16 @@ class _RealEngine:
         self._flags = flags
         self._runner = asyncio.Runner()
         self._planes: list[DataPlane] = []
+        self._set_here: set[str] = set()
+        """Settings that this process's library made for itself, which a data plane would take for its user's."""
         self._own = open_pool("cpu", POOL_BYTES)
         region = self._own.region
         self.pool: Bytes = np.ctypeslib.as_array((ctypes.c_uint8 * region.size_bytes).from_address(region.address))
 
     def source(self) -> RealSource:
         """Start a data plane."""
-        plane = DataPlane(self._folder, f"source-{len(self._planes)}", {}, *self._flags)
+        launcher = ("env", *(f"--unset={name}" for name in self._set_here))
+        plane = DataPlane(self._folder, f"source-{len(self._planes)}", {}, *self._flags, launcher=launcher)
         self._planes.append(plane)
         return RealSource(plane, self._runner)
 
@@ -106,7 +110,9 @@ class _RealEngine:
         time.sleep(_LATE_SECONDS)
 
     def close(self) -> None:
-        """End the data planes."""
+        """End the data planes, and leave the environment as it was."""
+        for name in self._set_here:
+            del os.environ[name]
         for plane in self._planes:
             self._runner.run(plane.close())
         self._runner.close()
@@ -118,7 +124,9 @@ class TransportEngine(_RealEngine):
 
     def __init__(self, folder: Path, transport: Transport, *flags: str) -> None:
         super().__init__(folder, *flags, "--same-host", "backend")
+        before = set(os.environ)
         self._library = open_library(transport, for_cuda=False)
+        self._set_here = set(os.environ) - before
         self._lingering = LingeringConnections()
         self._numbers = itertools.count()
 
