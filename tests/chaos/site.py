@@ -26,8 +26,7 @@ TREE = Path(__file__).parents[2]
 RESTART_PAUSE_S = 0.2
 LEASE_TTL_S = 3
 CONNECT_S = 30.0
-# UCX says why it ends a process where the process logs: that is how such an end is told from a crash.
-_TCP = {"UCX_LOG_LEVEL": "fatal", "UCX_TLS": "tcp"}
+_TCP = {"UCX_TLS": "tcp"}
 
 
 @dataclass(frozen=True, slots=True)
