@@ -105,6 +105,10 @@ class Pull:
         """The outcome, however it came about; a cancelled waiter leaves it to the others."""
         return await asyncio.shield(self._outcome)
 
+    async def wait_ended(self, other: asyncio.Task[None]) -> None:
+        """Wait until the outcome is decided or ``other`` has ended, which goes on otherwise."""
+        await asyncio.wait((self._outcome, other), return_when=asyncio.FIRST_COMPLETED)
+
     def learn(self, wire: pb.Transfer) -> None:
         """Take in a state of the transfer; a terminal one decides the outcome."""
         if self._outcome.done():
@@ -163,10 +167,18 @@ class PullTable:
         return await pull.wait()
 
     async def _ask(self, pull: Pull, command: PullCommand, timeout_s: float) -> None:
+        """Give a command and wait for its answer, or for the pull's end if that is told sooner."""
+        asking = self._tasks.create_task(self._learn_answer(pull, command, timeout_s))
+        try:
+            await pull.wait_ended(asking)
+        except asyncio.CancelledError as cancelled:
+            asking.cancel()
+            raise cancelled from _cause_of(await self._withdraw(pull))
+        asking.cancel()
+
+    async def _learn_answer(self, pull: Pull, command: PullCommand, timeout_s: float) -> None:
         try:
             pull.learn(await self._stream.ask(command, timeout_s))
-        except asyncio.CancelledError as cancelled:
-            raise cancelled from _cause_of(await self._withdraw(pull))
         except KvferryError as error:
             failure = _not_made(pull, error)
             failure.__cause__ = error
