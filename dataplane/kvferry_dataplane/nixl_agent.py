@@ -23,7 +23,7 @@ from kvferry.core.backends import Transport
 from kvferry.core.errors import ConfigInvalid, InternalError, KvferryError, PeerError, TransportFailed
 from kvferry.core.reasons import Reason
 from kvferry_dataplane.transports.memory import Addresses, Region
-from kvferry_dataplane.transports.settings import SETTINGS_CUDA, SETTINGS_TCP, apply_settings
+from kvferry_dataplane.transports.settings import apply_settings, ucx_settings
 from kvferry_dataplane.transports.transport import TransportUse
 from kvferry_dataplane.transports.ucx_log import UcxLog
 
@@ -74,7 +74,7 @@ class NixlLibrary:
             ConfigInvalid: no wheel can be imported.
         """
         log = UcxLog(os.environ)
-        settings = _SETTINGS | SETTINGS_TCP | (SETTINGS_CUDA if for_cuda else {}) | log.settings
+        settings = _SETTINGS | ucx_settings(for_cuda=for_cuda) | log.settings
         return cls(cls.wheels_for(cuda_major if for_cuda else None), settings, log)
 
     @staticmethod

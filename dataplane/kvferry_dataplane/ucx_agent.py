@@ -16,7 +16,7 @@ from kvferry.device.copying import Window
 from kvferry.device.ucx import MemoryKind, RemoteMemory, UcxEnd, UcxLibraryFile, find_ucx
 from kvferry_dataplane.sharing.host import host_id
 from kvferry_dataplane.transports.memory import Addresses, Region
-from kvferry_dataplane.transports.settings import SETTINGS_CUDA, SETTINGS_TCP, apply_settings
+from kvferry_dataplane.transports.settings import apply_settings, ucx_settings
 from kvferry_dataplane.transports.transport import Setting, TransportUse
 from kvferry_dataplane.transports.ucx_log import UcxLog
 from kvferry_dataplane.ucx_metadata import AgentMetadata, KeyedRegion, pack_metadata, parse_metadata
@@ -40,7 +40,7 @@ class UcxLibrary:
             ConfigInvalid: there is none.
         """
         self._log = UcxLog(os.environ)
-        wanted = _SETTINGS | SETTINGS_TCP | (SETTINGS_CUDA if for_cuda else {}) | self._log.settings
+        wanted = _SETTINGS | ucx_settings(for_cuda=for_cuda) | self._log.settings
         # UCX reads some of them when it is loaded.
         settings = apply_settings(wanted | ({} if self._log.refusal else _REPORTING), ("UCX_",))
         self._file = find_ucx(file)
