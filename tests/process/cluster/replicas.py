@@ -63,11 +63,13 @@ class Replicas:
             (await self.pool("decode-0", rank))[:] = POISON
 
     async def stop_midway(self, name: str) -> None:
-        """Stop the data plane of a source's first rank once about a third of its blocks have arrived."""
-        pool = await self.pool("decode-0")
-        last = pool[REVERSED[BLOCK_COUNT // 3]]
-        await eventually(lambda: bool(last[-1] != POISON), "a third has arrived", pause_s=0.001)
-        self.workers[name].data_planes[0].pause()
+        """Stop the data plane of a source's first rank once about a third of its blocks have arrived, and wait until
+        the other rank has as many: what counts as verified is what every rank has."""
+        for rank in range(RANKS):
+            last = (await self.pool("decode-0", rank))[REVERSED[BLOCK_COUNT // 3]]
+            await eventually(lambda last=last: bool(last[-1] != POISON), "a third has arrived", pause_s=0.001)
+            if rank == 0:
+                self.workers[name].data_planes[0].pause()
 
     async def holds(self, rank: int, parts: Sequence[tuple[str, int]]) -> bool:
         """Whether a rank of the destination holds what these workers sent, each up to a token."""
