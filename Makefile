@@ -26,9 +26,19 @@ help: ## show this list
 demo: $(READY) ## two workers, real reads, verified, in a minute
 	@$(BIN)/kvferry demo
 
+# Their processes use all cores, and tests of deadlines are not to be held up by other tests.
+PROCESS_TESTS := tests/chaos tests/contract/engines tests/gpu tests/process
+
 .PHONY: test
-test: $(READY) ## run the tests
-	@$(BIN)/pytest
+test: test-parts test-processes ## run the tests
+
+.PHONY: test-parts
+test-parts: $(READY) ## of them those that need no other processes, on all cores
+	@$(BIN)/pytest -n logical --dist worksteal $(addprefix --ignore ,$(PROCESS_TESTS))
+
+.PHONY: test-processes
+test-processes: $(READY) ## of them those with real processes, one at a time
+	@$(BIN)/pytest $(PROCESS_TESTS)
 
 .PHONY: test-long
 test-long: $(READY) ## run the planner's tests on many more layouts, and all pairs of shapes end to end

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import count
 
 from kvferry.core.backends import Transport
-from kvferry.core.errors import DeadlineExceeded, NotReady
+from kvferry.core.errors import DeadlineExceeded, KvferryError, NotReady
 from kvferry_dataplane.attestation.findings import Seconds, Way
 from kvferry_dataplane.attestation.pattern import pattern_of
 from kvferry_dataplane.attestation.plans import LARGE, LATENCY, PROBE_SECONDS_MAX, ROUNDS, SMALL, ProbePlan
@@ -69,6 +69,10 @@ class TransportProbes:
                 raise NotReady(f"{peer.name} may rest by now: it is probed when it is read again")
             agent.add_peer(peer.agent_metadata)
             seconds = self._measure(agent, peer)
+        except KvferryError as error:
+            # A traceback refers to frames, and those to the agent, which could then not be destroyed.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+            raise
         finally:
             with self._lingering.kept(is_reading=agent.is_reading):
                 agent.close()

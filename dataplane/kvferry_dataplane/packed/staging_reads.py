@@ -64,10 +64,12 @@ class StagingReads:
         return read
 
     def give_up(self, read: StagingRead, now: float, at_end: Callable[[], None]) -> None:
-        """Nobody waits for a read any more, which is not done."""
+        """Nobody waits for a read any more; one that has arrived gives its slot back at once."""
         if read.failure is None:
             read.given_up_at = now
             read.at_end = at_end
+            if read.done:
+                self._end(read)
 
     def forget(self, peer: Peer) -> None:
         """Forget a peer, as soon as nothing is read from it."""

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.process.launch.capabilities import needs_namespaces
 
 TIMEOUT_S = 110
@@ -50,12 +52,8 @@ def trace_file(directory: Path, requests: int) -> Path:
     return path
 
 
-def test_transfer_measures_every_path_beside_baselines_and_ceilings() -> None:
-    """One row per path, block size and order, each with the figures of what ran in the same rounds."""
-    sizes = ("--blocks", "16KiB,64KiB", "--total", "4MiB", "--order", "random,contiguous", "--repeats", "2")
-    rows = bench("transfer", "--paths", "auto,local,nixl,packed", *sizes)
-    cases = {(row["path"], row["block_bytes"], row["order"]) for row in rows}
-    assert len(rows) == len(cases) == 16
+def check_rows(rows: list[dict[str, Any]]) -> None:
+    """Whether every row has the figures of what ran in the same rounds."""
     for row in rows:
         assert row["path"] in {"auto", row["path_taken"]}
         assert {"ceiling_copy", "ceiling_memcpy"} == set(row["ceilings"])
@@ -64,7 +62,25 @@ def test_transfer_measures_every_path_beside_baselines_and_ceilings() -> None:
         assert 4 << 20 == row["total_bytes"]
 
 
+def test_transfer_measures_a_path_beside_baselines_and_ceilings() -> None:
+    """One row per block size and order."""
+    rows = bench("transfer", "--paths", "local", "--blocks", "64KiB", "--total", "4MiB", "--repeats", "2")
+    assert ["local"] == [row["path"] for row in rows]
+    check_rows(rows)
+
+
+@pytest.mark.long
+def test_transfer_measures_every_path() -> None:
+    """And per path."""
+    sizes = ("--blocks", "16KiB,64KiB", "--total", "4MiB", "--order", "random,contiguous", "--repeats", "2")
+    rows = bench("transfer", "--paths", "auto,local,nixl,packed", *sizes)
+    cases = {(row["path"], row["block_bytes"], row["order"]) for row in rows}
+    assert len(rows) == len(cases) == 16
+    check_rows(rows)
+
+
 @needs_namespaces
+@pytest.mark.long
 def test_transfer_over_a_wire_is_measured_against_a_stream() -> None:
     """Between two namespaces nothing is mapped; one TCP socket is the ceiling, and nothing is left afterwards."""
     before = namespaces()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvferry import EngineClient, Publication, RouterClient, TransferResult
+from kvferry import EngineClient, Publication, RetryableError, RouterClient, TransferResult
 from kvferry.core.dense import CROSS_LAYER, DenseModel, dense_layout
 from kvferry.core.layouts import ElementType
 from kvferry.launch.cluster import LocalCluster
@@ -63,11 +63,11 @@ class Replicas:
             (await self.pool("decode-0", rank))[:] = POISON
 
     async def stop_midway(self, name: str) -> None:
-        """Stop the data plane of a source's first rank once about a third of its blocks have arrived, and wait until
+        """Stop the data plane of a source's first rank once about half of its blocks have arrived, and wait until
         the other rank has as many: what counts as verified is what every rank has."""
         for rank in range(RANKS):
-            last = (await self.pool("decode-0", rank))[REVERSED[BLOCK_COUNT // 3]]
-            await eventually(lambda last=last: bool(last[-1] != POISON), "a third has arrived", pause_s=0.001)
+            last = (await self.pool("decode-0", rank))[REVERSED[BLOCK_COUNT // 2]]
+            await eventually(lambda last=last: bool(last[-1] != POISON), "half has arrived", pause_s=0.001)
             if rank == 0:
                 self.workers[name].data_planes[0].pause()
 
@@ -99,6 +99,20 @@ class Replicas:
             )
 
         await eventually(back, f"{name} has begun a new life")
+
+    async def restart_control(self, name: str) -> None:
+        """Start the control of a source again, and wait until the destination has reached it."""
+        await self.workers[name].start_control()
+
+        async def reached() -> bool:
+            publication = await self.publish(name, ALL[:1])
+            try:
+                await self.destination.pull(publication.handle, REVERSED[:1], timeout_s=10)
+            except RetryableError:
+                return False
+            return True
+
+        await eventually(reached, f"{name} is reached again")
 
 
 def content(name: str, rank: int, block: int) -> int:

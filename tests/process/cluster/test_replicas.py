@@ -168,7 +168,7 @@ async def test_an_unreachable_control_is_passed_over(replicas: Replicas) -> None
     assert [("prefill-0", Reason.PEER_UNREACHABLE)] == reasons(result)
     assert [TWO_TOKENS] * RANKS == [tokens_from_last(result, rank) for rank in range(RANKS)]
     assert await replicas.holds(0, [("prefill-1", TWO_TOKENS)])
-    await replicas.workers["prefill-0"].start_control()
+    await replicas.restart_control("prefill-0")
 
 
 async def test_sources_that_refuse_are_passed_over(replicas: Replicas) -> None:

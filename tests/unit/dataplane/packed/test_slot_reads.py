@@ -121,6 +121,24 @@ def test_a_read_without_the_source_s_word_is_not_done(reader: HoldingReader, pla
     assert 4 == reader.staging.slots.free_count
 
 
+def test_a_source_that_is_gone_as_its_read_has_arrived_costs_no_slot(
+    reader: HoldingReader, played: PlayedSource
+) -> None:
+    """The bytes are in a slot, and before they are scattered the connection ends: the slot is free again."""
+    held = np.zeros(100, dtype=np.uint8)
+    peer = source_at(int(played.peer.endpoint.rpartition(":")[2]), held.ctypes.data, held.nbytes)
+    reader.wire.stuck = True
+    job = reader.reader.read(peer, CLAIM, shuffled(1, 100))
+    with played.accept() as connection:
+        answer_at(reader, played, connection, held.ctypes.data)
+        reader.until(lambda: job.read is not None)
+    assert 3 == reader.staging.slots.free_count
+    reader.wire.stuck = False
+    with pytest.raises(PeerError):
+        reader.finish(job)
+    assert 4 == reader.staging.slots.free_count
+
+
 @pytest.mark.parametrize("shift", [-1, 1, 1 << 40])
 def test_slots_outside_the_source_s_staging_are_not_read(
     reader: HoldingReader, played: PlayedSource, shift: int
