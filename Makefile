@@ -26,23 +26,26 @@ help: ## show this list
 demo: $(READY) ## two workers, real reads, verified, in a minute
 	@$(BIN)/kvferry demo
 
-# Their processes use all cores, and tests of deadlines are not to be held up by other tests.
-PROCESS_TESTS := tests/chaos tests/contract/engines tests/gpu tests/process
+# What only computes runs beside the tests of real processes, which wait a lot, and takes what they leave.
+COMPUTING := tests/simulation tests/style tests/unit/planning tests/unit/reference_engine
 
 .PHONY: test
-test: test-parts test-processes ## run the tests
+test: $(READY) ## run the tests, in a quarter of an hour on two cores
+	@$(MAKE) --jobs=2 test-computing test-others
 
-.PHONY: test-parts
-test-parts: $(READY) ## of them those that need no other processes, on all cores
-	@$(BIN)/pytest -n logical --dist worksteal $(addprefix --ignore ,$(PROCESS_TESTS))
+.PHONY: test-computing
+test-computing: $(READY) ## of them the planner's, the model's and the simulation's; shows what they say if one fails
+	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	nice -n 10 $(BIN)/pytest --timeout 600 $(COMPUTING) >"$$log" 2>&1 || { cat "$$log"; exit 1; }; \
+	tail -n 1 "$$log"
 
-.PHONY: test-processes
-test-processes: $(READY) ## of them those with real processes, one at a time
-	@$(BIN)/pytest $(PROCESS_TESTS)
+.PHONY: test-others
+test-others: $(READY) ## of them all others
+	@$(BIN)/pytest $(addprefix --ignore ,$(COMPUTING))
 
 .PHONY: test-long
-test-long: $(READY) ## run the planner's tests on many more layouts, and all pairs of shapes end to end
-	@$(BIN)/pytest -m long tests/process
+test-long: $(READY) ## run the tests that take longer: variants of processes, and the planner's on many more layouts
+	@$(BIN)/pytest -m long tests/contract tests/process
 	@$(BIN)/pytest --hypothesis-profile long --timeout 7200 tests/unit/planning
 
 SEEDS ?= 300

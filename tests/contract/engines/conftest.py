@@ -51,7 +51,13 @@ def _has_network() -> bool:
     )
 
 
-@pytest.fixture(scope="module", params=KINDS)
+LONG = {"nixl-ucx", "ucx-tcp"}
+"""Left to the long run: of UCX with and without NIXL the ordinary run has one over sockets and one that is not."""
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in KINDS]
+)
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """One engine after the other."""
     kind = KINDS[request.param]

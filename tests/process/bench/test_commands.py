@@ -104,6 +104,7 @@ def test_trace_replays_with_and_without_prefixes(tmp_path: Path) -> None:
     assert (tokens - present["tokens_present"]) * 512 == present["total_bytes"]
 
 
+@pytest.mark.long
 def test_trace_waits_for_blocks_that_are_taken(tmp_path: Path) -> None:
     """A pool that holds one request at a time serves all, one after the other."""
     file = trace_file(tmp_path, 4)
@@ -120,6 +121,7 @@ def test_trace_refuses_a_request_larger_than_the_pool(tmp_path: Path) -> None:
     assert (2, True) == (done.returncode, "pool=1048576: line 4 alone needs" in done.stderr)
 
 
+@pytest.mark.long
 def test_checksums_are_measured_against_copies_and_plain_pulls() -> None:
     """Every method has its rates, and pulls that compare are set against one that does not."""
     (figures,) = bench("checksums", "--total", "8MiB", "--repeats", "2")

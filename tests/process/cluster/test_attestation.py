@@ -62,6 +62,7 @@ async def test_a_pair_is_attested_after_its_first_pull() -> None:
 
 
 @pytest.mark.parametrize(("environment", "transport"), [({}, "cma"), ({"UCX_TLS": "tcp"}, "tcp")], ids=["cma", "tcp"])
+@pytest.mark.long
 async def test_a_refused_transport_refuses_the_first_pull(environment: dict[str, str], transport: str) -> None:
     """With `!*:tcp` the first pull waits for the probe, and goes on or is refused by what UCX uses."""
     async with running_pair(
@@ -90,6 +91,7 @@ async def test_a_rate_below_the_floor_refuses_the_first_pull() -> None:
         assert not (await attested(pair)).compatible
 
 
+@pytest.mark.long
 async def test_a_pair_that_cannot_map_is_refused_before_any_request() -> None:
     """`require_path: local` refuses, at pairing and at the pull, workers of which one does not map the other."""
     async with running_pair(data_plane_flags=UNMAPPED, transfers={"require_path": ["local"]}) as pair:
@@ -103,6 +105,7 @@ async def test_a_pair_that_cannot_map_is_refused_before_any_request() -> None:
         assert () == (await verdict_of(pair)).routes
 
 
+@pytest.mark.long
 async def test_a_pair_that_maps_is_what_local_demands() -> None:
     """`require_path: local` lets workers of one host pull."""
     async with running_pair(transfers={"require_path": ["local"]}) as pair:

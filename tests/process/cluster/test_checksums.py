@@ -99,6 +99,7 @@ async def test_a_wrong_share_is_refused_by_the_client(summing: Pair) -> None:
         await summing.destination.pull(publication.handle, [1, 2], 10.0, verify="some")
 
 
+@pytest.mark.long
 async def test_a_sample_compares_the_stated_share(sampling: Pair) -> None:
     """One block in four of a source that sums one in two: a quarter of the bytes is compared, on every rank."""
     listed = list(range(32))

@@ -30,6 +30,7 @@ async def incarnations(pair: Pair) -> list[tuple[str, str, int]]:
     return [(worker.name, worker.state, worker.incarnation) for worker in await pair.router.workers()]
 
 
+@pytest.mark.long
 async def test_jumps_of_the_wall_clock_are_shown_and_decide_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ async def test_a_running_pull_finishes(pair: Pair) -> None:
     assert [0] * (1 + RANKS) == await ended(*children)
 
 
+@pytest.mark.long
 async def test_a_second_signal_hurries(pair: Pair) -> None:
     """A second SIGTERM ends what is left: the leases are cleared, and the processes end with status 0."""
     publication = await pair.publish([1, 2], ttl_s=600, readers=0)
@@ -140,6 +141,7 @@ async def test_a_second_signal_hurries(pair: Pair) -> None:
         await pair.destination.pull(publication.handle, [5, 6], timeout_s=2)
 
 
+@pytest.mark.long
 async def test_hurried_reads_end_typed(pair: Pair) -> None:
     """A decode worker that is hurried cancels its reads, and its engine hears of each end, typed and settled."""
     publication = await pair.publish([1], ttl_s=600, readers=0)
@@ -155,6 +157,7 @@ async def test_hurried_reads_end_typed(pair: Pair) -> None:
     assert [0] == await ended(pair.decode.control)
 
 
+@pytest.mark.long
 async def test_one_data_plane_that_is_told_to_end(pair: Pair) -> None:
     """A data plane alone that gets SIGTERM makes its worker DRAINING, stays for its leases and then ends; its
     successor brings the worker back."""
@@ -200,6 +203,7 @@ async def test_the_command_drains_and_undoes(pair: Pair) -> None:
         child.check_running()
 
 
+@pytest.mark.long
 async def test_the_command_waits_for_a_worker_that_has_nothing_left(pair: Pair) -> None:
     """`kvferry drain --wait` of a worker that holds nothing hears that it is drained: its control ends at once."""
     code, output = await run_command("drain", "prefill-0", "--endpoint", pair.decode.endpoint, "--wait")
@@ -216,6 +220,7 @@ async def run_command(*arguments: str) -> tuple[int, str]:
     return status, output + complaints
 
 
+@pytest.mark.long
 async def test_what_outlasts_the_drain_is_ended() -> None:
     """After the drain's time-out a publication that nobody pulled is ended and the control exits with status 0."""
     async with running_pair(lease_ttl_s=2, drain_timeout_s=1.0) as pair:

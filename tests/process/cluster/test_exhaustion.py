@@ -47,6 +47,7 @@ async def full(etcd: EtcdServer) -> AsyncIterator[None]:
         await asyncio.to_thread(alarm, etcd, "DEACTIVATE")
 
 
+@pytest.mark.long
 async def test_a_control_without_descriptors_serves_whom_it_knows(pair: Pair) -> None:
     """Out of descriptors a control goes on with all that is connected; a new router gets a typed error and is served
     once there are descriptors again."""

@@ -52,6 +52,7 @@ async def probe(*arguments: str) -> int:
         return (await finished(process))[0]
 
 
+@pytest.mark.long
 async def test_a_stuck_reads_thread(pair: Pair) -> None:
     """A data plane whose reads' thread is stuck says NOT_SERVING, by name, and so does its control, which is alive;
     both serve again once it goes on; the pull that it held up ended typed in time."""

@@ -34,6 +34,7 @@ async def test_data_parallel_ranks_hold_requests_of_their_own() -> None:
         assert "data_parallel_rank" == caught.value.metadata["field"]
 
 
+@pytest.mark.long
 async def test_a_prefix_that_is_there_is_not_read() -> None:
     """With ``first_token`` only later tokens are written, in the middle of a block too, and only they are counted."""
     async with running_pair(dense_layout(MODEL, BLOCKS, RANKS, NHD), dense_layout(MODEL, BLOCKS, RANKS, HND)) as pair:

@@ -83,6 +83,7 @@ async def test_what_was_written_to_a_pool_that_is_gone_is_not_published(pair: Pa
     assert Reason.DATA_PLANE_LOST is from_rpc(caught.value).reason
 
 
+@pytest.mark.long
 async def test_an_engine_that_crashed(pair: Pair) -> None:
     """After kill -9 of an engine its blocks can be pulled, and the engine that follows it finds the publication with
     its blocks and handle, and can end it."""

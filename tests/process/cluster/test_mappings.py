@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.process.cluster.pair import RANKS, Pair, eventually, running_pair
 
 
@@ -14,6 +16,7 @@ def mapped_pools(pair: Pair) -> list[int]:
     return counts
 
 
+@pytest.mark.long
 async def test_the_pool_of_a_worker_that_left_the_cluster_is_unmapped() -> None:
     """Once a source's registration in etcd has ended its pools are unmapped, although its data planes live on."""
     async with running_pair(lease_ttl_s=1) as pair:

@@ -57,6 +57,7 @@ async def test_publications_outlive_control(pair: Pair) -> None:
     assert "released" == (await pair.source.wait_ended(publication, timeout_s=5)).state
 
 
+@pytest.mark.long
 async def test_a_pull_ends_typed_when_its_own_control_dies(pair: Pair) -> None:
     """The engine is told within its time-out, and the next pull works without a restart by hand."""
     publication = await pair.publish([1], ttl_s=60, readers=0)
@@ -108,6 +109,7 @@ async def test_a_pull_goes_on_with_the_successor_of_its_own_control(pair: Pair) 
     assert 0 == await pair.differing([1, 2], [3, 4])
 
 
+@pytest.mark.long
 async def test_a_restarted_source_refuses_old_handles(pair: Pair) -> None:
     """When control and data planes of the source began a new life, its old handles are STALE_INCARNATION."""
     publication = await pair.publish([1], ttl_s=60)
@@ -170,6 +172,7 @@ async def test_pulls_go_on_without_etcd(pair: Pair) -> None:
     assert 0 == await pair.differing([1], [30])
 
 
+@pytest.mark.long
 async def test_a_second_worker_of_one_name_is_refused(pair: Pair) -> None:
     """Another worker with a name that is held ends with a clear message, and the holder is not disturbed."""
     directory = pair.cluster.directory / "second"
@@ -187,6 +190,7 @@ async def test_a_second_worker_of_one_name_is_refused(pair: Pair) -> None:
     await pair.destination.pull(publication.handle, [1], timeout_s=5)
 
 
+@pytest.mark.long
 async def test_a_mismatched_layout_is_refused_at_pairing(pair: Pair) -> None:
     """A worker of another head dimension is no pair, and a pull from it names the field and both values."""
     worker = await pair.cluster.start_worker(
@@ -208,6 +212,7 @@ async def test_a_mismatched_layout_is_refused_at_pairing(pair: Pair) -> None:
         await engine.release(publication)
 
 
+@pytest.mark.long
 async def test_a_port_that_is_taken_is_named(pair: Pair) -> None:
     """A control whose port another process has ends with the field and the address."""
     spec = WorkerSpec(name="third-0", role="decode", pool_bytes=POOL_BYTES, listen=pair.decode.endpoint)
@@ -218,6 +223,7 @@ async def test_a_port_that_is_taken_is_named(pair: Pair) -> None:
     assert pair.decode.endpoint in str(caught.value)
 
 
+@pytest.mark.long
 async def test_a_source_that_leaves_the_cluster_during_negotiation(pair: Pair) -> None:
     """A source whose control is frozen until its registration is gone ends the pull typed, never as a defect."""
     publication = await pair.publish([1], ttl_s=60)
@@ -230,6 +236,7 @@ async def test_a_source_that_leaves_the_cluster_during_negotiation(pair: Pair) -
     assert caught.value.reason in (Reason.PEER_UNREACHABLE, Reason.PEER_LOST, Reason.DEADLINE_EXCEEDED)
 
 
+@pytest.mark.long
 async def test_a_cancelled_publish_leaves_nothing_behind(pair: Pair) -> None:
     """A Publish call given up while the ranks are asked is finished all the same: its request id still answers."""
     request = engine_pb2.PublishRequest(
@@ -259,6 +266,7 @@ async def test_a_watcher_of_an_earlier_control_hears_everything(pair: Pair) -> N
                 return
 
 
+@pytest.mark.long
 async def test_a_broken_session_leaves_no_noise(pair: Pair) -> None:
     """A data plane that stops or dies is a warning in control's log: no traceback, no task that nobody looked after."""
     for end in (pair.decode.data_planes[0].stop, pair.decode.data_planes[1].kill):

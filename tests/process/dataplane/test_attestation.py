@@ -118,6 +118,7 @@ async def test_a_source_that_packs_is_attested_on_both_ways(start: Start) -> Non
 
 
 @pytest.mark.parametrize("flags", [LOCAL_FLAGS, (*NIXL_FLAGS, *UNMAPPED)], ids=["local", "nixl"])
+@pytest.mark.long
 async def test_other_bytes_than_the_sources_are_not_attested(start: Start, flags: tuple[str, ...]) -> None:
     """A probe that reads one wrong byte attests nothing, and says so."""
     source, destination = await start("source"), await start("destination", None, None, *flags)
@@ -128,6 +129,7 @@ async def test_other_bytes_than_the_sources_are_not_attested(start: Start, flags
     assert "not those of the source" in found.refusal
 
 
+@pytest.mark.long
 async def test_a_user_who_wants_ucxs_log_gets_it(start: Start) -> None:
     """Where the user has said what UCX prints, the transport is not known, and the attestation says why."""
     source = await start("source")
@@ -139,6 +141,7 @@ async def test_a_user_who_wants_ucxs_log_gets_it(start: Start) -> None:
     require_figures(route)
 
 
+@pytest.mark.long
 async def test_a_stopped_source_is_not_attested_until_it_goes_on(start: Start) -> None:
     """A source that does not answer delays nobody else's attestation for long, and is attested when told of again."""
     stopped, other = await start("stopped", None, TCP), await start("other", None, TCP)
@@ -157,6 +160,7 @@ async def test_a_stopped_source_is_not_attested_until_it_goes_on(start: Start) -
     assert ["tcp"] == [route.transport for route in (await attested(here, peer)).routes]
 
 
+@pytest.mark.long
 async def test_what_is_known_is_told_again(start: Start) -> None:
     """A control that tells of a peer again hears at once what was attested before: nothing is probed anew."""
     source, destination = await start("source"), await start("destination")
@@ -164,6 +168,7 @@ async def test_what_is_known_is_told_again(start: Start) -> None:
     assert await attested(here, peer) == await attested(here, peer)
 
 
+@pytest.mark.long
 async def test_probes_read_into_nothing_else(start: Start) -> None:
     """Pool and lease table of both sides are as before."""
     source, destination = await start("source"), await start("destination", None, None, *UNMAPPED)
@@ -181,6 +186,7 @@ async def test_probes_read_into_nothing_else(start: Start) -> None:
         ((), ["!local", "!nixl"], "nixl/UCX"),
     ],
 )
+@pytest.mark.long
 async def test_a_read_that_may_take_no_way_is_refused(
     start: Start, flags: tuple[str, ...], require_path: list[str], there: str
 ) -> None:

@@ -1,5 +1,7 @@
 """What a data plane sums, answers and compares, asked as a control asks."""
 
+import pytest
+
 from kvferry.core.dense import HND, DenseModel, dense_layout
 from kvferry.core.layouts import ElementType
 from kvferry.dataplane.v1 import dataplane_pb2 as pb
@@ -62,6 +64,7 @@ async def test_a_read_compares_before_it_succeeds(start: Start, path_flags: tupl
     assert not (await session.finished("v")).HasField("failure")
 
 
+@pytest.mark.long
 async def test_a_replicated_latent_cache_compares(start: Start) -> None:
     """K and V as one, held by two ranks: what comes from either compares with that rank's sums."""
     source = await start("source", LATENT, None, "--checksums", "full", rank=1)
@@ -76,6 +79,7 @@ async def test_a_replicated_latent_cache_compares(start: Start) -> None:
     assert 4 * 16 * 3 * 144 == finished.figures.compared_bytes
 
 
+@pytest.mark.long
 async def test_reads_without_what_they_compare_with_are_refused(start: Start) -> None:
     """Sums that are missing, damaged or of a part are refused, and the blocks stay free."""
     source = await start("source", None, None, "--checksums", "full")

@@ -85,6 +85,7 @@ async def test_a_data_plane_runs_with_what_is_shown(start: Start, tmp_path: Path
         (("--bakend", "UCX"), {}, "--bakend: unknown flag; the nearest known flag is '--backend'"),
     ],
 )
+@pytest.mark.long
 def test_what_a_data_plane_refuses_is_refused_by_show(
     flags: tuple[str, ...], environment: dict[str, str], line: str
 ) -> None:
@@ -105,6 +106,7 @@ def test_what_a_data_plane_refuses_is_refused_by_show(
     assert document is None or line in document["refusal"]
 
 
+@pytest.mark.long
 async def test_an_ambiguous_engines_file_is_refused_by_data_plane_demo_and_show(tmp_path: Path) -> None:
     """All three say both readings and the line that settles it; with that line the data plane's choice is shown."""
     engine = tmp_path / "engine.yaml"

@@ -44,6 +44,7 @@ async def test_connections_of_dead_sources_are_closed(start: Start) -> None:
     await until(lambda: sockets(destination) <= before)
 
 
+@pytest.mark.long
 async def test_connections_of_given_up_agents_are_closed(start: Start) -> None:
     """After reads from a stopped source were given up, and it went on, both hold no more sockets than before."""
     source, destination = await start("source", large_layout(), TCP), await start("destination", large_layout(), TCP)
@@ -68,6 +69,7 @@ async def test_connections_of_given_up_agents_are_closed(start: Start) -> None:
     )
 
 
+@pytest.mark.long
 async def test_connections_of_forgotten_sources_are_closed(start: Start) -> None:
     """A source that lives and is forgotten and learned again and again costs neither side more than some sockets."""
     source, destination = await start("source", environment=TCP), await start("destination", environment=TCP)

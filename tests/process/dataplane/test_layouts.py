@@ -60,6 +60,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.long
 async def test_a_read_gathers_its_part_from_several_ranks(start: Start, name: str, path_flags: tuple[str, str]) -> None:
     """A rank reads its layers and heads from whichever ranks hold them, in blocks of its own size and order."""
     case = CASES[name]

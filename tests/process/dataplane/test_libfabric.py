@@ -153,6 +153,7 @@ async def test_a_killed_source_harms_no_other(start_on: StartOn) -> None:
     assert error_pb2.REASON_PEER_LOST == (await here.finished("midway")).failure.reason
 
 
+@pytest.mark.long
 async def test_no_byte_comes_after_a_cancel_or_a_deadline(start_on: StartOn) -> None:
     """Reads from a source that has stopped midway end at the cancel, and at the deadline; no byte comes when it goes
     on, and it can be read again."""

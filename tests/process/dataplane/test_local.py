@@ -53,6 +53,7 @@ async def test_a_stopped_source_is_read_all_the_same(start: Start) -> None:
     assert source.block_bytes([1, 5]) == destination.block_bytes([1, 5])
 
 
+@pytest.mark.long
 async def test_a_source_stopped_before_it_is_mapped_is_not_waited_for(start: Start) -> None:
     """A share socket that does not answer is given up in time, and the reason is told."""
     source, destination = await start("source"), await start("destination", None, None, *LOCAL_FLAGS)
@@ -160,6 +161,7 @@ async def test_where_mapping_is_off_the_backend_reads(start: Start) -> None:
 
 
 @pytest.mark.parametrize("off", ["source", "destination"])
+@pytest.mark.long
 async def test_where_one_side_is_off_nothing_is_mapped_nor_shown(start: Start, off: str) -> None:
     """The pair is read as if there were two hosts: no memory is mapped, and whoever is off shows none."""
     flags = ("--same-host", "off")
@@ -179,6 +181,7 @@ async def test_where_one_side_is_off_nothing_is_mapped_nor_shown(start: Start, o
         assert (name != off) == is_socket(f"{plane.socket}.share")
 
 
+@pytest.mark.long
 async def test_a_forced_path_that_is_impossible_refuses(start: Start) -> None:
     """With the local path forced and mapping off a read fails and names the path; it does not take another one."""
     flags = (*LOCAL_FLAGS, "--same-host", "backend")

@@ -68,6 +68,7 @@ async def test_the_cost_model_packs_small_pieces_and_shows_its_figures(start: St
     assert "nixl" in figures.paths[0].choice
 
 
+@pytest.mark.long
 async def test_a_forced_path_that_is_impossible_refuses(start: Start) -> None:
     """A source that does not pack is not read over another path behind the operator's back."""
     source = await start("source", small_layout(), TCP)
@@ -126,6 +127,7 @@ async def test_a_stopped_source_ends_at_the_deadline_without_a_late_byte(start: 
     assert "rollover" not in destination.log()
 
 
+@pytest.mark.long
 async def test_a_cancelled_read_frees_its_blocks_while_the_source_is_stopped(start: Start) -> None:
     """A cancel is confirmed although nothing moves, and the blocks take another read at once."""
     source, destination = await start_pair(start, large_layout())

@@ -76,6 +76,7 @@ async def test_every_byte_arrives(start: Start, source_order: str, environment: 
     assert 0 < carried.descriptor_count
 
 
+@pytest.mark.long
 async def test_many_reads_leave_no_slot_behind(start: Start) -> None:
     """A hundred reads, and some of more bytes than all slots have, go on for as long as one likes."""
     source, destination = await start_pair(start, large_layout())
@@ -122,6 +123,7 @@ async def test_a_lease_that_ended_fences(start: Start) -> None:
     assert np.array_equal(before, destination.pool())
 
 
+@pytest.mark.long
 async def test_a_source_without_slots_is_not_streamed_from_unasked(start: Start) -> None:
     """Where NIXL is forced as the wire, a source that has no slots refuses the read."""
     source = await start("source", small_layout(), {}, "--pack-listen", "127.0.0.1:0", "--same-host", "backend")
@@ -153,6 +155,7 @@ async def test_a_stopped_source_ends_at_the_deadline_without_a_late_byte(start: 
     await expect_no_slot_held(source, destination)
 
 
+@pytest.mark.long
 async def test_a_source_that_stops_midway_writes_no_late_byte(start: Start) -> None:
     """However far a read has come when its source stops, it ends at its deadline and no byte comes after. Reads from
     another source go on meanwhile, reads from this one succeed once it goes on, and no slot is lost."""
@@ -196,6 +199,7 @@ async def test_a_cancelled_read_frees_its_blocks_while_the_source_is_stopped(sta
     await expect_whole(source, here, destination, OTHER_HALF)
 
 
+@pytest.mark.long
 async def test_a_killed_source_is_lost(start: Start) -> None:
     """When the source is killed around the time of a read, the read fails long before its deadline."""
     source, destination = await start_pair(start, large_layout(), TCP)

@@ -46,6 +46,7 @@ async def test_a_clean_end(start: Start, tmp_path: Path) -> None:
     assert [] == _sockets(tmp_path)
 
 
+@pytest.mark.long
 async def test_a_stuck_end_is_bounded(start: Start) -> None:
     """A data plane that is told to end while its reads' thread is stuck ends all the same, within the bound, not with
     status 0; its log names the thread."""

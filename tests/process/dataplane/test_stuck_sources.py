@@ -48,6 +48,7 @@ async def _warm(here: Session, peer: pb.ConnectPeer, lease: RankLease) -> None:
     assert not finished.HasField("failure"), finished
 
 
+@pytest.mark.long
 async def test_a_stopped_source_ends_in_a_typed_error_and_no_late_byte(start: Start) -> None:
     """When the source is stopped, the read ends within a second of its deadline, no byte arrives after that, and reads
     from another source go on meanwhile."""

@@ -51,6 +51,7 @@ def test_a_dead_etcd_is_broken_and_the_rest_is_looked_at() -> None:
     assert "OK" == found.status_of("transport.nixl_ucx")
 
 
+@pytest.mark.long
 def test_a_frozen_etcd_costs_a_few_seconds() -> None:
     """A member that was stopped does not hold the doctor up."""
     with EtcdServer() as frozen:
@@ -74,6 +75,7 @@ def test_tcp_alone_is_slow_and_no_tcp_is_broken() -> None:
 
 
 @pytest.mark.parametrize("transport", list(Transport))
+@pytest.mark.long
 def test_a_transport_can_be_used_or_says_what_it_lacks(transport: Transport) -> None:
     """As a data plane that is told to use it: one that cannot be opened is a fault there, and its words are told."""
     backend = ("--backend", "UCX") if transport is Transport.UCX else ("--nixl-backend", transport.backend)
@@ -109,6 +111,7 @@ async def test_the_workers_data_planes_are_asked_and_not_disturbed() -> None:
     assert "OK" == found.status_of("etcd.reachable")
 
 
+@pytest.mark.long
 async def test_a_frozen_data_plane_is_broken() -> None:
     """The one that answers is told apart from the one that does not."""
     async with running_pair() as pair:

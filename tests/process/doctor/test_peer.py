@@ -67,6 +67,7 @@ async def test_tcp_forced_on_one_side_is_slow(side: str) -> None:
     assert found.whole["exit_status"] >= 3
 
 
+@pytest.mark.long
 async def test_a_path_that_is_impossible_has_its_reason() -> None:
     """A source that does not pack, and a destination that does not map."""
     async with running_pair(data_plane_flags=("--same-host", "backend")) as pair:
