@@ -27,7 +27,7 @@ demo: $(READY) ## two workers, real reads, verified, in a minute
 	@$(BIN)/kvferry demo
 
 # What only computes runs beside the tests of real processes, which wait a lot, and takes what they leave.
-COMPUTING := tests/simulation tests/style tests/unit/planning tests/unit/reference_engine
+COMPUTING := tests/simulation tests/unit/planning tests/unit/reference_engine
 
 .PHONY: test
 test: $(READY) ## run the tests, in a quarter of an hour on two cores
@@ -40,8 +40,8 @@ test-computing: $(READY) ## of them the planner's, the model's and the simulatio
 	tail -n 1 "$$log"
 
 .PHONY: test-others
-test-others: $(READY) ## of them all others
-	@$(BIN)/pytest $(addprefix --ignore ,$(COMPUTING))
+test-others: $(READY) ## of them all others; tests/style is what `make check` runs
+	@$(BIN)/pytest $(addprefix --ignore ,$(COMPUTING) tests/style)
 
 .PHONY: test-long
 test-long: $(READY) ## run the tests that take longer: variants of processes, and the planner's on many more layouts

@@ -11,8 +11,8 @@ import pytest
 from tests.simulation.breakages import BREAKAGES, Breakage, fence_off, no_deadline
 from tests.simulation.run import simulate
 
-SEEDS = 300
-SEEDS_MIN = 100
+SEEDS = 200
+SEEDS_MIN = 50
 SEEDS_SECONDS = 240
 """A busy machine runs fewer of them, at least ``SEEDS_MIN``."""
 BREAKAGE_SEEDS = 40

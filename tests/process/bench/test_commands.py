@@ -62,6 +62,7 @@ def check_rows(rows: list[dict[str, Any]]) -> None:
         assert 4 << 20 == row["total_bytes"]
 
 
+@pytest.mark.long
 def test_transfer_measures_a_path_beside_baselines_and_ceilings() -> None:
     """One row per block size and order."""
     rows = bench("transfer", "--paths", "local", "--blocks", "64KiB", "--total", "4MiB", "--repeats", "2")

@@ -82,6 +82,7 @@ async def test_a_refused_transport_refuses_the_first_pull(environment: dict[str,
         assert [("PATH_REFUSED", "require_path")] == [(m.reason, m.field) for m in verdict.mismatches]
 
 
+@pytest.mark.long
 async def test_a_rate_below_the_floor_refuses_the_first_pull() -> None:
     """A floor that no memory reaches refuses the pair, with both rates."""
     async with running_pair(transfers={"min_gbytes_per_s": 100_000.0}) as pair:

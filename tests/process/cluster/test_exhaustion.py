@@ -69,6 +69,7 @@ async def test_a_control_without_descriptors_serves_whom_it_knows(pair: Pair) ->
     await moves(pair, 3)
 
 
+@pytest.mark.long
 async def test_an_etcd_without_space_keeps_whom_it_knows(pair: Pair) -> None:
     """With etcd out of space registered workers stay and pulls go on; a new worker says that it is not registered, its
     control says why, and it joins once there is space."""

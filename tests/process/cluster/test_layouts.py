@@ -11,6 +11,7 @@ BLOCKS = 64
 TOKENS = MODEL.tokens_per_block
 
 
+@pytest.mark.long
 async def test_data_parallel_ranks_hold_requests_of_their_own() -> None:
     """A request published by one data-parallel rank is pulled into another, and no other rank is touched."""
     layouts = [dense_layout(MODEL, BLOCKS, tensor_parallel=1, data_parallel=RANKS, order=order) for order in (NHD, HND)]

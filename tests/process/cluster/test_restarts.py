@@ -256,6 +256,7 @@ async def test_a_cancelled_publish_leaves_nothing_behind(pair: Pair) -> None:
     await pair.source.release(answer.publication.name)
 
 
+@pytest.mark.long
 async def test_a_watcher_of_an_earlier_control_hears_everything(pair: Pair) -> None:
     """A revision that this control has not reached is another life's: the stream starts from the beginning."""
     publication = await pair.publish([1])
@@ -283,6 +284,7 @@ async def test_a_broken_session_leaves_no_noise(pair: Pair) -> None:
     assert "Task " not in log
 
 
+@pytest.mark.long
 async def test_many_negotiations_end_typed_when_the_source_dies() -> None:
     """Pulls whose source's control is killed while it is asked all end typed before their deadline, not one hangs."""
     async with running_pair(lease_ttl_s=30) as pair:
@@ -309,6 +311,7 @@ async def test_many_negotiations_end_typed_when_the_source_dies() -> None:
         await eventually(works, "pulls work again")
 
 
+@pytest.mark.long
 async def test_sessions_follow_a_restarted_source(pair: Pair) -> None:
     """After the source's control was killed and came back in the same life, pulls negotiate on a new session."""
     publication = await pair.publish([1, 2, 3], ttl_s=60, readers=0)

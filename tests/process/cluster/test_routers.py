@@ -41,6 +41,7 @@ asyncio.run(watch())
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.long
 async def test_a_router_that_is_gone_leaves_no_watcher(pair: Pair, how: signal.Signals) -> None:
     """As many watchers as may be, of a router that is killed or stopped, make room for others without being told."""
     command = [sys.executable, "-c", _WATCHING, pair.decode.endpoint, str(WATCHERS_MAX)]

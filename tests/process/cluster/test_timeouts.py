@@ -12,6 +12,7 @@ from tests.process.cluster.pair import running_pair
 BLOCKS = [0, 1, 2, 3]
 
 
+@pytest.mark.long
 async def test_a_pull_without_a_time_has_that_of_the_engines_configuration(tmp_path: Path) -> None:
     """``kv_transfer_timeout_ms`` ends it where the source stands still; a pull that says its time has that."""
     engine_file = tmp_path / "engine.yaml"

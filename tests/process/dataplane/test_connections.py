@@ -24,6 +24,7 @@ def sockets(destination: DataPlane) -> int:
     return sum(target.startswith("socket:") for target in open_descriptors(destination.process.pid))
 
 
+@pytest.mark.long
 async def test_connections_of_dead_sources_are_closed(start: Start) -> None:
     """After sources were read from, killed and forgotten, the reader holds no more sockets than before the first."""
     destination = await start("destination", environment=TCP)

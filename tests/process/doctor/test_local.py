@@ -99,6 +99,7 @@ def test_a_container_is_seen_as_one() -> None:
     assert "OK" == found.status_of("transport.nixl_ucx")
 
 
+@pytest.mark.long
 async def test_the_workers_data_planes_are_asked_and_not_disturbed() -> None:
     """With a control's configuration its data planes answer, and pulls go on meanwhile."""
     async with running_pair() as pair:

@@ -78,6 +78,7 @@ async def test_a_path_that_is_impossible_has_its_reason() -> None:
     assert "cma" == found["nixl"]["values"]["transport"]
 
 
+@pytest.mark.long
 async def test_a_peer_that_is_not_there_is_broken() -> None:
     """Unknown workers, and a source whose data planes do not answer, end in findings and in time."""
     async with running_pair() as pair:

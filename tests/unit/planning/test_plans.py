@@ -55,7 +55,7 @@ def check(case: Case, seed: int) -> None:
             assert worlds.expected[rank].tolist() == actual.tolist()
 
 
-@settings(max_examples=20 * settings().max_examples)
+@settings(max_examples=8 * settings().max_examples)
 @given(st.integers(0, 1 << 32))
 def test_plans_do_what_an_element_wise_transfer_does(seed: int) -> None:
     """For any pair of layouts and any request, each wanted byte is written once with the right value, and no other."""
