@@ -51,8 +51,9 @@ def _has_network() -> bool:
     )
 
 
-LONG = {"nixl-ucx", "ucx-tcp"}
-"""Left to the long run: of UCX with and without NIXL the ordinary run has one over sockets and one that is not."""
+LONG = {"local", "nixl-ucx", "ucx-tcp"}
+"""Left to the long run. Of UCX with and without NIXL the ordinary run has one over sockets and one that is not, and of
+mapped memory the tests of data planes."""
 
 
 @pytest.fixture(

@@ -14,6 +14,7 @@ from tests.process.cluster.pair import Pair
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
+@pytest.mark.long
 async def test_an_oversize_message_is_refused_and_the_worker_goes_on(pair: Pair) -> None:
     """A message over the bound is MESSAGE_TOO_LARGE, from whatever client, and the next pull works."""
     request = pb.CreateTransferRequest(request_id="large", handle=b"x" * (MESSAGE_BYTES_MAX + 1))

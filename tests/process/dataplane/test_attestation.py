@@ -74,6 +74,7 @@ async def test_a_mapped_pool_is_attested_as_local(start: Start) -> None:
     [(({}, {}), "cma"), (({}, TCP), "tcp"), ((TCP, {}), "tcp")],
     ids=["none", "destination", "source"],
 )
+@pytest.mark.long
 async def test_the_transport_is_the_one_that_ucx_uses(
     start: Start, environments: tuple[dict[str, str], dict[str, str]], used: str
 ) -> None:

@@ -67,6 +67,7 @@ async def wait_until_free(engine: "ReferenceEngineServiceAsyncStub") -> None:
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.long
 async def test_engine_refusals_and_a_pull_by_hand(workers: tuple[LocalWorker, LocalWorker]) -> None:
     """Blocks return when a publication expires or a call fails; ``kvferry pull`` moves the published blocks once."""
     prefill, decode = workers
