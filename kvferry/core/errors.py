@@ -53,6 +53,11 @@ class KvferryError(Exception):
         sane = len(text) <= RETRY_AFTER_DIGITS_MAX and text.isascii() and text.isdigit()
         return int(text) / 1e3 if sane else None
 
+    def let_go(self) -> None:
+        """Forget traceback and causes: they refer to frames, and those to what was in use, such as an agent that could
+        then not be destroyed."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.message, self.reason, self.metadata))
 

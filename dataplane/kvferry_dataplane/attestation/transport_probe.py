@@ -70,8 +70,7 @@ class TransportProbes:
             agent.add_peer(peer.agent_metadata)
             seconds = self._measure(agent, peer)
         except KvferryError as error:
-            # A traceback refers to frames, and those to the agent, which could then not be destroyed.
-            error.__traceback__ = error.__cause__ = error.__context__ = None
+            error.let_go()
             raise
         finally:
             with self._lingering.kept(is_reading=agent.is_reading):

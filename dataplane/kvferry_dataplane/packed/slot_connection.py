@@ -234,7 +234,7 @@ class SlotConnection:
     def _end(self, error: KvferryError) -> None:
         if self.failure is not None:
             return
-        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error.let_go()
         self.failure = error
         _log.info("slot connection ended", source=self._peer.name, why=error.message)
         for job in [*self._queue, *self._jobs.values()]:

@@ -108,8 +108,7 @@ class StagingReads:
             self._fail(read, error)
 
     def _fail(self, read: StagingRead, error: KvferryError) -> None:
-        # A traceback refers to frames, and those to the agent, which could then not be destroyed.
-        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error.let_go()
         self._reads.remove(read)
         self._failed.append(read)
         read.failure = error

@@ -274,8 +274,7 @@ class ReadExecutor:
                 self._end(request.transfer, error, now)
 
     def _end(self, transfer: str, error: KvferryError, now: float) -> None:
-        # A traceback refers to frames, and those to the agent, which could then not be destroyed.
-        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error.let_go()
         waiting = self._queue.remove(transfer)
         if waiting is not None:
             self._moved_count += 1

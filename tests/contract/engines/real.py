@@ -32,7 +32,7 @@ from tests.contract.engines.engine import WAIT_SECONDS, Bytes
 from tests.process.dataplane.harness import POOL_BYTES, DataPlane, large_layout
 
 _PAUSE_SECONDS = 0.0005
-_LATE_SECONDS = 1.0
+_LATE_SECONDS = 2.0
 _HELD = list(range(56))
 
 
