@@ -49,10 +49,12 @@ test-long: $(READY) ## run the tests that take longer: variants of processes, an
 	@$(BIN)/pytest --hypothesis-profile long --timeout 7200 tests/unit/planning
 
 SEEDS ?= 300
+SEED ?= random
+seed := $(if $(filter-out random,$(SEED)),--seed $(SEED))
 
 .PHONY: simulate
 simulate: $(READY) ## run a cluster in virtual time under faults: SEEDS=1000 runs so many, SEED=7 shows one with its trace
-	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+	@$(BIN)/python -m tests.simulation $(or $(seed),--seeds $(SEEDS))
 
 .PHONY: test-asan
 test-asan: $(READY) ## run the native core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -66,17 +68,15 @@ test-tsan: ## stress the native core under ThreadSanitizer
 test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
 	@$(BIN)/pytest tests/gpu
 
-SEED ?= random
-chaos_seed = $(if $(filter-out random,$(SEED)),--seed $(SEED))
 chaos_json = $(if $(JSON),--json $(JSON))
 
 .PHONY: chaos
 chaos: $(READY) ## break real processes and networks under load for ten minutes (SEED=n repeats a run; JSON=file)
-	@$(BIN)/python -m tests.chaos $(chaos_seed) $(chaos_json)
+	@$(BIN)/python -m tests.chaos $(seed) $(chaos_json)
 
 .PHONY: chaos-short
 chaos-short: $(READY) ## two minutes of that, as in the tests
-	@$(BIN)/python -m tests.chaos --short $(chaos_seed) $(chaos_json)
+	@$(BIN)/python -m tests.chaos --short $(seed) $(chaos_json)
 
 MINUTES ?= 30
 
