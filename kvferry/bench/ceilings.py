@@ -1,7 +1,7 @@
 """What the memory gives at most: the same bytes copied in one process, with nothing around it."""
 
 import asyncio
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from kvferry.bench.workload import Workload
 from kvferry.core.errors import TransportFailed
 from kvferry.core.planning.copies import CopyPlan
 from kvferry.device.copying import Window
+from kvferry.device.cuda import call, open_device
 from kvferry.device.memfd import create_shared_memory
 from kvferry.device.native import ceiling_copy
 
@@ -19,7 +20,7 @@ CEILING_COPY = "ceiling_copy"
 CEILING_MEMCPY = "ceiling_memcpy"
 """The same with `memcpy`."""
 CEILING_DEVICE = "ceiling_device_copy"
-"""One device-to-device copy of as many bytes in a row."""
+"""One device-to-device copy of as many bytes in a row; between two GPUs a peer copy."""
 CEILING_DEVICE_BUSY = "ceiling_device_copy_busy"
 """The same right behind another such copy, which is some percent faster than on a device that was idle."""
 
@@ -85,15 +86,23 @@ class HostCeiling:
 
 
 class DeviceMemory:
-    """Two pools on a GPU."""
+    """Two pools, on one GPU or on two that reach each other."""
 
-    def __init__(self, device: str, pool_bytes: int, seed: int) -> None:
-        self.source, self.destination = (torch.zeros(pool_bytes, dtype=torch.uint8, device=device) for _ in range(2))
+    def __init__(self, devices: tuple[str, str], pool_bytes: int, seed: int) -> None:
+        """Allocate the source's and the destination's. Raises TransportFailed if one GPU does not reach the other."""
+        self.source, self.destination = (torch.zeros(pool_bytes, dtype=torch.uint8, device=where) for where in devices)
         fill(self.source, seed)
+        self._contexts: list[Any] = []
+        if self.source.device != self.destination.device:
+            # torch retains the same contexts.
+            there, here = (open_device(pool.device.index) for pool in (self.source, self.destination))
+            # Without it the driver takes the bytes through the host's memory.
+            here.reach(there)
+            self._contexts = [here.context, there.context]
 
     def copy(self, count: int, *, busy: bool) -> float:
-        """Copy ``count`` bytes in one run, ``busy``: behind another such copy; seconds on the GPU."""
-        with torch.cuda.device(self.source.device):
+        """Copy ``count`` bytes in one run, ``busy``: behind another such copy; seconds on the destination's GPU."""
+        with torch.cuda.device(self.destination.device):
             started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             if busy:
                 self._enqueue(count)
@@ -104,7 +113,12 @@ class DeviceMemory:
         return float(started.elapsed_time(ended)) / 1e3
 
     def _enqueue(self, count: int) -> None:
-        self.destination[:count].copy_(self.source[:count])
+        if not self._contexts:
+            self.destination[:count].copy_(self.source[:count])
+            return
+        here, there = self._contexts
+        stream = torch.cuda.current_stream().cuda_stream
+        call("cuMemcpyPeerAsync", self.destination.data_ptr(), here, self.source.data_ptr(), there, count, stream)
 
 
 class DeviceCeiling:
@@ -122,14 +136,14 @@ class DeviceCeiling:
         """Copy the whole pool into poisoned memory and compare. Raises TransportFailed."""
         poison(self._memory.destination)
         self._memory.copy(workload.pool_bytes, busy=self._busy)
-        if not torch.equal(self._memory.source, self._memory.destination):
+        if not torch.equal(self._memory.source.to(self._memory.destination.device), self._memory.destination):
             raise TransportFailed("the device's own copy is wrong")
 
 
-def make_ceilings(device: str, pool_bytes: int, seed: int, threads: int) -> dict[str, Yardstick]:
-    """The ceilings of a device, by name. They hold two pools."""
-    if device != "cpu":
-        on_device = DeviceMemory(device, pool_bytes, seed)
+def make_ceilings(devices: tuple[str, str], pool_bytes: int, seed: int, threads: int) -> dict[str, Yardstick]:
+    """The ceilings of two pools on ``devices``, both the host or both GPUs, by name. They hold two pools."""
+    if devices[0] != "cpu":
+        on_device = DeviceMemory(devices, pool_bytes, seed)
         return {
             CEILING_DEVICE: DeviceCeiling(on_device, busy=False),
             CEILING_DEVICE_BUSY: DeviceCeiling(on_device, busy=True),

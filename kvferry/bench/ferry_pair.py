@@ -51,23 +51,27 @@ class FerryPair:
         device: str,
         pool_bytes: int,
         *,
+        source_device: str = "",
         path: str = "auto",
+        name: str = "",
         network: Network | None = None,
         flags: Sequence[str] = (),
     ) -> Self:
         """Start both workers, with ``path`` forced on the destination and ``flags`` for the data planes.
 
+        The source's pool is on ``source_device`` if that is another; ``name`` tells their names from other pairs'.
+
         Raises:
             ProcessError: a process failed.
         """
         network = network or Network()
-        prefix = "" if path == AUTO else f"{path}-"
+        prefix = f"{name}-" if name else ""
         source, destination = await all_of(
             cluster.start_worker(
                 WorkerSpec(
-                    name=prefix + name,
+                    name=prefix + worker,
                     role=role,
-                    device=device,
+                    device=where,
                     pool_bytes=pool_bytes,
                     listen=f"{side.address}:0",
                     pack_listen=f"{side.address}:0",
@@ -80,9 +84,9 @@ class FerryPair:
                     data_plane_environment=network.transports,
                 )
             )
-            for name, role, side in (
-                (SOURCE, "prefill", network.source),
-                (DESTINATION, "decode", network.destination),
+            for worker, role, where, side in (
+                (SOURCE, "prefill", source_device or device, network.source),
+                (DESTINATION, "decode", device, network.destination),
             )
         )
         return cls(source, destination, pool_bytes)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kvferry.core.errors import ConfigInvalid
 from kvferry.launch.namespaces import Namespace, NamespacePair
@@ -36,6 +36,10 @@ class Network:
     """What data planes do that share a host: ``fused``, or ``backend`` as if they did not."""
     transports: Mapping[str, str] = field(default_factory=dict)
     """UCX settings that keep every library to the wire."""
+
+    def turned(self) -> "Network":
+        """The same with the sides exchanged."""
+        return replace(self, source=self.destination, destination=self.source)
 
 
 @contextmanager

@@ -79,20 +79,37 @@ class PeerPair:
 
     @classmethod
     async def start(
-        cls, library: str, device: str, pool_bytes: int, seed: int, directory: Path, network: Network
+        cls,
+        library: str,
+        name: str,
+        devices: tuple[str, str],
+        pool_bytes: int,
+        seed: int,
+        directory: Path,
+        network: Network,
     ) -> Self:
         """Start both, connected and frozen; the source's pool holds the noise of ``seed``.
+
+        Their pools lie on ``devices``, the source's first; ``name`` tells them from others of the library.
 
         Raises:
             ProcessError: one did not start.
             Unavailable: the library cannot be used here.
         """
-        arguments = ["--library", library, "--device", device, "--pool-bytes", str(pool_bytes)]
         # One after the other: that a library is missing is no reason to have the other half cancelled in its start.
-        source = await PeerSide.start(f"{library}-source", arguments, directory, network.source, network.transports)
-        destination = await PeerSide.start(
-            f"{library}-destination", arguments, directory, network.destination, network.transports
-        )
+        source, destination = [
+            await PeerSide.start(
+                f"{name}-{role}",
+                ["--library", library, "--device", device, "--pool-bytes", str(pool_bytes)],
+                directory,
+                side,
+                network.transports,
+            )
+            for role, device, side in (
+                ("source", devices[0], network.source),
+                ("destination", devices[1], network.destination),
+            )
+        ]
         pair = cls(library, source, destination)
         await destination.call("connect", described=await source.call("describe"))
         await source.call("fill", seed=seed)

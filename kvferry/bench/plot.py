@@ -36,9 +36,9 @@ def points_of(rows: Sequence[TransferRow]) -> Points:
     points: defaultdict[str, dict[int, float]] = defaultdict(dict)
     for row in rows:
         suffix = f", {row.workload.order}" if len(orders) > 1 else ""
-        timings = {f"kvferry {row.case.path}": row.case.timing, **row.case.others}
+        timings = {f"kvferry {row.case.label}": row.case.timing, **row.case.others}
         for name, timing in timings.items():
-            rate = timing.rates(row.workload.total_bytes)["median"]
+            rate = timing.rates(row.moved_bytes)["median"]
             points[name + suffix][row.workload.block_bytes] = rate
     return {name: sorted(rates.items()) for name, rates in points.items()}
 
@@ -64,8 +64,8 @@ def draw(rows: Sequence[TransferRow], path: Path) -> None:
     axes.set_xlabel("block size")
     axes.set_ylabel("GB/s (median)")
     axes.grid(visible=True, alpha=0.3)
-    total = size_label(first.workload.total_bytes)
-    axes.set_title(f"Pull of {total}, {first.device} pools, {first.network}, {len(first.case.timing.rounds_s)} rounds")
+    total, where = size_label(first.workload.total_bytes), f"{first.place.devices} pools"
+    axes.set_title(f"Pull of {total}, {where}, {first.place.network}, {len(first.case.timing.rounds_s)} rounds")
     axes.legend(fontsize="small")
     try:
         figure.savefig(path, dpi=120)

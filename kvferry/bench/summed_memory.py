@@ -61,7 +61,7 @@ class SummedDevice:
     """Two pools on a GPU."""
 
     def __init__(self, layout: WorkerLayout, pool_bytes: int, device: str) -> None:
-        self._memory = DeviceMemory(device, pool_bytes, SEED)
+        self._memory = DeviceMemory((device, device), pool_bytes, SEED)
         self._digester = CudaDigester(open_device(torch.device(device).index or 0))
         self._window = Window(self._memory.source.data_ptr(), pool_bytes)
         self._region = _region(layout)

@@ -11,7 +11,7 @@ from kvferry.bench.network import open_network
 from kvferry.bench.trace_figures import TraceRow
 from kvferry.bench.trace_file import TraceRequest, read_trace
 from kvferry.bench.trace_replay import Replay, ReplayOptions
-from kvferry.bench.transfer import PATHS
+from kvferry.bench.transfer_settings import PATHS
 from kvferry.core.dense import DenseModel, dense_layout
 from kvferry.core.errors import ConfigInvalid
 from kvferry.core.layouts import ElementType, WorkerLayout

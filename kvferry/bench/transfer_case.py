@@ -18,6 +18,9 @@ class PathCase:
 
     path: str
     """As it was asked for."""
+    sm_count: str
+    label: str
+    """Tells it from the others of the run."""
     path_taken: str
     choice: str
     piece_count: int
@@ -33,20 +36,42 @@ class PathCase:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where bytes went from and to."""
+
+    device: str
+    source_device: str
+    network: str
+    directions: int = 1
+    """2 if as much went the other way at the same time."""
+
+    @property
+    def devices(self) -> str:
+        """Both, or the one that both pools lie on."""
+        if self.device == self.source_device:
+            return self.device
+        return f"{self.source_device} {'to' if self.directions == 1 else 'from and to'} {self.device}"
+
+
+@dataclass(frozen=True, slots=True)
 class TransferRow:
     """A path in a case, and what it ran on."""
 
     case: PathCase
     workload: Workload
-    device: str
-    network: str
+    place: Place
     unavailable: Mapping[str, str]
     """Methods that could not be measured, and why."""
     host: Mapping[str, object]
 
+    @property
+    def moved_bytes(self) -> int:
+        """Of all pulls of a round together."""
+        return self.place.directions * self.workload.total_bytes
+
     def _device_figures(self) -> dict[str, object]:
         """The copy alone as the device's own clock saw it, where a device copied."""
-        copied, total = self.case.stages[DEVICE], self.workload.total_bytes
+        copied, total = self.case.stages[DEVICE], self.moved_bytes
         if not min(copied.rounds_s):
             return {}
         ceilings = {
@@ -58,7 +83,7 @@ class TransferRow:
 
     def to_dict(self) -> dict[str, object]:
         """The row for JSON."""
-        case, total = self.case, self.workload.total_bytes
+        case, total, place = self.case, self.moved_bytes, self.place
         rates = {
             method: {"gbytes_per_s": timing.rates(total), "ratio": case.ratio_to(method)}
             for method, timing in case.others.items()
@@ -69,12 +94,15 @@ class TransferRow:
             "path": case.path,
             "path_taken": case.path_taken,
             "choice": case.choice,
-            "device": self.device,
-            "network": self.network,
+            "device": place.device,
+            "source_device": place.source_device,
+            "directions": place.directions,
+            "sm_count": case.sm_count,
+            "network": place.network,
             "order": self.workload.order,
             "block_bytes": self.workload.block_bytes,
             "pieces": case.piece_count,
-            "total_bytes": total,
+            "total_bytes": self.workload.total_bytes,
             "rounds": len(case.timing.rounds_s),
             "gbytes_per_s": case.timing.rates(total),
             "read_gbytes_per_s": case.stages[READ].rates(total),

@@ -1,11 +1,13 @@
 """``kvferry bench latency``."""
 
+import re
+
 from kvferry.bench.latency import measure_latency
 from kvferry.cli.figures import milliseconds, parse_size
 from kvferry.cli.terminal import console, error_console, print_json, table
 from kvferry.core.errors import ConfigInvalid
 
-_POOL_DEVICES = {"cpu": "cpu", "cuda": "cuda:0"}
+_POOL_DEVICE = re.compile(r"cpu|cuda(:\d{1,4})?")
 
 
 async def latency(size: str, block: str, *, device: str, repeats: int, json_output: bool) -> None:
@@ -37,8 +39,8 @@ async def latency(size: str, block: str, *, device: str, repeats: int, json_outp
     console().print(table(title, ("call", "p50 ms", "p99 ms", "pull's p50 / its p50"), rows, right=3))
 
 
-def pool_device(device: str) -> str:
-    """Where a benchmark's pools are. Raises ConfigInvalid."""
-    if device not in _POOL_DEVICES:
-        raise ConfigInvalid.of_field("device", device, "must be cpu or cuda")
-    return _POOL_DEVICES[device]
+def pool_device(device: str, *, field: str = "device") -> str:
+    """Where a benchmark's pools are, as data planes are told. Raises ConfigInvalid."""
+    if _POOL_DEVICE.fullmatch(device) is None:
+        raise ConfigInvalid.of_field(field, device, "must be cpu, cuda or cuda:N")
+    return "cuda:0" if device == "cuda" else device

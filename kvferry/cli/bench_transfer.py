@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvferry.bench.plot import draw, require_matplotlib
-from kvferry.bench.transfer import TransferSettings, measure_transfers
+from kvferry.bench.transfer import measure_transfers
 from kvferry.bench.transfer_case import READ, TransferRow
+from kvferry.bench.transfer_settings import TransferSettings
 from kvferry.cli.bench import pool_device
 from kvferry.cli.figures import milliseconds, parse_size, rate_text, size_text
 from kvferry.cli.terminal import console, error_console, print_json, table
@@ -19,6 +20,8 @@ class TransferOptions:
 
     paths: str
     device: str
+    source_device: str
+    both_ways: bool
     blocks: str
     total: str
     order: str
@@ -33,13 +36,15 @@ class TransferOptions:
         return TransferSettings(
             paths=_list(self.paths),
             device=pool_device(self.device),
+            source_device=pool_device(self.source_device, field="source_device") if self.source_device else "",
+            both_ways=self.both_ways,
             block_sizes=tuple(parse_size("blocks", text) for text in self.blocks.split(",")),
             total_bytes=parse_size("total", self.total),
             orders=_list(self.order),
             repeats=self.repeats,
             threads=self.threads,
             network=self.network,
-            sm_count=self.sm_count,
+            sm_counts=_list(self.sm_count),
         )
 
 
@@ -70,19 +75,19 @@ def _show(rows: Sequence[TransferRow]) -> None:
         (
             size_text(row.workload.block_bytes),
             row.workload.order,
-            row.case.path,
+            row.case.label,
             row.case.path_taken,
             str(row.case.piece_count),
             milliseconds(row.case.timing.median_s),
-            rate_text(total, row.case.timing.median_s),
-            rate_text(total, row.case.stages[READ].median_s),
+            rate_text(row.moved_bytes, row.case.timing.median_s),
+            rate_text(row.moved_bytes, row.case.stages[READ].median_s),
             *(_against(row, method) for method in methods),
         )
         for row in rows
     ]
     title = (
-        f"a pull of {size_text(total)}, {first.device}, {first.network}: medians of {len(first.case.timing.rounds_s)} "
-        "rounds in turns; of the others GB/s, and how many times that a pull is"
+        f"a pull of {size_text(total)}, {first.place.devices}, {first.place.network}: medians of "
+        f"{len(first.case.timing.rounds_s)} rounds in turns; of the others GB/s, and how many times that a pull is"
     )
     console().print(table(title, (*columns, *methods), lines, right=4 + len(methods)))
     for method, reason in first.unavailable.items():
@@ -90,7 +95,7 @@ def _show(rows: Sequence[TransferRow]) -> None:
 
 
 def _against(row: TransferRow, method: str) -> str:
-    rate = rate_text(row.workload.total_bytes, row.case.others[method].median_s)
+    rate = rate_text(row.moved_bytes, row.case.others[method].median_s)
     return f"{rate} ({row.case.ratio_to(method):.2f})"
 
 

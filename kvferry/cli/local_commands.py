@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
-from kvferry.cli.options import Backend, Device, Json, NixlBackend, SameHost, TrtllmConfig
+from kvferry.cli.options import Backend, Json, NixlBackend, SameHost, TrtllmConfig
 
 
 def demo(  # noqa: PLR0913, PLR0917 - one per option
     json_output: Json = False,
-    device: Device = "cpu",
+    device: Annotated[
+        str,
+        typer.Option(help="Where the KV pools lie: cpu, cuda, or GPUs as in cuda:0,cuda:1, which ranks take in turn."),
+    ] = "cpu",
     requests: Annotated[int, typer.Option(min=1, max=1000, help="Requests to serve.")] = 16,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")] = 8,
     logs: Annotated[Path | None, typer.Option(help="Keep configuration and logs in this directory.")] = None,
@@ -75,7 +78,9 @@ def up(  # noqa: PLR0913, PLR0917 - one per option
     name: Annotated[str, typer.Option(help="The worker's name.")] = "worker-0",
     role: Annotated[str, typer.Option(help="prefill, decode or both.")] = "both",
     ranks: Annotated[int, typer.Option(min=1, max=64, help="Data planes.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, or cuda:N for all ranks.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda:N, or several as in cuda:0,cuda:1, which ranks take in turn.")
+    ] = "cpu",
     pool: Annotated[str, typer.Option(help="Size of each rank's pool, such as 256MiB.")] = "256MiB",
     listen: Annotated[str, typer.Option(help="host:port of the control.")] = "127.0.0.1:0",
     engine: Annotated[bool, typer.Option("--engine", help="Start the reference engine as well.")] = False,

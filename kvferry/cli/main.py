@@ -177,13 +177,20 @@ def bench_transfer(  # noqa: PLR0913, PLR0917 - one per option
         str, typer.Option(help="Paths to measure, of auto, local, nixl, packed, ucx and libfabric.")
     ] = "auto",
     device: Device = "cpu",
+    source_device: Annotated[str, typer.Option(help="Where the source's pool lies, if on another device.")] = "",
+    both_ways: Annotated[
+        bool, typer.Option("--both-ways", help="Pull as much the other way at the same time.")
+    ] = False,
     blocks: Annotated[str, typer.Option(help="Block sizes.")] = "4KiB,16KiB,64KiB,256KiB,1MiB,4MiB",
     total: Annotated[str, typer.Option(help="Bytes of a pull.")] = "512MiB",
     order: Annotated[str, typer.Option(help="Where the blocks lie: random, contiguous, or both.")] = "random",
     repeats: Annotated[int, typer.Option(min=1, max=1000, help="Timed rounds of each case.")] = 5,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the ceilings in host memory.")] = 2,
     network: Annotated[str, typer.Option(help="loopback, or namespaces: two with a wire between (root).")] = "loopback",
-    sm_count: Annotated[str, typer.Option(help="GPU multiprocessors that copies may take.")] = "all",
+    sm_count: Annotated[
+        str,
+        typer.Option(help="GPU multiprocessors that copies may take; of several, as in 8,16,all, each is measured."),
+    ] = "all",
     plot: Annotated[Path | None, typer.Option(help="Also draw GB/s over block size (extra `plot`).")] = None,
 ) -> None:
     """Whole pulls over each path against raw NIXL and Mooncake (if installed) reading the same blocks, and ceilings.
@@ -197,6 +204,8 @@ def bench_transfer(  # noqa: PLR0913, PLR0917 - one per option
     options = command.TransferOptions(
         paths=paths,
         device=device,
+        source_device=source_device,
+        both_ways=both_ways,
         blocks=blocks,
         total=total,
         order=order,

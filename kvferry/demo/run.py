@@ -81,7 +81,7 @@ async def run_demo(settings: DemoSettings, observer: Observer) -> DemoReport:
 
 
 def _alone_job(settings: DemoSettings, requests: Sequence[Request]) -> AloneJob:
-    return AloneJob(settings.model, requests, MAX_NEW_TOKENS, DEFAULT_BLOCK_TOKENS, settings.device)
+    return AloneJob(settings.model, requests, MAX_NEW_TOKENS, DEFAULT_BLOCK_TOKENS, settings.device_kind)
 
 
 def _bytes_expected(settings: DemoSettings, requests: Sequence[Request]) -> int:
@@ -97,13 +97,13 @@ async def _start_worker(
         role=role,
         ranks=shape.parallelism.rank_count,
         pipeline_parallel=shape.pipeline_parallel,
-        device=settings.pool_device,
+        device=settings.pool_devices(0 if name == PREFILL else settings.prefill.parallelism.rank_count),
         pool_bytes=settings.pool_bytes(shape),
         data_plane_flags=settings.data_plane_flags,
         control_flags=settings.control_flags,
     )
     worker = await cluster.start_worker(spec)
-    arguments = ["--device", settings.device, "--block-count", str(settings.block_count(shape))]
+    arguments = ["--device", settings.device_kind, "--block-count", str(settings.block_count(shape))]
     await worker.start_engine([*arguments, *shape.engine_arguments(), *engine_arguments(settings.model)])
 
 

@@ -1,5 +1,6 @@
 """What can be chosen about the demo."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ PULL_TIMEOUT_S = 30.0
 SETTLE_TIMEOUT_S = 10.0
 _POOL_GRAIN_BYTES = 2 << 20
 """Pools are whole huge pages."""
+_DEVICES = re.compile(r"cpu|cuda|cuda:\d{1,4}(,cuda:\d{1,4})*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,10 @@ class DemoSettings:
     """
 
     device: str = "cpu"
+    """Where pools lie: ``cpu``, or ``cuda`` for the first GPU, or GPUs as in ``cuda:0,cuda:1``.
+
+    Of several the ranks take one after the other, those of the prefill worker first.
+    """
     request_count: int = 16
     concurrency: int = 8
     directory: Path | None = None
@@ -72,8 +78,8 @@ class DemoSettings:
     """The same of controls."""
 
     def __post_init__(self) -> None:
-        if self.device not in ("cpu", "cuda"):
-            raise ConfigInvalid.of_field("device", self.device, "must be cpu or cuda")
+        if _DEVICES.fullmatch(self.device) is None:
+            raise ConfigInvalid.of_field("device", self.device, "must be cpu, cuda, or GPUs as in cuda:0,cuda:1")
         for name, shape in (("prefill", self.prefill), ("decode", self.decode)):
             if shape.memory_order not in MEMORY_ORDERS:
                 why = f"must be one of {', '.join(MEMORY_ORDERS)}"
@@ -87,9 +93,15 @@ class DemoSettings:
                 raise config_error(error, f"{name}.") from error
 
     @property
-    def pool_device(self) -> str:
-        """The device of every rank's pool, as data planes are told."""
-        return "cuda:0" if self.device == "cuda" else "cpu"
+    def device_kind(self) -> str:
+        """What engines compute on: ``cpu`` or ``cuda``."""
+        return self.device.partition(":")[0]
+
+    def pool_devices(self, ranks_before: int) -> str:
+        """Where the pools of a worker lie, as :class:`WorkerSpec` takes it; other ranks took their devices before."""
+        devices = ["cuda:0"] if self.device == "cuda" else self.device.split(",")
+        first = ranks_before % len(devices)
+        return ",".join(devices[first:] + devices[:first])
 
     def block_count(self, shape: WorkerShape) -> int:
         """Blocks of each layer group: room for the longest prompt in every request that is served at a time."""

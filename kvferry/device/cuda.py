@@ -98,6 +98,17 @@ class CudaDevice:
         self.make_current()
         call("cuIpcCloseMemHandle", address)
 
+    def reach(self, peer: CudaDevice) -> None:
+        """Let this device use what this process allocated on ``peer``. Memory mapped by IPC needs no such call.
+
+        Raises:
+            TransportFailed: it cannot reach it.
+        """
+        self.make_current()
+        (result,) = raw_call("cuCtxEnablePeerAccess", peer.context, 0)
+        if result != constant("CUresult.CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED"):
+            raise_unless_ok("cuCtxEnablePeerAccess", result)
+
     def fill(self, address: int, value: int, size_bytes: int) -> None:
         """Set every byte to ``value`` and wait until it is done."""
         self.make_current()

@@ -26,6 +26,7 @@ class WorkerSpec:
     pipeline_parallel: int = 1
     """Stages that the reference engine divides its layers over; ``ranks`` is a multiple of it."""
     device: str = "cpu"
+    """Of several, as in ``cuda:0,cuda:1``, ranks take one after the other."""
     pool_bytes: int = 64 * MIB
     listen: str = "127.0.0.1:0"
     namespace: Namespace | None = None
@@ -52,6 +53,11 @@ class WorkerSpec:
     """Of its control, where they are not the usual ones."""
     transfers: Section = field(default_factory=dict)
     """What its pulls do that do not say it themselves."""
+
+    def device_of(self, rank: int) -> str:
+        """Where a rank has its pool."""
+        devices = self.device.split(",")
+        return devices[rank % len(devices)]
 
 
 class LocalWorker:
@@ -126,11 +132,12 @@ class LocalWorker:
 
     async def start_data_plane(self, rank: int) -> Child:
         """Start, or start again, the data plane of ``rank``."""
-        command = ["-m", self.spec.data_plane_module, "--device", self.spec.device]
+        device = self.spec.device_of(rank)
+        command = ["-m", self.spec.data_plane_module, "--device", device]
         command += ["--pool-bytes", str(self.spec.pool_bytes), "--socket", str(self.rank_sockets[rank])]
         if self.spec.metrics:
             command += ["--metrics-listen", f"{self._host}:0"]
-        if self.spec.pack_listen and self.spec.device == "cpu":
+        if self.spec.pack_listen and device == "cpu":
             command += ["--pack-listen", self.spec.pack_listen]
         command += ["--drain-timeout", str(self.spec.drain_timeout_s), "--stall-timeout", str(self.spec.stall_s)]
         command += ["--log-format", "json", *self.spec.data_plane_flags]

@@ -26,6 +26,24 @@ def device() -> CudaDevice:
         pytest.skip(f"no GPU: {error.message}")
 
 
+@pytest.fixture(scope="session", params=["same", "peer"])
+def source_device(request: pytest.FixtureRequest, device: CudaDevice) -> CudaDevice:
+    """Where memory lies that the first device copies from: on itself, or on the second one."""
+    if request.param == "same":
+        return device
+    peer = second_device()
+    device.reach(peer)
+    return peer
+
+
+def second_device() -> CudaDevice:
+    """The second device; skips the test where there is none."""
+    try:
+        return open_device(1)
+    except ConfigInvalid as error:
+        pytest.skip(f"no second GPU: {error.message}")
+
+
 @pytest.fixture(scope="session")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the compiled kernels are kept for all tests."""

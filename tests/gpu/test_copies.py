@@ -27,10 +27,12 @@ POOL_BYTES = 4 << 20
 @pytest.mark.parametrize(
     "tensor_parallel", list(product(TENSOR_PARALLEL, TENSOR_PARALLEL)), ids=lambda tp: f"{tp[0]}to{tp[1]}"
 )
-def test_the_matrix(device: CudaDevice, copier: CudaCopier, tensor_parallel: tuple[int, int]) -> None:
+def test_the_matrix(
+    device: CudaDevice, source_device: CudaDevice, copier: CudaCopier, tensor_parallel: tuple[int, int]
+) -> None:
     """Every pair of layouts is copied as the reference does it, flat and as regions, and no other byte changes."""
     rng = np.random.default_rng(tensor_parallel)
-    with memory(device, POOL_BYTES) as there, memory(device, POOL_BYTES) as here:
+    with memory(source_device, POOL_BYTES) as there, memory(device, POOL_BYTES) as here:
         for number, (source, destination, (heads, kv_factor), window, tokens) in enumerate(cases(tensor_parallel)):
             model = DenseModel("m", 3, heads, 4 << number % 3, 16, ElementType.BFLOAT16, kv_factor, window)
             layouts = source.layout(model), destination.layout(model)
@@ -54,11 +56,11 @@ def test_the_matrix(device: CudaDevice, copier: CudaCopier, tensor_parallel: tup
 
 
 @pytest.mark.parametrize("sm_count_max", [None, 1, 3])
-def test_random_copies(device: CudaDevice, kernels: Path, sm_count_max: int | None) -> None:
+def test_random_copies(device: CudaDevice, source_device: CudaDevice, kernels: Path, sm_count_max: int | None) -> None:
     """Random shapes, strides of either sign, odd sizes and alignments: the same bytes as the reference's."""
     copier = CudaCopier(device, sm_count_max=sm_count_max, cache_directory=kernels)
     size = 10 * SPACE
-    with memory(device, size + 64) as there, memory(device, size + 64) as here:
+    with memory(source_device, size + 64) as there, memory(device, size + 64) as here:
         for seed in range(120):
             rng = np.random.default_rng(seed)
             copies, _ = random_copies(rng, SPACE)
@@ -81,7 +83,12 @@ def test_random_copies(device: CudaDevice, kernels: Path, sm_count_max: int | No
 @pytest.mark.parametrize("where", ["carried", "uploaded", "never uploaded", "in parts"])
 @pytest.mark.parametrize("run_bytes", [16, 256, 4096, 16384, 20000, 4100])
 def test_tables_of_every_size(
-    device: CudaDevice, kernels: Path, monkeypatch: pytest.MonkeyPatch, where: str, run_bytes: int
+    device: CudaDevice,
+    source_device: CudaDevice,
+    kernels: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    run_bytes: int,
 ) -> None:
     """However its table reaches the device, a shuffle of runs is copied right."""
     if where == "in parts":
@@ -93,7 +100,7 @@ def test_tables_of_every_size(
     bases = [rng.permutation(count).astype(np.int64) * run_bytes for _ in range(2)]
     data = rng.integers(0, 256, (count, run_bytes), np.uint8)
     copier = CudaCopier(device, sm_count_max=None, cache_directory=kernels)
-    with memory(device, data.size) as there, memory(device, data.size) as here:
+    with memory(source_device, data.size) as there, memory(device, data.size) as here:
         there.put(data)
         device.fill(here.window.address, 0xA5, data.size)
         run(copier, there.window, here.window, [StridedCopy(bases[0], bases[1], (), run_bytes)])
@@ -104,7 +111,7 @@ def test_tables_of_every_size(
 
 
 @pytest.mark.parametrize("kind", ["bulk", "plain", "flat"])
-def test_offsets_beyond_32_bits(device: CudaDevice, copier: CudaCopier, kind: str) -> None:
+def test_offsets_beyond_32_bits(device: CudaDevice, source_device: CudaDevice, copier: CudaCopier, kind: str) -> None:
     """Pieces on both sides of 2 and 4 GiB land where they belong."""
     size = (5 << 30) + 4096
     rng = np.random.default_rng(7)
@@ -116,7 +123,7 @@ def test_offsets_beyond_32_bits(device: CudaDevice, copier: CudaCopier, kind: st
     copies: list[Copies] = [StridedCopy(source, destination, (), run_bytes)]
     if kind == "flat":
         copies = [CopyPlan(source, destination, np.array(sizes, dtype=np.int64))]
-    with memory(device, size) as there, memory(device, size) as here:
+    with memory(source_device, size) as there, memory(device, size) as here:
         pieces = rng.integers(0, 256, (6, 4096), np.uint8)
         for corner, piece in zip(corners, pieces, strict=True):
             there.put(piece, corner)
@@ -128,11 +135,11 @@ def test_offsets_beyond_32_bits(device: CudaDevice, copier: CudaCopier, kind: st
             assert np.array_equal(expected, here.get(4096, at)), (number, at)
 
 
-def test_a_run_longer_than_4_gib(device: CudaDevice, copier: CudaCopier) -> None:
+def test_a_run_longer_than_4_gib(device: CudaDevice, source_device: CudaDevice, copier: CudaCopier) -> None:
     """One run of more than 2**32 bytes is copied whole."""
     size = (4 << 30) + (1 << 20) + 16
     rng = np.random.default_rng(3)
-    with memory(device, size) as there, memory(device, size) as here:
+    with memory(source_device, size) as there, memory(device, size) as here:
         device.fill(there.window.address, 0x5A, size)
         device.fill(here.window.address, 0, size)
         marks = {at: rng.integers(0, 256, 64, np.uint8) for at in (0, (1 << 31) - 32, (1 << 32) - 32, size - 64)}
@@ -144,20 +151,22 @@ def test_a_run_longer_than_4_gib(device: CudaDevice, copier: CudaCopier) -> None
         assert np.all(here.get(1 << 20, size // 2) == 0x5A)
 
 
-def test_head_resharding(device: CudaDevice, copier: CudaCopier) -> None:
+def test_head_resharding(device: CudaDevice, source_device: CudaDevice, copier: CudaCopier) -> None:
     """A million runs of 256 bytes change from token order to head order."""
     blocks, tokens, heads, run_bytes = 4096, 16, 16, 256
     data = np.random.default_rng(5).integers(0, 256, (blocks, tokens, heads, run_bytes), np.uint8)
     each = tokens * heads * run_bytes
     bases = np.arange(blocks, dtype=np.int64) * each
     axes = (Axis(heads, run_bytes, tokens * run_bytes), Axis(tokens, heads * run_bytes, run_bytes))
-    with memory(device, data.size) as there, memory(device, data.size) as here:
+    with memory(source_device, data.size) as there, memory(device, data.size) as here:
         there.put(data)
         run(copier, there.window, here.window, [StridedCopy(bases, bases[::-1].copy(), axes, run_bytes)])
         assert np.array_equal(data[::-1].transpose(0, 2, 1, 3).ravel(), here.get(data.size))
 
 
-def test_a_plan_with_many_shapes_is_one_launch(device: CudaDevice, copier: CudaCopier) -> None:
+def test_a_plan_with_many_shapes_is_one_launch(
+    device: CudaDevice, source_device: CudaDevice, copier: CudaCopier
+) -> None:
     """Regions of many shapes, aligned or not, go together."""
     copies = []
     at = 0
@@ -167,7 +176,7 @@ def test_a_plan_with_many_shapes_is_one_launch(device: CudaDevice, copier: CudaC
     data, poison = np.random.default_rng(9).integers(0, 256, (2, at), np.uint8)
     regions = regions_of(Window(0, at), Window(0, at), copies)
     assert 1 == len(list(copy_table.tables_of(regions, capacity_bytes=1 << 20, warps=1, bulk_from_bytes=256)))
-    with memory(device, at) as there, memory(device, at) as here:
+    with memory(source_device, at) as there, memory(device, at) as here:
         there.put(data)
         here.put(poison)
         run(copier, there.window, here.window, copies)

@@ -28,7 +28,7 @@ import numpy as np
 from kvferry.device.cuda import open_device
 
 size, seed = int(sys.argv[1]), int(sys.argv[2])
-device = open_device(0)
+device = open_device(int(sys.argv[3]))
 address = device.allocate(size)
 device.write(address, np.random.default_rng(seed).integers(0, 256, size, np.uint8).tobytes())
 print(device.export_handle(address).hex(), flush=True)
@@ -37,9 +37,9 @@ sys.stdin.read()
 
 
 @contextmanager
-def owner(size: int) -> Iterator[tuple["subprocess.Popen[str]", bytes]]:
+def owner(size: int, device_index: int) -> Iterator[tuple["subprocess.Popen[str]", bytes]]:
     """A process that owns filled device memory, and the handle of it."""
-    command = [sys.executable, "-c", OWNER, str(size), str(SEED)]
+    command = [sys.executable, "-c", OWNER, str(size), str(SEED), str(device_index)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             assert process.stdout is not None
@@ -65,10 +65,12 @@ def shuffled(copy: StridedCopy, data: "np.typing.NDArray[np.uint8]") -> "np.typi
 
 
 @pytest.mark.parametrize("run_bytes", [16384, 1000])
-def test_another_process_memory(device: CudaDevice, copier: CudaCopier, run_bytes: int) -> None:
-    """A pool of another process on the same device is read through its mapping."""
+def test_another_process_memory(
+    device: CudaDevice, source_device: CudaDevice, copier: CudaCopier, run_bytes: int
+) -> None:
+    """A pool of another process, on the same device or on its peer, is read through its mapping."""
     size = 16_384_000
-    with owner(size) as (_, handle), memory(device, size) as here:
+    with owner(size, source_device.index) as (_, handle), memory(device, size) as here:
         address = device.open_handle(handle)
         copy = shuffle(size, run_bytes)
         run(copier, Window(address, size), here.window, [copy])
@@ -77,10 +79,10 @@ def test_another_process_memory(device: CudaDevice, copier: CudaCopier, run_byte
         device.close_handle(address)
 
 
-def test_the_owner_is_killed_midway(device: CudaDevice, kernels: object) -> None:
+def test_the_owner_is_killed_midway(device: CudaDevice, source_device: CudaDevice, kernels: object) -> None:
     """If the source's process is killed during a copy, the copy still ends with the right bytes, and so do others."""
     copier = CudaCopier(device, sm_count_max=2, cache_directory=kernels)  # type: ignore[arg-type]
-    with owner(SIZE) as (process, handle), memory(device, SIZE) as here:
+    with owner(SIZE, source_device.index) as (process, handle), memory(device, SIZE) as here:
         address = device.open_handle(handle)
         copy = shuffle(SIZE, 65536)
         jobs = [copier.submit(Window(address, SIZE), here.window, [copy]) for _ in range(8)]

@@ -13,8 +13,9 @@ from kvferry.bench.host import cpu_model, host_info
 from kvferry.bench.paged_bytes import PagedBytes
 from kvferry.bench.plot import draw, points_of, size_label
 from kvferry.bench.trace_figures import RequestFigures, TraceRow
-from kvferry.bench.transfer import TransferSettings, require_path
-from kvferry.bench.transfer_case import STAGES, PathCase, TransferRow
+from kvferry.bench.transfer import require_path
+from kvferry.bench.transfer_case import STAGES, PathCase, Place, TransferRow
+from kvferry.bench.transfer_settings import Direction, TransferSettings
 from kvferry.bench.workload import GROUP, Workload
 from kvferry.core.dense import DenseModel, dense_layout
 from kvferry.core.errors import ConfigInvalid, TransportFailed
@@ -24,13 +25,15 @@ from kvferry.sdk.results import TransferResult, TransferState
 TOTAL = 10**9 // 4096 * 4096
 
 
-def row(path: str = "local", block_bytes: int = 4096, order: str = "random") -> TransferRow:
+def row(path: str = "local", block_bytes: int = 4096, order: str = "random", directions: int = 1) -> TransferRow:
     """A pull of 0.5 s, half of it reading, beside a baseline of 2 s and a ceiling of 0.25 s."""
     others = {"raw_nixl_default": Timing((2.0, 2.0)), "ceiling_copy": Timing((0.25, 0.25))}
     stages = dict.fromkeys(STAGES, Timing((0.25, 0.25)))
-    case = PathCase(path, path, "same host", 7, Timing((0.5, 0.5)), stages, others)
+    case = PathCase(path, "all", path, path, "same host", 7, Timing((0.5, 0.5)), stages, others)
     workload = Workload(block_bytes, TOTAL, TOTAL, 1, order)
-    return TransferRow(case, workload, "cpu", "loopback", {"mooncake": "not installed"}, {"cpus": 2})
+    return TransferRow(
+        case, workload, Place("cpu", "cpu", "loopback", directions), {"mooncake": "not installed"}, {"cpus": 2}
+    )
 
 
 def request(pull_s: float, failure: str = "", received_bytes: int = 10**9) -> RequestFigures:
@@ -45,6 +48,17 @@ def test_ratios_above_one_mean_that_the_pull_was_faster() -> None:
     assert [["raw_nixl_default"], ["ceiling_copy"]] == [list(found["baselines"]), list(found["ceilings"])]
     assert pytest.approx(2 * found["gbytes_per_s"]["median"]) == found["read_gbytes_per_s"]["median"]
     assert {"mooncake": "not installed"} == found["unavailable"]
+
+
+def test_what_goes_both_ways_is_counted_twice() -> None:
+    """Two pulls at once move twice the bytes in the time of the slower."""
+    one, two = row().to_dict(), row(directions=2).to_dict()
+    assert one["gbytes_per_s"]["median"] * 2 == two["gbytes_per_s"]["median"]  # type: ignore[index]
+    settings = TransferSettings(
+        ("local",), "cuda:1", (4096,), 4096, ("random",), 1, 1, "loopback", ("8", "all"), "cuda:0", True
+    )
+    assert (Direction("cuda:0", "cuda:1"), Direction("cuda:1", "cuda:0", back=True)) == settings.directions
+    assert ["local-sm8", "local"] == [variant.name for variant in settings.variants()]
 
 
 def test_a_pull_by_another_path_is_an_error() -> None:
@@ -68,6 +82,8 @@ def test_a_pull_by_another_path_is_an_error() -> None:
         ({"block_sizes": (1000,)}, "blocks"),
         ({"total_bytes": 4097}, "total"),
         ({"network": "namespaces", "paths": ("local",)}, "paths"),
+        ({"sm_counts": ("16", "16")}, "sm_count"),
+        ({"source_device": "cuda:0"}, "source_device"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(changes: dict[str, object], field: str) -> None:

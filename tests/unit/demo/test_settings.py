@@ -5,6 +5,7 @@ import pytest
 from kvferry.core.errors import ConfigInvalid
 from kvferry.core.layouts import end_bytes
 from kvferry.demo.settings import DemoSettings, WorkerShape
+from kvferry.launch.worker import WorkerSpec
 from kvferry.reference_engine.parallelism import Parallelism
 from kvferry.reference_engine.settings import settings_from
 from kvferry.reference_engine.variants import engine_arguments, model_variant
@@ -94,3 +95,22 @@ def test_an_engine_refuses_a_wrong_shape_by_name(field: str, arguments: list[str
     with pytest.raises(ConfigInvalid) as refused:
         settings_from(["--control-socket", "engine.sock", *arguments])
     assert field == refused.value.metadata["field"]
+
+
+@pytest.mark.parametrize(
+    ("device", "prefill", "decode"),
+    [("cpu", "cpu", "cpu"), ("cuda", "cuda:0", "cuda:0"), ("cuda:0,cuda:1", "cuda:0,cuda:1", "cuda:1,cuda:0")],
+)
+def test_ranks_take_gpus_in_turn(device: str, prefill: str, decode: str) -> None:
+    """The decode's ranks go on where the prefill's ended."""
+    settings = DemoSettings(device=device, prefill=WorkerShape(tensor_parallel=1))
+    assert (prefill, decode) == (settings.pool_devices(0), settings.pool_devices(1))
+    spec = WorkerSpec(name="w", role="decode", device=decode)
+    assert decode.split(",") == list(dict.fromkeys(spec.device_of(rank) for rank in range(4)))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cpu,cuda:0", "cuda:0,"])
+def test_unknown_devices_are_refused(device: str) -> None:
+    """What names no device is named."""
+    with pytest.raises(ConfigInvalid, match="device="):
+        DemoSettings(device=device)
