@@ -1,6 +1,7 @@
 """One channel per endpoint, and which endpoint is asked next."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import grpc
 
@@ -8,8 +9,8 @@ from kvferry_control.etcd.config import EtcdOptions
 from kvferry_control.etcd.errors import EtcdConfigError
 
 Metadata = Sequence[tuple[str, str]]
-RawUnary = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
-RawStream = grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+RawUnary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
+RawStream: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, bytes]"
 
 _MESSAGE_BYTES_MAX = 16 << 20
 
