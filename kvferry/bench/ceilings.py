@@ -92,6 +92,8 @@ class DeviceMemory:
         """Allocate the source's and the destination's. Raises TransportFailed if one GPU does not reach the other."""
         self.source, self.destination = (torch.zeros(pool_bytes, dtype=torch.uint8, device=where) for where in devices)
         fill(self.source, seed)
+        # Copies in the default streams of two GPUs would wait for each other.
+        self._stream = torch.cuda.Stream(self.destination.device)  # type: ignore[no-untyped-call]
         self._contexts: list[Any] = []
         if self.source.device != self.destination.device:
             # torch retains the same contexts.
@@ -102,7 +104,7 @@ class DeviceMemory:
 
     def copy(self, count: int, *, busy: bool) -> float:
         """Copy ``count`` bytes in one run, ``busy``: behind another such copy; seconds on the destination's GPU."""
-        with torch.cuda.device(self.destination.device):
+        with torch.cuda.device(self.destination.device), torch.cuda.stream(self._stream):
             started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             if busy:
                 self._enqueue(count)
@@ -117,8 +119,8 @@ class DeviceMemory:
             self.destination[:count].copy_(self.source[:count])
             return
         here, there = self._contexts
-        stream = torch.cuda.current_stream().cuda_stream
-        call("cuMemcpyPeerAsync", self.destination.data_ptr(), here, self.source.data_ptr(), there, count, stream)
+        pools = self.destination.data_ptr(), here, self.source.data_ptr(), there
+        call("cuMemcpyPeerAsync", *pools, count, self._stream.cuda_stream)
 
 
 class DeviceCeiling:

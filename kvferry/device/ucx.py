@@ -113,6 +113,7 @@ class UcxEnd:
 
     def __init__(self, library: UcxLibraryFile, limits: Limits | None = None) -> None:
         self._library = library.core
+        self._file = library.file
         bounds = limits or Limits()
         with translated("making a UCX worker"):
             self._core = _ucx.Agent(
@@ -132,7 +133,10 @@ class UcxEnd:
             ConfigInvalid: this UCX cannot read and write memory of that kind.
         """
         if not self._core.supports(kind):
-            raise ConfigInvalid.of_field("memory", kind.name, f"UCX {self._library.version} was built without it here")
+            others = " or ".join(file for file in _in_wheel() if file != self._file)
+            example = f", such as {others}" if others else ""
+            why = f"UCX {self._library.version} ({self._file}) cannot reach it: name one that can with ucx_library{example}"
+            raise ConfigInvalid.of_field("memory", kind.name, why)
         with translated(f"registering {memory.size_bytes} bytes of {kind.name} memory"):
             return self._core.add_region(memory.address, memory.size_bytes, kind)
 
