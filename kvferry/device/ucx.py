@@ -135,7 +135,8 @@ class UcxEnd:
         if not self._core.supports(kind):
             others = " or ".join(file for file in _in_wheel() if file != self._file)
             example = f", such as {others}" if others else ""
-            why = f"UCX {self._library.version} ({self._file}) cannot reach it: name one that can with ucx_library{example}"
+            this = f"UCX {self._library.version} ({self._file})"
+            why = f"{this} cannot reach it: name one that can with ucx_library{example}"
             raise ConfigInvalid.of_field("memory", kind.name, why)
         with translated(f"registering {memory.size_bytes} bytes of {kind.name} memory"):
             return self._core.add_region(memory.address, memory.size_bytes, kind)

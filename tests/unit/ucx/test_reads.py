@@ -173,7 +173,7 @@ def test_a_peer_is_forgotten_and_learned_again(sees_failures: bool) -> None:
 
 def test_memory_of_a_gpu_needs_a_ucx_that_knows_it(ends: Ends) -> None:
     """Where UCX finds no driver, a pool on a GPU is refused with the reason, before any read."""
-    with pytest.raises(ConfigInvalid, match="memory=CUDA: UCX .*libucp.* ucx_library"):
+    with pytest.raises(ConfigInvalid, match=r"memory=CUDA: UCX .*libucp.* ucx_library"):
         ends.reader.add_region(window(ends.here), MemoryKind.CUDA)
 
 
