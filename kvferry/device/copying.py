@@ -15,6 +15,8 @@ class Window:
 
     address: int
     size_bytes: int
+    on_peer: bool = False
+    """Whether it lies on another device than the one that copies."""
 
 
 class CopyJob(Protocol):

@@ -13,7 +13,6 @@ from kvferry.core.errors import ConfigInvalid, PoolTooLarge, TransportFailed
 
 IPC_HANDLE_BYTES = 64
 UUID_BYTES = 16
-_POINTER = "CUpointer_attribute.CU_POINTER_ATTRIBUTE"
 
 
 @dataclass(frozen=True)
@@ -109,13 +108,6 @@ class CudaDevice:
         (result,) = raw_call("cuCtxEnablePeerAccess", peer.context, 0)
         if result != constant("CUresult.CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED"):
             raise_unless_ok("cuCtxEnablePeerAccess", result)
-
-    def is_on_peer(self, address: int) -> bool:
-        """Whether mapped memory lies on another device, whichever process allocated it."""
-        kind = call("cuPointerGetAttribute", constant(f"{_POINTER}_MEMORY_TYPE"), address)
-        if int(kind) != int(constant("CUmemorytype.CU_MEMORYTYPE_DEVICE")):
-            return False
-        return int(call("cuPointerGetAttribute", constant(f"{_POINTER}_DEVICE_ORDINAL"), address)) != self.index
 
     def fill(self, address: int, value: int, size_bytes: int) -> None:
         """Set every byte to ``value`` and wait until it is done."""

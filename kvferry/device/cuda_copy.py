@@ -17,7 +17,14 @@ from kvferry.core.errors import ConfigInvalid, InvalidArgument, PoolTooLarge, Re
 from kvferry.device.copy_kernels import CopyKernels, KernelShape, load_kernels
 from kvferry.device.copy_regions import Region, regions_of
 from kvferry.device.copy_slots import CAPACITY_BYTES_MAX, Slot
-from kvferry.device.copy_table import REGIONS_MAX, Table, blocks_for, bulk_run_bytes_min, tables_of
+from kvferry.device.copy_table import (
+    REGIONS_MAX,
+    Table,
+    blocks_for,
+    bulk_run_bytes_min,
+    saturating_between,
+    tables_of,
+)
 from kvferry.device.copying import Copier, Copies, CopyJob, Window
 from kvferry.device.cuda import CudaDevice
 from kvferry.device.cuda_streams import Stream
@@ -28,9 +35,6 @@ JOBS_MAX = 4096
 
 LAUNCHES_MAX = 4
 """Handed to the device; what is more waits in order of priority."""
-
-LINK_BLOCKS = 16
-"""Multiprocessors that fill the link to a peer device with long runs (8 fill 18 NVLinks of an H200 from 16 KiB on)."""
 
 SATURATED_CAPABILITY = (9, 0)
 """Of the devices whose memory half of the multiprocessors was seen to fill."""
@@ -45,11 +49,11 @@ class CudaCopyJob(CopyJob):
     """A :class:`~kvferry.device.copying.CopyJob` on a device."""
 
     def __init__(
-        self, copier: CudaCopier, tables: Sequence[Table], windows: tuple[Window, Window], saturating: int
+        self, copier: CudaCopier, tables: Sequence[Table], windows: tuple[Window, Window], saturating_blocks: int
     ) -> None:
         self._copier = copier
         self.windows = windows
-        self.saturating = saturating
+        self.saturating_blocks = saturating_blocks
         """Multiprocessors beyond which long runs gain nothing."""
         self.waiting = deque(tables)
         self.launched = 0
@@ -166,17 +170,13 @@ class CudaCopier(Copier):
             if len(self._waiting) >= JOBS_MAX:
                 raise ResourceExhausted(f"{JOBS_MAX} copies are waiting for the device")
             self._device.make_current()
-            job = CudaCopyJob(self, tables, (source, destination), self._saturating_between(source, destination))
+            job = CudaCopyJob(
+                self, tables, (source, destination), saturating_between(source, destination, self._saturating)
+            )
             if tables:
                 heapq.heappush(self._waiting, (-priority, next(self._order), job))
             self._guarded(self._advance)
         return job
-
-    def _saturating_between(self, source: Window, destination: Window) -> int:
-        over_link = any(
-            window.size_bytes and self._device.is_on_peer(window.address) for window in (source, destination)
-        )
-        return min(self._saturating, LINK_BLOCKS) if over_link else self._saturating
 
     def _tables(self, regions: Sequence[Region]) -> list[Table]:
         shape = self._kernels.shape
@@ -286,7 +286,7 @@ class CudaCopier(Copier):
     def _launch(self, job: CudaCopyJob) -> None:
         table, slot = job.waiting[0], self._free[-1]
         number = next(self._numbers) % (_NUMBERS - 1) + 1
-        blocks = blocks_for(table, self._blocks, job.saturating)
+        blocks = blocks_for(table, self._blocks, job.saturating_blocks)
         try:
             slot.prepare(self._uploads, table, job.windows, number)
         except PoolTooLarge as error:

@@ -14,7 +14,7 @@ from kvferry.core.errors import TransportFailed
 from kvferry.core.planning.copies import StridedCopy
 from kvferry.device.copying import Window
 from kvferry.device.cuda import CudaDevice
-from kvferry.device.cuda_copy import LINK_BLOCKS, CudaCopier
+from kvferry.device.cuda_copy import CudaCopier
 from kvferry.device.cuda_memory import register_host, unregister_host
 from kvferry.device.memfd import create_shared_memory, map_shared_memory, reopen_read_only
 from tests.gpu.memory import memory, run, wait
@@ -133,31 +133,4 @@ def test_host_memory(device: CudaDevice, copier: CudaCopier, run_bytes: int, wri
     os.close(reader)
     if not writable:
         mapping.close()
-    shared.close()
-
-
-def test_where_memory_lies(device: CudaDevice, source_device: CudaDevice, copier: CudaCopier) -> None:
-    """Memory of a peer is known as such, allocated here or mapped by IPC: copies take no more than fills the link."""
-    on_peer, size = source_device.index != device.index, 1 << 21
-    with (
-        memory(source_device, size) as there,
-        memory(device, 2 * size) as here,
-        owner(size, source_device.index) as other,
-    ):
-        mapped = device.open_handle(other[1])
-        own = here.window.address + size
-        assert [on_peer, on_peer, False] == [device.is_on_peer(at) for at in (there.window.address, mapped, own)]
-        to = Window(here.window.address, size)
-        far, near = (copier.submit(Window(at, size), to, [shuffle(size, 4096)]) for at in (mapped, own))
-        assert on_peer == (far.saturating == LINK_BLOCKS)
-        assert near.saturating > LINK_BLOCKS
-        for job in (far, near):
-            wait(job)
-        device.close_handle(mapped)
-    shared = create_shared_memory("test", 1 << 20)
-    pinned = np.frombuffer(shared.mapping, dtype=np.uint8)
-    address = int(pinned.ctypes.data)
-    assert not device.is_on_peer(register_host(device, address, 1 << 20, read_only=False))
-    unregister_host(device, address)
-    del pinned
     shared.close()
