@@ -2,6 +2,10 @@
 
 import sys
 
-from kvferry_dataplane.main import main
+from kvferry.blas import keep_blas_to_one_thread
+
+keep_blas_to_one_thread()
+
+from kvferry_dataplane.main import main  # noqa: E402 - numpy is imported there
 
 sys.exit(main())
