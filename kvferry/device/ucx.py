@@ -52,8 +52,8 @@ class RemoteMemory:
 class Limits:
     """How much is under way at a time."""
 
-    gets_max: int = 64
-    """Gets in flight to one peer."""
+    gets_max: int = 256
+    """Gets in flight to one peer. Over TCP 64 bring 0.6 of that in pieces of 4 and 16 KiB, and 1,024 no more."""
     bytes_max: int = 16 << 20
     """Bytes of these. After a cancel at most so many still arrive."""
     chunk_bytes_max: int = 1 << 20
