@@ -58,7 +58,7 @@ _PATHS = (
     Key(
         "pack_congestion",
         "NAME",
-        "congestion control for packed bytes (default: auto, the system's, or cubic in place of bbr)",
+        "congestion control for packed bytes (default: auto, the system's, or in place of bbr cubic or reno)",
         "auto",
     ),
 )

@@ -54,7 +54,7 @@ def open_pack_server(
 
     Raises:
         AddressInUse: the address cannot be listened on.
-        ConfigInvalid: there is no such congestion control.
+        ConfigInvalid: there is no such congestion control, or it is not granted.
     """
     if config.pack_listen is None:
         return None

@@ -11,13 +11,11 @@ import structlog
 from kvferry.core.errors import AddressInUse, ConfigInvalid
 from kvferry_dataplane.config import Listen
 from kvferry_dataplane.packed.bounds import ServerBounds
+from kvferry_dataplane.packed.congestion import AUTO, congestion_of, set_congestion
 from kvferry_dataplane.packed.serving import PackServing
 from kvferry_dataplane.packed.source import ChunkSource
 from kvferry_dataplane.packed.staging import Staging
 
-AUTO = "auto"
-_PACING = "bbr"
-_UNPACED = "cubic"
 _BACKLOG = 64
 _ACCEPT_PAUSE_SECONDS = 0.02
 _log = structlog.get_logger("kvferry.dataplane.packed")
@@ -44,12 +42,11 @@ class PackServer:
         """Bind ``listen``.
 
         ``staging``: where chunks are held for readers that read them by NIXL; None: they are only sent.
-        ``congestion`` names a congestion control. ``auto`` keeps the system's, but for BBR: it paces by timers, which
-        between near hosts takes half of a stream's rate.
+        ``congestion`` names a congestion control, or is ``auto``.
 
         Raises:
             AddressInUse: it cannot be bound.
-            ConfigInvalid: the system has no such congestion control.
+            ConfigInvalid: the system has no such congestion control, or does not grant it.
         """
         self._boot_id = boot_id
         self._words = words
@@ -71,7 +68,7 @@ class PackServer:
     @property
     def congestion(self) -> str:
         """The congestion control that answers are sent with."""
-        return _congestion_of(self._listener)
+        return congestion_of(self._listener)
 
     @property
     def connection_count(self) -> int:
@@ -148,10 +145,7 @@ def _listener(listen: Listen, congestion: str) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if congestion != AUTO:
-            _set_congestion(listener, congestion)
-        elif _congestion_of(listener) == _PACING:
-            _set_congestion(listener, _UNPACED)
+        set_congestion(listener, congestion)
         listener.bind((listen.host, listen.port))
         listener.listen(_BACKLOG)
     except OSError as error:
@@ -162,15 +156,3 @@ def _listener(listen: Listen, congestion: str) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def _congestion_of(connection: socket.socket) -> str:
-    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
-
-
-def _set_congestion(listener: socket.socket, congestion: str) -> None:
-    try:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
-    except OSError as error:
-        why = error.strerror or "not available"
-        raise ConfigInvalid.of_field("pack_congestion", congestion, why) from error
