@@ -79,4 +79,5 @@ class Routes:
             return None
         costs = self._costs.of(part.peer.name)
         has_slots = part.peer.pack_slots is not None
-        return Packing(lambda: costs.verdict(part.piece_count(), part.total_bytes), has_slots)
+        method = self._transport.method
+        return Packing(lambda: costs.verdict(part.piece_count(), part.total_bytes, method), has_slots)

@@ -61,13 +61,13 @@ class PairCosts:
     nixl: WayCost
     packed: WayCost
 
-    def verdict(self, piece_count: int, total_bytes: int) -> Verdict:
-        """Which way to read so many pieces that come to so many bytes."""
+    def verdict(self, piece_count: int, total_bytes: int, method: str = "nixl") -> Verdict:
+        """Which way to read so many pieces that come to so many bytes; ``method`` is what the transport's is called."""
         seconds = {
-            "nixl": self.nixl.seconds(piece_count, total_bytes),
+            method: self.nixl.seconds(piece_count, total_bytes),
             "packed": self.packed.seconds(piece_count, total_bytes),
         }
-        taken, other = ("packed", "nixl") if seconds["packed"] < seconds["nixl"] else ("nixl", "packed")
+        taken, other = ("packed", method) if seconds["packed"] < seconds[method] else (method, "packed")
         if self._is_worth_a_try(other, total_bytes) and seconds[other] <= _TRY_FACTOR * seconds[taken]:
             taken, other, why = other, taken, " (tried for the first time)"
         else:

@@ -18,6 +18,12 @@ def test_many_small_pieces_are_packed() -> None:
     assert "nixl 197 ms" in verdict.choice
 
 
+def test_a_choice_names_the_transport_that_there_is() -> None:
+    """Without NIXL it is UCX that would have read the pieces, or that does."""
+    assert "ucx 197 ms" in tcp().verdict(16384, 64 * MIB, "ucx").choice
+    assert "1 pieces: ucx" in tcp().verdict(1, 4096, "ucx").choice
+
+
 def test_one_piece_is_not_packed() -> None:
     """A single piece is read as it is."""
     assert not tcp().verdict(1, 4096).packed
