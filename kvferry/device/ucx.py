@@ -53,7 +53,8 @@ class Limits:
     """How much is under way at a time."""
 
     gets_max: int = 256
-    """Gets in flight to one peer. Over TCP 64 bring 0.6 of that in pieces of 4 and 16 KiB, and 1,024 no more."""
+    """Gets in flight to one peer. Over TCP 64 bring as much in pieces of 4 KiB while source and reader have cores of
+    their own, and 0.6 of it while they do not; 1,024 never bring more."""
     bytes_max: int = 16 << 20
     """Bytes of these. After a cancel at most so many still arrive."""
     chunk_bytes_max: int = 1 << 20
