@@ -33,6 +33,7 @@ async def test_the_demo_verifies_everything_and_says_so(temporary: Path) -> None
     assert [] == left_in(temporary)
 
 
+@pytest.mark.long
 async def test_the_demo_takes_what_moves_the_bytes(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flags, an engine's file and variables reach its data planes, and the transfers say which way they took; what it
     decides itself is not taken from the environment."""

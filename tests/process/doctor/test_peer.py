@@ -53,7 +53,7 @@ async def test_every_path_is_tried_and_pulls_go_on() -> None:
     assert found.findings["ceiling.memory"]["values"]["gbytes_per_s"] > 0
 
 
-@pytest.mark.parametrize("side", ["prefill", "decode"])
+@pytest.mark.parametrize("side", ["prefill", pytest.param("decode", marks=pytest.mark.long)])
 async def test_tcp_forced_on_one_side_is_slow(side: str) -> None:
     """The finding has the rate, the ceiling and the share, and says whose UCX_TLS to unset."""
     async with running_pair(only={f"{side}-0": {"data_plane_environment": {"UCX_TLS": "tcp"}}}) as pair:
