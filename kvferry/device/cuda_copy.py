@@ -48,13 +48,9 @@ _log = structlog.get_logger("kvferry.device.cuda_copy")
 class CudaCopyJob(CopyJob):
     """A :class:`~kvferry.device.copying.CopyJob` on a device."""
 
-    def __init__(
-        self, copier: CudaCopier, tables: Sequence[Table], windows: tuple[Window, Window], saturating_blocks: int
-    ) -> None:
+    def __init__(self, copier: CudaCopier, tables: Sequence[Table], windows: tuple[Window, Window]) -> None:
         self._copier = copier
         self.windows = windows
-        self.saturating_blocks = saturating_blocks
-        """Multiprocessors beyond which long runs gain nothing."""
         self.waiting = deque(tables)
         self.launched = 0
         self.ended_bytes = 0
@@ -162,6 +158,7 @@ class CudaCopier(Copier):
             TransportFailed: the device failed, now or before.
         """
         tables = self._tables(regions_of(source, destination, copies))
+        job = CudaCopyJob(self, tables, (source, destination))
         with self._lock:
             if self._closed:
                 raise InvalidArgument("the copier is closed")
@@ -170,9 +167,6 @@ class CudaCopier(Copier):
             if len(self._waiting) >= JOBS_MAX:
                 raise ResourceExhausted(f"{JOBS_MAX} copies are waiting for the device")
             self._device.make_current()
-            job = CudaCopyJob(
-                self, tables, (source, destination), saturating_between(source, destination, self._saturating)
-            )
             if tables:
                 heapq.heappush(self._waiting, (-priority, next(self._order), job))
             self._guarded(self._advance)
@@ -286,7 +280,7 @@ class CudaCopier(Copier):
     def _launch(self, job: CudaCopyJob) -> None:
         table, slot = job.waiting[0], self._free[-1]
         number = next(self._numbers) % (_NUMBERS - 1) + 1
-        blocks = blocks_for(table, self._blocks, job.saturating_blocks)
+        blocks = blocks_for(table, self._blocks, saturating_between(*job.windows, self._saturating))
         try:
             slot.prepare(self._uploads, table, job.windows, number)
         except PoolTooLarge as error:
