@@ -1,6 +1,10 @@
 """Figures for Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from collections import deque
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
+from prometheus_client.registry import Collector
 
 from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
@@ -11,10 +15,16 @@ _SECONDS = (1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 
 class Metrics:
-    """The data plane's metrics, in a registry of their own."""
+    """The data plane's metrics, in a registry of their own.
+
+    Counting a read takes longer than telling of its end, so it waits until :meth:`settle`, which whoever looks at the
+    registry calls too: nobody who was told of an end misses it there.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._ended: deque[ReadOutcome] = deque()
+        self.registry.register(_Settling(self))
         ProcessCollector(registry=self.registry)
         self._reads = self._counter(
             "reads", "Reads that ended, by state, reason of failure and path.", ("state", "reason", "path")
@@ -65,7 +75,19 @@ class Metrics:
         self._degraded_ways.set_function(prober.degraded_count)
 
     def read_ended(self, outcome: ReadOutcome) -> None:
-        """Count a read."""
+        """Count a read, by the next :meth:`settle`."""
+        self._ended.append(outcome)
+
+    def settle(self) -> None:
+        """Count the reads that ended, in any thread."""
+        while self._ended:
+            try:
+                outcome = self._ended.popleft()
+            except IndexError:  # Another thread was quicker.
+                return
+            self._count_read(outcome)
+
+    def _count_read(self, outcome: ReadOutcome) -> None:
         path = outcome.main.path.value if outcome.main is not None else ""
         reason = "" if outcome.failure is None else outcome.failure.reason.value
         self._reads.labels("succeeded" if outcome.failure is None else "failed", reason, path).inc()
@@ -95,6 +117,17 @@ class Metrics:
 
     def _gauge(self, name: str, help_text: str) -> Gauge:
         return Gauge(f"kvferry_dataplane_{name}", help_text, registry=self.registry)
+
+
+class _Settling(Collector):
+    """No metric: the registry asks it first, before the metrics are read."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        self._metrics.settle()
+        return ()
 
 
 def _rank_of(priority: int) -> str:

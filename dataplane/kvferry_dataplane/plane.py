@@ -77,6 +77,8 @@ class Plane:
         self._adopting = asyncio.Lock()
         self.adoption: pb.Adoption | None = None
         self.outbox = Outbox()
+        metrics.reads_outstanding.set_function(lambda: len(desk))
+        metrics.events_dropped.set_function(lambda: self.outbox.dropped_count)
         self._commands: dict[str, Callable[[pb.SessionRequest], pb.SessionResponse | None]] = {
             "acquire_lease": self._acquire_lease,
             "renew_lease": self._renew_lease,
@@ -329,7 +331,6 @@ class Plane:
             self._checksums.expect(accepted[0], comparisons)
         for part in accepted:
             self._reads.submit(part)
-        self._metrics.reads_outstanding.set(len(self._desk))
 
     def _cancel_read(self, request: pb.SessionRequest) -> pb.SessionResponse:
         self._cancel(request.cancel_read.transfer)
@@ -356,15 +357,14 @@ class Plane:
         if ended is None:
             return
         self._departure.changed()
+        self._metrics.read_ended(ended.outcome)
         finished = read_finished_of(ended, self.rank)
         self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
         # Control hears of the end before the books are kept.
         asyncio.get_running_loop().call_later(_BOOKKEEPING_DELAY_SECONDS, self._keep_books, ended.outcome)
 
     def _keep_books(self, outcome: ReadOutcome) -> None:
-        self._metrics.reads_outstanding.set(len(self._desk))
-        self._metrics.events_dropped.set(self.outbox.dropped_count)
-        self._metrics.read_ended(outcome)
+        self._metrics.settle()
         log_read(outcome)
 
     def _require_side(self) -> Side:

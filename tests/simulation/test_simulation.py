@@ -4,11 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.simulation.breakages import BREAKAGES, Breakage, fence_off, no_deadline
+from tests.simulation.conftest import SUMMARY
 from tests.simulation.run import simulate
 
 SEEDS = 200
@@ -49,11 +51,12 @@ def test_seeds_that_failed_once_pass() -> None:
     run(*(argument for seed in found_seeds() for argument in ("--seed", seed)))
 
 
-def test_new_seeds_pass() -> None:
-    """Under all faults no invariant breaks, and transfers succeed."""
+def test_new_seeds_pass(record_property: Callable[[str, object], None]) -> None:
+    """Under all faults no invariant breaks, and transfers succeed; the run's last lines say how many seeds it did."""
     told = run("--first", "1000", "--seeds", str(SEEDS), "--seconds", str(SEEDS_SECONDS))
     found = re.match(r"seeds +(\d+), of which failed 0", told)
     assert found is not None
+    record_property(SUMMARY, f"simulation: {found[1]} new seeds and {len(found_seeds())} that failed once")
     assert SEEDS_MIN <= int(found[1])
     assert "SUCCEEDED" in told
 

@@ -101,6 +101,7 @@ async def test_metrics_and_logs_tell_of_reads_without_secrets(start: Start) -> N
         page = answer.read().decode()
     assert 'kvferry_dataplane_reads_total{path="local",reason="",state="succeeded"} 1.0' in page
     assert 'kvferry_dataplane_read_bytes_total{path="local"} 16384.0' in page
+    await until(lambda: "read succeeded" in destination.log())
     lines = [json.loads(line) for line in destination.log().splitlines()]
     told = [line for line in lines if line.get("transfer") == "t"]
     assert [("read succeeded", "destination", 0, 7)] == [
