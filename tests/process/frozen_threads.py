@@ -11,24 +11,25 @@ import pytest
 _SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17
 _WALL = 0x40000000
 _ATTEMPTS = 1_000
-_BLOCKING_CALLS = {"202": "futex", "232": "epoll_wait", "281": "epoll_pwait", "441": "epoll_pwait2"}
-"""By their numbers on x86-64, which is where the tests run."""
+_IDLE_CALLS = {"232": "epoll_wait", "281": "epoll_pwait", "441": "epoll_pwait2"}
+"""By their numbers on x86-64, which is where the tests run. Not futex: a thread that is stopped while it asks for the
+interpreter's lock, or passes it on, keeps all others of the process from it."""
 
 
 @contextlib.contextmanager
 def frozen_thread(pid: int, name: str | None = None) -> Iterator[int]:
     """Stop the thread ``name`` of a process, None: its main thread, for as long as the block lasts; yields its id.
 
-    It is stopped in a wait, where it does not hold the interpreter's lock: the other threads go on.
+    It is stopped where it waits for events, without the interpreter's lock: the other threads go on.
     """
     thread = pid if name is None else _thread_of(pid, name)
     for _ in range(_ATTEMPTS):
         _attach(thread)
-        if _waits(pid, thread):
+        if _is_idle(pid, thread):
             break
         _ptrace(_DETACH, thread)
     else:
-        raise AssertionError(f"thread {name} of process {pid} never waits")
+        raise AssertionError(f"thread {name} of process {pid} is never idle")
     try:
         yield thread
     finally:
@@ -51,10 +52,10 @@ def _attach(thread: int) -> None:
     os.waitpid(thread, _WALL)
 
 
-def _waits(pid: int, thread: int) -> bool:
-    """Whether it is inside a system call that blocks; the first field is the call's number, or a word."""
+def _is_idle(pid: int, thread: int) -> bool:
+    """Whether it waits for events; the first field is the call's number, or a word."""
     call = Path(f"/proc/{pid}/task/{thread}/syscall").read_text().split()[0]
-    return call in _BLOCKING_CALLS
+    return call in _IDLE_CALLS
 
 
 def _thread_of(pid: int, name: str) -> int:
