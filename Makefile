@@ -37,7 +37,7 @@ test: $(READY) ## run the tests, in a quarter of an hour on two cores
 test-computing: $(READY) ## of them the planner's, the model's and the simulation's; shows what they say if one fails
 	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	nice -n 10 $(BIN)/pytest --timeout 600 $(COMPUTING) >"$$log" 2>&1 || { cat "$$log"; exit 1; }; \
-	tail -n 2 "$$log"
+	grep "^simulation: " "$$log"; tail -n 1 "$$log"
 
 .PHONY: test-others
 test-others: $(READY) ## of them all others; tests/style is what `make check` runs

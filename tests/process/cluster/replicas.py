@@ -107,12 +107,12 @@ class Replicas:
         async def reached() -> bool:
             try:
                 publication = await self.publish(name, ALL[:1])
-                await self.destination.pull(publication.handle, REVERSED[:1], timeout_s=10)
+                await self.destination.pull(publication.handle, REVERSED[:1], timeout_s=3)
             except RetryableError:
                 return False
             return True
 
-        await eventually(reached, f"{name} is reached again")
+        await eventually(reached, f"{name} is reached again", timeout_s=30)
 
 
 def content(name: str, rank: int, block: int) -> int:

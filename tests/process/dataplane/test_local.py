@@ -15,6 +15,7 @@ from tests.process.dataplane.conftest import LOCAL_FLAGS, Start
 from tests.process.dataplane.harness import DataPlane, Session, large_layout, lease_of, read_command, until
 
 IDS = list(range(56))
+CONNECTIONS = 30
 
 
 def mapped_pools(plane: DataPlane) -> int:
@@ -131,10 +132,10 @@ async def test_cancelled_copies_are_settled_and_write_no_more(start: Start) -> N
 
 
 async def test_connecting_and_disconnecting_leaves_nothing(start: Start) -> None:
-    """Descriptors, mappings and threads are as many after many connections as after the first."""
+    """Descriptors, mappings and threads are no more after many connections than after the first."""
     source, destination = await start("source"), await start("destination", None, None, *LOCAL_FLAGS)
     here, lease, peer = await destination.session(), await lease_of(source, [1]), await source.as_peer()
-    for attempt in range(30):
+    for attempt in range(CONNECTIONS):
         await here.ask(connect_peer=peer)
         finished = await read(here, f"t{attempt}", peer, lease, [1])
         assert not finished.HasField("failure"), finished
@@ -142,9 +143,13 @@ async def test_connecting_and_disconnecting_leaves_nothing(start: Start) -> None
         await until(lambda: mapped_pools(destination) == 1)
         if attempt == 4:
             # By now every thread of the pools of threads has been made.
-            before_source, before = held(source), held(destination)
-    await until(lambda: held(source) == before_source)
-    await until(lambda: held(destination) == before)
+            before = [held(source), held(destination)]
+    await until(lambda: all(grew_little(*pair) for pair in zip(before, (held(source), held(destination)), strict=True)))
+
+
+def grew_little(before: tuple[int, int, int], after: tuple[int, int, int]) -> bool:
+    """Whether less was added than by a leak on every connection; a thread or two may come and go by themselves."""
+    return all(now - then < CONNECTIONS // 5 for then, now in zip(before, after, strict=True))
 
 
 async def test_where_mapping_is_off_the_backend_reads(start: Start) -> None:
