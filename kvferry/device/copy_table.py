@@ -31,9 +31,6 @@ are faster through registers (measured on an H100 with 16 to 132 of them)."""
 SATURATING_RUN_BYTES_MIN = 1024
 """With bulk copies of at least this, half of an H100's multiprocessors fill its memory; more only compete."""
 
-LINK_BLOCKS = 16
-"""Multiprocessors that fill the link to a peer device in the same way: 8 fill an H200's 18 NVLinks from 16 KiB on."""
-
 MIXED_RUN_BYTES_MIN = 256
 MIXED_UNIT_BYTES_MAX = 4
 """Long runs that only share a narrow unit may share wide ones once their ends are set apart."""
@@ -118,11 +115,6 @@ def chunk_bytes_for(run_bytes: int, tile_bytes: int) -> int:
 def bulk_run_bytes_min(blocks: int) -> int:
     """From which length on runs are copied in bulk, if ``blocks`` blocks copy."""
     return max(BULK_BYTES_PER_ISSUE // blocks, BULK_RUN_BYTES_MIN)
-
-
-def saturating_between(source: Window, destination: Window, own: int) -> int:
-    """Blocks beyond which long runs gain nothing, where ``own`` fill the device's memory."""
-    return min(own, LINK_BLOCKS) if source.on_peer or destination.on_peer else own
 
 
 def blocks_for(table: Table, blocks_max: int, blocks_saturating: int) -> int:

@@ -15,8 +15,6 @@ class Window:
 
     address: int
     size_bytes: int
-    on_peer: bool = False
-    """Whether it lies on another device than the one that copies."""
 
 
 class CopyJob(Protocol):

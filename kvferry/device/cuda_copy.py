@@ -17,14 +17,7 @@ from kvferry.core.errors import ConfigInvalid, InvalidArgument, PoolTooLarge, Re
 from kvferry.device.copy_kernels import CopyKernels, KernelShape, load_kernels
 from kvferry.device.copy_regions import Region, regions_of
 from kvferry.device.copy_slots import CAPACITY_BYTES_MAX, Slot
-from kvferry.device.copy_table import (
-    REGIONS_MAX,
-    Table,
-    blocks_for,
-    bulk_run_bytes_min,
-    saturating_between,
-    tables_of,
-)
+from kvferry.device.copy_table import REGIONS_MAX, Table, blocks_for, bulk_run_bytes_min, tables_of
 from kvferry.device.copying import Copier, Copies, CopyJob, Window
 from kvferry.device.cuda import CudaDevice
 from kvferry.device.cuda_streams import Stream
@@ -280,7 +273,7 @@ class CudaCopier(Copier):
     def _launch(self, job: CudaCopyJob) -> None:
         table, slot = job.waiting[0], self._free[-1]
         number = next(self._numbers) % (_NUMBERS - 1) + 1
-        blocks = blocks_for(table, self._blocks, saturating_between(*job.windows, self._saturating))
+        blocks = blocks_for(table, self._blocks, self._saturating)
         try:
             slot.prepare(self._uploads, table, job.windows, number)
         except PoolTooLarge as error:

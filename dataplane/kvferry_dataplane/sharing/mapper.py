@@ -49,8 +49,7 @@ class PoolMapper:
         device = self._pool.cuda_device or open_device_by_uuid(device_uuid)
         copier, own = self._copiers.on(device), self._own_window_on(device)
         address = device.open_handle(handle)
-        theirs = Window(address, size_bytes, on_peer=device.uuid != device_uuid)
-        return MappedPool(theirs, own, copier, "cuda", lambda: device.close_handle(address))
+        return MappedPool(Window(address, size_bytes), own, copier, "cuda", lambda: device.close_handle(address))
 
     def close(self) -> None:
         """End every copy, of all paths, and release everything but the mappings."""

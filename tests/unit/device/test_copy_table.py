@@ -7,7 +7,6 @@ from kvferry.core.planning.copies import Axis, CopyPlan, StridedCopy
 from kvferry.device.copy_regions import RUNS_MAX, regions_of
 from kvferry.device.copy_table import (
     BULK_RUNS_MAX,
-    LINK_BLOCKS,
     REGIONS_MAX,
     TILE_BYTES_MAX,
     Table,
@@ -15,7 +14,6 @@ from kvferry.device.copy_table import (
     bulk_run_bytes_min,
     chunk_bytes_for,
     divisor,
-    saturating_between,
     tables_of,
     tile_bytes_for,
     write_table,
@@ -170,15 +168,6 @@ def test_long_runs_need_fewer_blocks() -> None:
     assert 132 == blocks_for(one([blocks(256, 10000)], 1 << 23), 132, 66)
     assert 132 == blocks_for(one([blocks(4100, 1000)], 1 << 23), 132, 66)
     assert 3 == blocks_for(one([blocks(4096, 1)], 1 << 23), 132, 66)
-
-
-def test_a_link_needs_fewer_blocks_than_the_memory() -> None:
-    """What comes from a peer device, or goes to one, takes no more than fills the link."""
-    own, peer = Window(1 << 32, 1 << 20), Window(1 << 33, 1 << 20, on_peer=True)
-    assert [66, LINK_BLOCKS, LINK_BLOCKS] == [
-        saturating_between(*windows, 66) for windows in ((own, own), (peer, own), (own, peer))
-    ]
-    assert 4 == saturating_between(peer, own, 4)
 
 
 def test_few_blocks_need_longer_runs() -> None:
