@@ -1,4 +1,4 @@
-"""Claims the path of a Unix socket before it is bound."""
+"""Paths of Unix sockets: claimed before they are bound, and whether somebody listens there."""
 
 import os
 import socket
@@ -9,7 +9,6 @@ from kvferry.core.errors import AddressInUse, ConfigInvalid
 
 SOCKET_PATH_BYTES_MAX = 107
 """The kernel's limit, less the terminating zero."""
-_PROBE_SECONDS = 1.0
 
 
 def claim_socket_path(field: str, path: str, *, suffix: str = "") -> Path:
@@ -29,7 +28,7 @@ def claim_socket_path(field: str, path: str, *, suffix: str = "") -> Path:
         return full
     if not stat.S_ISSOCK(mode):
         raise ConfigInvalid.of_field(field, str(full), "exists and is not a socket")
-    if _is_listened_to(field, full):
+    if _is_in_use(field, full):
         raise AddressInUse.of_field(field, str(full), "another process listens there")
     full.unlink(missing_ok=True)
     return full
@@ -50,16 +49,28 @@ def _check_shape(field: str, path: str, full: Path) -> None:
         raise ConfigInvalid.of_field(field, str(full), f"no permission to write to the folder {folder}")
 
 
-def _is_listened_to(field: str, path: Path) -> bool:
+def _is_in_use(field: str, path: Path) -> bool:
+    try:
+        return is_listened_to(path)
+    except PermissionError as error:
+        raise ConfigInvalid.of_field(field, str(path), "no permission to use the socket there") from error
+
+
+def is_listened_to(path: Path) -> bool:
+    """Whether a live process listens at a path, be it stopped. Does not wait.
+
+    Raises:
+        PermissionError: this process may not use the socket there.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_PROBE_SECONDS)
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
             return False
-        except PermissionError as error:
-            raise ConfigInvalid.of_field(field, str(path), "no permission to use the socket there") from error
+        except PermissionError:
+            raise
         except OSError:
-            # A backlog that is full or a peer that does not answer: somebody is there.
+            # A backlog that is full: somebody is there.
             return True
     return True

@@ -262,7 +262,10 @@ class PoolTable:
         self._tell(PoolLost(rank))
 
     def restored(self, pool: engine_pb2.RankPool) -> None:
-        """A data plane is back."""
+        """A data plane is back, or another one in its place."""
+        known = self._known.get(pool.rank)
+        if known is not None and known.boot_id == pool.boot_id:
+            return
         self.lost(pool.rank)
         self._known[pool.rank] = _info_of(pool)
         self._tell(PoolRestored(pool.rank))

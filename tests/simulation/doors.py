@@ -14,6 +14,7 @@ from unittest.mock import Mock, patch
 from grpc import aio
 
 from kvferry_control import process
+from kvferry_control.ranks import link
 from tests.simulation.network import Network
 from tests.simulation.rpc_client import SimChannel
 from tests.simulation.rpc_server import SimServer
@@ -47,6 +48,7 @@ def closed(loop: VirtualLoop, network: Network, seeded: random.Random) -> Iterat
             (aio, "server", server),
             # A thread with a socket of its own; what it would tell nobody asks.
             (process, "open_health", Mock()),
+            (link, "is_listened_to", lambda path: network.find(f"unix:{path}") is not None),
         ):
             doors.enter_context(patch.object(where, name, instead))
         yield

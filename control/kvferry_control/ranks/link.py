@@ -1,6 +1,7 @@
 """The link to one data plane: one long-lived stream for commands and events, re-made whenever it breaks."""
 
 import asyncio
+from pathlib import Path
 from typing import Protocol
 
 import grpc
@@ -15,6 +16,7 @@ from kvferry.rpc.errors import from_rpc
 from kvferry.rpc.lanes import connect_lane
 from kvferry.rpc.options import channel_options
 from kvferry.rpc.reasons import reason_from_wire
+from kvferry.rpc.socket_paths import is_listened_to
 from kvferry.rpc.streams import Outgoing
 from kvferry_control.tasks import Spawn
 
@@ -35,7 +37,10 @@ class LinkListener(Protocol):
         """
 
     def link_down(self, link: "RankLink") -> None:
-        """The session broke."""
+        """The session broke; another may follow with the same life of the data plane, which may have been stopped."""
+
+    def link_gone(self, link: "RankLink") -> None:
+        """After the session broke: the data plane has died, or is about to. Told once."""
 
     def lease_ended(self, link: "RankLink", event: pb.LeaseEnded) -> None:
         """A lease ended that no command asked to end."""
@@ -75,6 +80,8 @@ class RankLink:
         self._answers: dict[int, asyncio.Future[pb.SessionResponse]] = {}
         self._reads: dict[int, str] = {}
         self._last_id = 0
+        self._gone = True
+        """Nobody listens at the socket, or has been heard of there yet."""
         self._log = structlog.get_logger("kvferry.control.link").bind(rank=rank, socket=socket)
 
     async def run(self, spawn: Spawn) -> None:
@@ -91,6 +98,7 @@ class RankLink:
                         waiting_said = True
                 else:
                     waiting_said = False
+                self._look_whether_gone()
                 await asyncio.sleep(RECONNECT_S)
         finally:
             await self._channel.close()
@@ -166,7 +174,7 @@ class RankLink:
                 if response.WhichOneof("event") == "opened":
                     self.description = description
                     self.session_count += 1
-                    self.up = True
+                    self.up, self._gone = True, False
                     await self._listener.link_up(self, description, response.opened)
                     self._set_leaving(response.opened.leaving)
                     if lane is not None:
@@ -195,6 +203,16 @@ class RankLink:
             self._log.warning("session with data plane broke")
             self._listener.link_down(self)
         self._set_leaving(False)
+
+    def _look_whether_gone(self) -> None:
+        if self._gone:
+            return
+        try:
+            self._gone = not is_listened_to(Path(self.socket))
+        except PermissionError as error:
+            self._log.warning("data plane may be gone or not", error=str(error))
+        if self._gone:
+            self._listener.link_gone(self)
 
     def _set_leaving(self, leaving: bool) -> None:
         if leaving != self.leaving:

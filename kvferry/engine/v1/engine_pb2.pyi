@@ -482,7 +482,9 @@ class WatchEngineResponse(_message.Message):
 
     @_builtins.property
     def pool_lost(self) -> Global___PoolLost:
-        """A data plane was lost: its pool must not be used until `pool_restored`."""
+        """A data plane has died: its pool must not be used until `pool_restored`. One that was stopped for a while is not
+        told of: its pool stays what it was.
+        """
 
     @_builtins.property
     def pool_restored(self) -> Global___RankPool:

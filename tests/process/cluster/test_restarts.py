@@ -9,11 +9,12 @@ import pytest_asyncio
 from grpc import aio
 
 from kvferry import EngineClient
-from kvferry.core.errors import KvferryError, StaleIncarnation
+from kvferry.core.errors import KvferryError, RetryableError, StaleIncarnation
 from kvferry.core.reasons import Reason
 from kvferry.engine.v1 import engine_pb2
 from kvferry.engine.v1.engine_pb2_grpc import EngineServiceStub
 from kvferry.launch.errors import ProcessEnded
+from kvferry.launch.metrics import read_metric
 from kvferry.launch.worker import WorkerSpec
 from kvferry.layout.v1 import layout_pb2
 from kvferry.rpc.times import duration
@@ -337,3 +338,39 @@ async def outcome_of(pair: Pair, handle: bytes, *blocks: int) -> Reason | None:
     except KvferryError as error:
         return error.reason
     return None
+
+
+@pytest.mark.parametrize("which", ["control", "data plane"])
+async def test_a_process_that_was_stopped_leaves_the_engine_its_pools(pair: Pair, which: str) -> None:
+    """A control or data plane that was stopped until its connections broke, and goes on, has lost nothing: what the
+    engine has mapped and published stays so."""
+    pool = await pair.source.attach(0)
+    await pair.fill([1, 2], seed=6)
+    publication = await pair.publish([1, 2], ttl_s=60, readers=0)
+    of_control = which == "control"
+    child = pair.prefill.control if of_control else pair.prefill.data_planes[0]
+    address = pair.prefill.data_plane_metrics_address(0) if of_control else pair.prefill.metrics_address
+    figure, whole = ("kvferry_dataplane_session_connected", 1) if of_control else ("kvferry_ranks_up", RANKS)
+
+    async def is_whole() -> bool:
+        return whole == await read_metric(address, figure)
+
+    async def is_broken() -> bool:
+        return not await is_whole()
+
+    async def publishes() -> bool:
+        try:
+            await pair.publish([3], ttl_s=60, readers=0)
+        except RetryableError:
+            return False
+        return True
+
+    child.pause()
+    await eventually(is_broken, "the session is known to be broken")
+    child.resume()
+    await eventually(is_whole, "there is another session")
+    await eventually(publishes, "the engine publishes again")
+    assert pool.valid
+    assert pool is await pair.source.attach(0)
+    await pair.destination.pull(publication.handle, [4, 5], timeout_s=10)
+    assert 0 == await pair.differing([1, 2], [4, 5])

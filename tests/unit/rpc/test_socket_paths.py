@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvferry.core.errors import AddressInUse, ConfigInvalid
-from kvferry.rpc.socket_paths import SOCKET_PATH_BYTES_MAX, claim_socket_path
+from kvferry.rpc.socket_paths import SOCKET_PATH_BYTES_MAX, claim_socket_path, is_listened_to
 
 
 def test_a_free_path_is_given_back(tmp_path: Path) -> None:
@@ -33,6 +33,19 @@ def test_a_live_processes_socket_is_in_use(tmp_path: Path) -> None:
             claim_socket_path("socket", str(tmp_path / "s"))
     assert {"field": "socket", "value": str(tmp_path / "s")} == caught.value.metadata
     assert (tmp_path / "s").exists()
+
+
+def test_who_listens_is_seen_without_waiting(tmp_path: Path) -> None:
+    """Also one who accepts nothing and has a full backlog; not one who has died, nor nobody."""
+    path = tmp_path / "s"
+    assert not is_listened_to(path)
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(str(path))
+        assert not is_listened_to(path)
+        live.listen(0)
+        for _ in range(4):
+            assert is_listened_to(path)
+    assert not is_listened_to(path)
 
 
 def test_unusable_paths_are_refused(tmp_path: Path) -> None:
