@@ -145,6 +145,8 @@ async def running_replicas() -> AsyncIterator[Replicas]:
                 data_plane_environment={"UCX_TLS": "tcp"},
                 limits=limits,
                 metrics=False,
+                # No test here waits for a lease to expire: nobody is to lose one on a busy machine.
+                lease_ttl_s=20,
             )
             for name in NAMES
         ]

@@ -70,10 +70,18 @@ async def piled() -> AsyncIterator[Piled]:
         handle = (await prefill.publish([1], MODEL.tokens_per_block, 600, 0)).handle
         await decode.pull(handle, [0], timeout_s=10)
         piled = Piled(source, destination, decode, router, handle, [])
+        # The probe of a source has a place among its reads for as long as it runs.
+        await eventually(lambda: attested(piled), "the source is attested")
         source.data_planes[0].pause()
         piled.pulls += [await piled.pull(block) for block in range(LANE)]
         await eventually(lambda: under_way(piled), "the reads are under way")
         yield piled
+
+
+async def attested(piled: Piled) -> bool:
+    """Whether the data plane has probed the source."""
+    address = piled.destination.data_plane_metrics_address(0)
+    return 1 == await read_metric(address, "kvferry_dataplane_attested_peers")
 
 
 async def under_way(piled: Piled) -> bool:

@@ -340,7 +340,7 @@ async def outcome_of(pair: Pair, handle: bytes, *blocks: int) -> Reason | None:
     return None
 
 
-@pytest.mark.parametrize("which", ["control", "data plane"])
+@pytest.mark.parametrize("which", [pytest.param("control", marks=pytest.mark.long), "data plane"])
 async def test_a_process_that_was_stopped_leaves_the_engine_its_pools(pair: Pair, which: str) -> None:
     """A control or data plane that was stopped until its connections broke, and goes on, has lost nothing: what the
     engine has mapped and published stays so."""
