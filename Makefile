@@ -26,15 +26,15 @@ help: ## show this list
 demo: $(READY) ## two workers, real reads, verified, in a minute
 	@$(BIN)/kvferry demo
 
-# What mostly computes runs beside the tests of real processes, which wait a lot, and takes what they leave.
-COMPUTING := tests/simulation tests/unit
+# What only computes runs beside the tests of real processes, which wait a lot, and takes what they leave.
+COMPUTING := tests/simulation tests/unit/planning tests/unit/reference_engine
 
 .PHONY: test
 test: $(READY) ## run the tests, in a quarter of an hour on two cores
 	@$(MAKE) --jobs=2 test-computing test-others
 
 .PHONY: test-computing
-test-computing: $(READY) ## of them the simulation's and those of single parts; shows what they say if one fails
+test-computing: $(READY) ## of them the planner's, the model's and the simulation's; shows what they say if one fails
 	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	nice -n 10 $(BIN)/pytest --timeout 600 $(COMPUTING) >"$$log" 2>&1 || { cat "$$log"; exit 1; }; \
 	grep "^simulation: " "$$log"; tail -n 1 "$$log"
