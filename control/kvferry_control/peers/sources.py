@@ -320,7 +320,7 @@ class Sources:
             try:
                 return await source.session.negotiate(request, left)
             except KvferryError as failure:
-                if failure.reason is not Reason.PEER_UNREACHABLE or attempt >= ATTEMPTS:
+                if failure.reason not in (Reason.PEER_UNREACHABLE, Reason.NOT_READY) or attempt >= ATTEMPTS:
                     raise _located(failure, source) from failure
             await asyncio.sleep(min(ATTEMPT_PAUSE_S, max(left, 0)))
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from grpc import aio
 
-from kvferry.core.errors import KvferryError, LeaseEnded, NotFound, OperatorError, ResourceExhausted
+from kvferry.core.errors import KvferryError, LeaseEnded, NotFound, NotReady, OperatorError, ResourceExhausted
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
@@ -164,6 +164,9 @@ class NegotiationService(NegotiationServiceServicer):
 
     def _find(self, handle: bytes) -> Publication:
         identity = self._worker.identity
+        if not identity.incarnation:
+            # Restarted a moment ago: which handles are its own it learns from its data planes.
+            raise NotReady(f"workers/{self._worker.name} has not taken up its life yet")
         payload = open_handle(handle, self._worker.name, identity.incarnation, identity.handle_key)
         try:
             return self._publications.get(payload.publication)
