@@ -103,6 +103,10 @@ class Replicas:
     async def restart_control(self, name: str) -> None:
         """Start the control of a source again, and wait until the destination has reached it."""
         await self.workers[name].start_control()
+        await self.wait_reached(name)
+
+    async def wait_reached(self, name: str) -> None:
+        """Wait until a source whose control was away takes work again, and the destination has reached it."""
 
         async def reached() -> bool:
             try:
