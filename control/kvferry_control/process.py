@@ -88,8 +88,6 @@ class ControlProcess:
         self._worker = LocalWorker(config, config.worker.advertise or self._servers.listen, self._links)
         self._opened: dict[int, dp.SessionOpened] = {}
         self._boots: dict[int, bytes] = {}
-        self._gone: set[int] = set()
-        """Ranks whose data plane has died, as the engine was told."""
         self._established = False
         self._running = False
         self._watch: HealthWatch | None = None
@@ -231,9 +229,8 @@ class ControlProcess:
             await link.adopt(self._worker.adoption(link.rank))
             self._parts.publications.link_up(link, opened.leases)
             self._parts.transfers.link_up(link, opened.transfers)
-        if self._established and (known != boot or link.rank in self._gone):
+        if self._established:
             self._parts.engine.pool_restored(link)
-        self._gone.discard(link.rank)
         self._worker_changed()
 
     def link_down(self, link: RankLink) -> None:
@@ -244,7 +241,6 @@ class ControlProcess:
 
     def link_gone(self, link: RankLink) -> None:
         """A data plane has died, and its pool with it."""
-        self._gone.add(link.rank)
         self._parts.engine.pool_lost(link.rank)
 
     def lease_ended(self, link: RankLink, event: dp.LeaseEnded) -> None:

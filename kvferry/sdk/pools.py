@@ -262,7 +262,7 @@ class PoolTable:
         self._tell(PoolLost(rank))
 
     def restored(self, pool: engine_pb2.RankPool) -> None:
-        """A data plane is back, or another one in its place."""
+        """A data plane is back: as it was, if only its session with control broke, or in another life."""
         known = self._known.get(pool.rank)
         if known is not None and known.boot_id == pool.boot_id:
             return

@@ -488,7 +488,7 @@ class WatchEngineResponse(_message.Message):
 
     @_builtins.property
     def pool_restored(self) -> Global___RankPool:
-        """A data plane is back, with a new pool to attach."""
+        """A data plane is back, with a pool to attach; one that is attached and has this `boot_id` stays what it was."""
 
     @_builtins.property
     def worker_draining(self) -> Global___WorkerDraining:
