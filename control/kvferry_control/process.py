@@ -304,6 +304,7 @@ class ControlProcess:
         self._worker.identity = dataclasses.replace(self._worker.identity, incarnation=incarnation)
         self._metrics.incarnation.set(incarnation)
         bind_identity(incarnation=incarnation)
+        self._parts.engine.registered()
         await self._worker.adopt_quietly()
         self._worker_changed()
 

@@ -141,7 +141,7 @@ class EngineClient:
 
     @property
     def incarnation(self) -> int:
-        """Of the worker; 0 while etcd has not confirmed its registration."""
+        """Of the worker's present life, as etcd confirmed it last; 0 while it has not."""
         return self._open_state().incarnation
 
     @property

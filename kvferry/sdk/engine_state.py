@@ -71,6 +71,8 @@ class EngineState:
                 self.pools.lost(event.pool_lost.rank)
             case "pool_restored":
                 self.pools.restored(event.pool_restored)
+            case "worker_registered":
+                self.incarnation = event.worker_registered.incarnation
             case "worker_draining":
                 told = event.worker_draining
                 left = seconds_of(told.time_left) if told.HasField("time_left") else None

@@ -80,7 +80,7 @@ class RankLink:
         self._answers: dict[int, asyncio.Future[pb.SessionResponse]] = {}
         self._reads: dict[int, str] = {}
         self._last_id = 0
-        self._gone = True
+        self.gone = True
         """Nobody listens at the socket, or has been heard of there yet."""
         self._log = structlog.get_logger("kvferry.control.link").bind(rank=rank, socket=socket)
 
@@ -174,7 +174,7 @@ class RankLink:
                 if response.WhichOneof("event") == "opened":
                     self.description = description
                     self.session_count += 1
-                    self.up, self._gone = True, False
+                    self.up, self.gone = True, False
                     await self._listener.link_up(self, description, response.opened)
                     self._set_leaving(response.opened.leaving)
                     if lane is not None:
@@ -205,13 +205,13 @@ class RankLink:
         self._set_leaving(False)
 
     def _look_whether_gone(self) -> None:
-        if self._gone:
+        if self.gone:
             return
         try:
-            self._gone = not is_listened_to(Path(self.socket))
+            self.gone = not is_listened_to(Path(self.socket))
         except PermissionError as error:
             self._log.warning("data plane may be gone or not", error=str(error))
-        if self._gone:
+        if self.gone:
             self._listener.link_gone(self)
 
     def _set_leaving(self, leaving: bool) -> None:

@@ -179,10 +179,10 @@ class EngineService(EngineServiceServicer):
         self._watchers.add(events)
         try:
             yield pb.WatchEngineResponse()
-            if self._worker.draining:
-                yield self._drain_event()
-            while (event := await events.get()) is not None:
+            for event in self._standing():
                 yield event
+            while (told := await events.get()) is not None:
+                yield told
             raise ResourceExhausted(f"the engine reads too slowly: {ENGINE_EVENTS_MAX} events were waiting")
         finally:
             self._watchers.discard(events)
@@ -217,9 +217,31 @@ class EngineService(EngineServiceServicer):
         """Tell the engine that a pool is back."""
         self._tell(pb.WatchEngineResponse(pool_restored=rank_pool(link)))
 
+    def registered(self) -> None:
+        """Tell the engine which life of its worker the cluster knows."""
+        self._tell(self._registered_event())
+
     def draining_changed(self) -> None:
         """Tell the engine that the worker takes no new work, or takes work again."""
         self._tell(self._drain_event())
+
+    def _standing(self) -> list[pb.WatchEngineResponse]:
+        """What the engine may not know of: what has happened between its OpenEngine and its watch."""
+        events = []
+        for link in self._worker.links:
+            if link.gone:
+                events.append(pb.WatchEngineResponse(pool_lost=pb.PoolLost(rank=link.rank)))
+            else:
+                events.append(pb.WatchEngineResponse(pool_restored=rank_pool(link)))
+        if self._worker.identity.incarnation:
+            events.append(self._registered_event())
+        if self._worker.draining:
+            events.append(self._drain_event())
+        return events
+
+    def _registered_event(self) -> pb.WatchEngineResponse:
+        incarnation = self._worker.identity.incarnation
+        return pb.WatchEngineResponse(worker_registered=pb.WorkerRegistered(incarnation=incarnation))
 
     def _drain_event(self) -> pb.WatchEngineResponse:
         event = pb.WorkerDraining(draining=self._worker.draining)

@@ -103,7 +103,7 @@ class OpenEngineResponse(_message.Message):
     worker: _builtins.str
     """The worker's name."""
     incarnation: _builtins.int
-    """Its incarnation; 0 while etcd has not confirmed the registration yet."""
+    """Its incarnation; 0 while etcd has not confirmed the registration yet, which WatchEngine then tells."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankPool]:
         """One per rank."""
@@ -476,6 +476,7 @@ class WatchEngineResponse(_message.Message):
     POOL_LOST_FIELD_NUMBER: _builtins.int
     POOL_RESTORED_FIELD_NUMBER: _builtins.int
     WORKER_DRAINING_FIELD_NUMBER: _builtins.int
+    WORKER_REGISTERED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def publication_ended(self) -> _publication_pb2.Publication:
         """The publication ended: its blocks are the engine's again."""
@@ -494,6 +495,10 @@ class WatchEngineResponse(_message.Message):
     def worker_draining(self) -> Global___WorkerDraining:
         """The worker takes no new work, or takes work again. Told at the beginning of a stream if it holds then."""
 
+    @_builtins.property
+    def worker_registered(self) -> Global___WorkerRegistered:
+        """etcd has confirmed the worker's registration. With another incarnation than before it has begun a new life."""
+
     def __init__(
         self,
         *,
@@ -501,12 +506,13 @@ class WatchEngineResponse(_message.Message):
         pool_lost: Global___PoolLost | None = ...,
         pool_restored: Global___RankPool | None = ...,
         worker_draining: Global___WorkerDraining | None = ...,
+        worker_registered: Global___WorkerRegistered | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "pool_lost", b"pool_lost", "pool_restored", b"pool_restored", "publication_ended", b"publication_ended", "worker_draining", b"worker_draining"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "pool_lost", b"pool_lost", "pool_restored", b"pool_restored", "publication_ended", b"publication_ended", "worker_draining", b"worker_draining", "worker_registered", b"worker_registered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "pool_lost", b"pool_lost", "pool_restored", b"pool_restored", "publication_ended", b"publication_ended", "worker_draining", b"worker_draining"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "pool_lost", b"pool_lost", "pool_restored", b"pool_restored", "publication_ended", b"publication_ended", "worker_draining", b"worker_draining", "worker_registered", b"worker_registered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["publication_ended", "pool_lost", "pool_restored", "worker_draining"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["publication_ended", "pool_lost", "pool_restored", "worker_draining", "worker_registered"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -539,6 +545,28 @@ class WorkerDraining(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerDraining: _TypeAlias = WorkerDraining  # noqa: Y015
+
+@_typing.final
+class WorkerRegistered(_message.Message):
+    """The worker is known to the cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.int
+    """Of its present life."""
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerRegistered: _TypeAlias = WorkerRegistered  # noqa: Y015
 
 @_typing.final
 class PoolLost(_message.Message):

@@ -87,9 +87,13 @@ class Replicas:
         listed = await self.router.of_worker(name).publications()
         return sum(found.active_reader_count for found in listed if found.name == publication.name)
 
+    async def incarnation(self, name: str) -> int:
+        """Of a worker, as the destination's control knows it."""
+        return (await self.router.worker(name)).incarnation
+
     async def restart(self, name: str) -> None:
         """Start the data plane of the first rank again, and wait for its worker."""
-        incarnation = self.engines[name].incarnation
+        incarnation = await self.incarnation(name)
         await self.workers[name].start_data_plane(0)
 
         async def back() -> bool:

@@ -114,12 +114,14 @@ async def test_a_source_without_a_data_plane_is_passed_over(replicas: Replicas) 
     """A source whose data plane was killed before it was asked is followed by the next; then it begins a new life."""
     handles = [(await replicas.publish("prefill-0", TWO)).handle]
     payload = HandlePayload.FromString(payload_of(handles[0]))
-    payload.worker, payload.incarnation = "prefill-1", replicas.engines["prefill-1"].incarnation
+    payload.worker, payload.incarnation = "prefill-1", await replicas.incarnation("prefill-1")
     handles.insert(0, seal(payload.SerializeToString(), new_key()))
-    result = await replicas.destination.pull(join_handles(handles), REVERSED[:2], timeout_s=20)
+    try:
+        result = await replicas.destination.pull(join_handles(handles), REVERSED[:2], timeout_s=20)
+    finally:
+        await replicas.restart("prefill-1")
     assert ["prefill-1"] == [worker for worker, _ in reasons(result)]
     assert await replicas.holds(0, [("prefill-0", TWO_TOKENS)])
-    await replicas.restart("prefill-1")
 
 
 @pytest.mark.parametrize("joined", [True, False])

@@ -134,6 +134,8 @@ async def test_a_lost_data_plane_begins_a_new_life(pair: Pair) -> None:
     await pair.prefill.start_data_plane(1)
 
     await renewed(pair, before)
+    now = await incarnation_of(pair, "prefill-0")
+    await eventually(lambda: now == pair.source.incarnation, "the engine is told the new incarnation")
     assert "failed" == (await pair.source.wait_ended(publication, timeout_s=5)).state
     with pytest.raises(StaleIncarnation):
         await pair.destination.pull(publication.handle, [1], timeout_s=5)
@@ -255,6 +257,23 @@ async def test_a_cancelled_publish_leaves_nothing_behind(pair: Pair) -> None:
         answer = await publish(request, timeout=5)
     assert 2 == answer.publication.block_count
     await pair.source.release(answer.publication.name)
+
+
+async def test_an_engine_is_told_what_holds_when_it_begins_to_watch(pair: Pair) -> None:
+    """What changed after OpenEngine is not missed: pools, those that are lost, and the incarnation come first."""
+    pool = await pair.source.attach(1)
+    await pair.prefill.data_planes[1].kill()
+    await eventually(lambda: pool.lost, "the pool of rank 1 is lost")
+    async with aio.insecure_channel(f"unix:{pair.prefill.engine_socket}") as channel:
+        request = engine_pb2.WatchEngineRequest(engine_id="looks")
+        stream = EngineServiceStub(channel).WatchEngine(request, timeout=5)
+        first, *events = [await stream.read() for _ in range(1 + RANKS + 1)]
+        stream.cancel()
+    assert first.WhichOneof("event") is None
+    assert [("pool_restored", 0), ("pool_lost", 1)] == [
+        (kind, getattr(event, kind).rank) for event in events[:RANKS] if (kind := event.WhichOneof("event"))
+    ]
+    assert await incarnation_of(pair, "prefill-0") == events[RANKS].worker_registered.incarnation
 
 
 @pytest.mark.long

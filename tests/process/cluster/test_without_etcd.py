@@ -27,6 +27,7 @@ async def test_control_waits_for_etcd_and_says_so(tmp_path: Path) -> None:
             with pytest.raises(NotReady) as caught:
                 await engine.publish([1], 16, 5.0)
             assert "etcd" in caught.value.message
+            assert 0 == engine.incarnation
             await eventually(lambda: "registering" in worker.control.log_tail(50), "control says what it waits for")
             assert endpoint.removeprefix("http://") in worker.control.log_tail(50)
             await asyncio.to_thread(etcd.restart)
@@ -39,6 +40,7 @@ async def test_control_waits_for_etcd_and_says_so(tmp_path: Path) -> None:
                 return True
 
             await eventually(published, "the worker registers once etcd is there")
+            await eventually(lambda: engine.incarnation > 0, "the engine is told the incarnation")
     finally:
         await worker.stop()
         await asyncio.to_thread(etcd.stop)
