@@ -267,8 +267,9 @@ async def test_an_engine_is_told_what_holds_when_it_begins_to_watch(pair: Pair) 
     async with aio.insecure_channel(f"unix:{pair.prefill.engine_socket}") as channel:
         request = engine_pb2.WatchEngineRequest(engine_id="looks")
         stream = EngineServiceStub(channel).WatchEngine(request, timeout=5)
-        first, *events = [await stream.read() for _ in range(1 + RANKS + 1)]
+        messages = [await stream.read() for _ in range(1 + RANKS + 1)]
         stream.cancel()
+    first, *events = [message for message in messages if isinstance(message, engine_pb2.WatchEngineResponse)]
     assert first.WhichOneof("event") is None
     assert [("pool_restored", 0), ("pool_lost", 1)] == [
         (kind, getattr(event, kind).rank) for event in events[:RANKS] if (kind := event.WhichOneof("event"))
