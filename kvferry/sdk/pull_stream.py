@@ -24,7 +24,7 @@ COMMANDS_MAX = 16_384
 
 
 @dataclass(slots=True)
-class _Asked:
+class Asked:
     """A command without an answer. ``unanswered``: a stream that it was given to broke before the answer came."""
 
     command: pb.PullCommand
@@ -50,7 +50,7 @@ class PullStream:
     def __init__(self, where: str, reopen: Callable[[float], Awaitable[None]]) -> None:
         self._where = where
         self._reopen = reopen
-        self._asked: dict[int, _Asked] = {}
+        self._asked: dict[int, Asked] = {}
         self._last_id = 0
         self._outgoing: Outgoing[pb.PullCommand] | None = None
 
@@ -61,13 +61,34 @@ class PullStream:
             KvferryError: what control answered; NotReady when it could not be reached within ``timeout_s``.
                 ``is_outcome_unknown`` tells whether it may have acted all the same.
         """
+        asked = self.give(command)
+        try:
+            return await self.answer_to(asked, timeout_s)
+        finally:
+            self.forget(asked)
+
+    def give(self, command: pb.PullCommand) -> Asked:
+        """Send a command at once. It is kept, and sent again on every new stream, until whoever gave it forgets it.
+
+        Raises:
+            ResourceExhausted: too many commands have no answer yet; nothing was sent.
+        """
         if len(self._asked) >= COMMANDS_MAX:
             raise ResourceExhausted(f"{COMMANDS_MAX} commands wait for control's answer, the bound")
         loop = asyncio.get_running_loop()
         self._last_id += 1
         command_id = command.command_id = self._last_id
-        asked = self._asked[command_id] = _Asked(command, loop.create_future(), loop.time())
+        asked = self._asked[command_id] = Asked(command, loop.create_future(), loop.time())
         self._give(asked)
+        return asked
+
+    def forget(self, asked: Asked) -> None:
+        """Drop a command that was given: nobody waits for its answer any more."""
+        del self._asked[asked.command.command_id]
+
+    async def answer_to(self, asked: Asked, timeout_s: float) -> Transfer:
+        """The answer to a command that was given, sent again where that may help. Raises what :meth:`ask` does."""
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s) as bound:
                 try:
@@ -85,8 +106,6 @@ class PullStream:
             if asked.unanswered:
                 mark_outcome_unknown(error)
             raise
-        finally:
-            del self._asked[command_id]
 
     async def hold(
         self, call: "aio.StreamStreamCall[pb.PullRequest, pb.PullResponse]", on_transfer: Callable[[Transfer], None]
@@ -125,7 +144,7 @@ class PullStream:
             if not asked.answer.done():
                 asked.answer.set_exception(error)
 
-    def _give(self, asked: _Asked) -> None:
+    def _give(self, asked: Asked) -> None:
         if self._outgoing is not None:
             self._outgoing.put(asked.command)
             asked.given = True

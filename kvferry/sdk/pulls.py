@@ -14,7 +14,7 @@ from kvferry.engine.v1.engine_pb2 import PullCommand
 from kvferry.sdk.calls import is_outcome_unknown, mark_outcome_unknown
 from kvferry.sdk.convert import TERMINAL_STATES, transfer_of
 from kvferry.sdk.failures import PullFailed, failed_pull, failure_of, pull_failed
-from kvferry.sdk.pull_stream import PullStream
+from kvferry.sdk.pull_stream import Asked, PullStream
 from kvferry.sdk.results import TransferResult
 from kvferry.transfer.v1 import transfer_pb2 as pb
 
@@ -40,6 +40,7 @@ class Pull:
         self._wait_settled = wait_settled
         self._wire = pb.Transfer(request_id=request.request_id)
         self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def name(self) -> str:
@@ -103,7 +104,15 @@ class Pull:
 
     async def outcome(self) -> Outcome:
         """The outcome, however it came about; a cancelled waiter leaves it to the others."""
-        return await asyncio.shield(self._outcome)
+        if not self._outcome.done():
+            # A future of its own instead of a shield, which would take another turn of the loop.
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            try:
+                await waiting
+            finally:
+                self._waiting.remove(waiting)
+        return self._outcome.result()
 
     async def wait_ended(self, other: asyncio.Task[None]) -> None:
         """Wait until the outcome is decided or ``other`` has ended, which goes on otherwise."""
@@ -123,6 +132,9 @@ class Pull:
         """Decide the outcome, unless it is decided."""
         if not self._outcome.done():
             self._outcome.set_result(outcome)
+            for waiting in self._waiting:
+                if not waiting.done():
+                    waiting.set_result(None)
 
     def when_done(self, callback: Callable[[asyncio.Future[Outcome]], None]) -> None:
         """Have ``callback`` called once the outcome is decided."""
@@ -163,12 +175,19 @@ class PullTable:
             PullFailed: it did not succeed.
         """
         pull = self._enter(request, timeout_s)
-        await self._ask(pull, PullCommand(create=request, answer_at_end=True), timeout_s + GRACE_S)
-        return await pull.wait()
+        command = PullCommand(create=request, answer_at_end=True)
+        asking = self._begin_asking(pull, command, timeout_s + GRACE_S)
+        try:
+            return await pull.wait()
+        finally:
+            if asking is not None:
+                asking.cancel()
 
     async def _ask(self, pull: Pull, command: PullCommand, timeout_s: float) -> None:
         """Give a command and wait for its answer, or for the pull's end if that is told sooner."""
-        asking = self._tasks.create_task(self._learn_answer(pull, command, timeout_s))
+        asking = self._begin_asking(pull, command, timeout_s)
+        if asking is None:
+            return
         try:
             await pull.wait_ended(asking)
         except asyncio.CancelledError as cancelled:
@@ -176,13 +195,23 @@ class PullTable:
             raise cancelled from _cause_of(await self._withdraw(pull))
         asking.cancel()
 
-    async def _learn_answer(self, pull: Pull, command: PullCommand, timeout_s: float) -> None:
+    def _begin_asking(self, pull: Pull, command: PullCommand, timeout_s: float) -> "asyncio.Task[None] | None":
+        """Give a command at once and have the pull learn its answer; None if it cannot be given, as the pull says."""
         try:
-            pull.learn(await self._stream.ask(command, timeout_s))
+            asked = self._stream.give(command)
         except KvferryError as error:
-            failure = _not_made(pull, error)
-            failure.__cause__ = error
-            pull.settle(failure)
+            pull.settle(_failure_by(pull, error))
+            return None
+        asking = self._tasks.create_task(self._learn_answer(pull, asked, timeout_s))
+        # Also of a task that is cancelled before its first step.
+        asking.add_done_callback(lambda _: self._stream.forget(asked))
+        return asking
+
+    async def _learn_answer(self, pull: Pull, asked: Asked, timeout_s: float) -> None:
+        try:
+            pull.learn(await self._stream.answer_to(asked, timeout_s))
+        except KvferryError as error:
+            pull.settle(_failure_by(pull, error))
 
     async def wait_settled(self, transfer: TransferResult, timeout_s: float) -> TransferResult:
         """Wait until no byte of a transfer can still arrive.
@@ -318,6 +347,12 @@ class PullTable:
                 pull.settle(failure)
             return failure
         return None
+
+
+def _failure_by(pull: Pull, error: KvferryError) -> PullFailed:
+    failure = _not_made(pull, error)
+    failure.__cause__ = error
+    return failure
 
 
 def _not_made(pull: Pull, error: KvferryError) -> PullFailed:
