@@ -15,7 +15,7 @@ import secrets
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from grpc import aio
@@ -100,8 +100,8 @@ class Lane(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport, self.is_open = transport, True
+        # No isinstance: the transports of other event loops, such as uvloop's, derive from no class of asyncio.
+        self._transport, self.is_open = cast("asyncio.Transport", transport), True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's."""

@@ -138,7 +138,10 @@ class ReadExecutor:
         self._end_lost(now)
         self._activate(now)
         self._posting.post(self._active, now)
-        self._poll(now)
+        if self._poll(now):
+            # A copier's source has its lease word at once: whoever waits for the read need not wait for another step.
+            self._posting.post(self._active, now)
+            self._poll(now)
         self._roll_over(now)
         wanted = {peer for read in self._active for peer in read.request.lane}
         if not self._skips_rollover:
@@ -198,7 +201,8 @@ class ReadExecutor:
 
     # Confirmations
 
-    def _poll(self, now: float) -> None:
+    def _poll(self, now: float) -> bool:
+        """Take what was confirmed; whether it was the last that a read waited for before it is verified."""
         for generation in self._generations.all():
             for flight in list(generation.flights):
                 try:
@@ -208,6 +212,7 @@ class ReadExecutor:
                 else:
                     if done:
                         self._arrived(generation, flight, now)
+        return any(read.has_arrived and not read.words_in_flight for read in self._active)
 
     def _arrived(self, generation: Generation, flight: Flight, now: float) -> None:
         generation.flights.remove(flight)

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+import uvloop
 from grpc import aio
 
 from kvferry.core.errors import InvalidArgument, ResourceExhausted
@@ -115,6 +116,12 @@ async def test_a_lane_carries_the_messages_of_its_stream() -> None:
         await call.done_writing()
         assert aio.EOF is await call.read()
         await caller.ended.wait()
+
+
+def test_lanes_are_there_for_other_event_loops() -> None:
+    """An engine may run on an event loop whose transports are none of asyncio's classes."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test_a_lane_carries_the_messages_of_its_stream())
 
 
 async def test_a_refusal_over_a_lane_ends_the_stream_with_its_status() -> None:

@@ -28,6 +28,19 @@ def test_the_word_is_read_after_the_last_byte() -> None:
     assert (300, 3) == (bench.outcomes["t"].received_bytes, bench.outcomes["t"].descriptor_count)
 
 
+def test_a_copied_read_is_verified_in_the_step_that_sees_its_last_byte() -> None:
+    """Whoever waits for a read by a copier, whose source has its word at once, waits for no further step."""
+    agent = FakeAgent(Network(stuck={"a"}), 0, can_stop=True)
+    routing = FakeRouting({"a": Route(Path.PACKED, "stream", "many pieces")})
+    bench = Bench(routing=routing, lasting={Path.PACKED: agent})
+    bench.submit("t", "a")
+    bench.run()
+    assert {} == bench.outcomes
+    agent.network.stuck.clear()
+    bench.executor.step(bench.now)
+    assert reason(bench, "t") is None
+
+
 def test_another_word_fences() -> None:
     """A word other than the lease's fails the read as FENCED."""
     bench = Bench(Network(words={"a": WORD + 1}))
