@@ -55,6 +55,21 @@ LONG = {"local", "nixl-ucx", "ucx-tcp"}
 """Left to the long run. Of UCX with and without NIXL the ordinary run has one over sockets and one that is not, and of
 mapped memory the tests of data planes."""
 
+LONG_BY_LIBFABRIC = {
+    "test_a_source_that_died_before_is_an_error",
+    "test_the_next_life_of_a_source_is_read",
+    "test_reads_in_flight_do_not_outlive_the_agent",
+}
+"""Left to the long run of NIXL's other backend, which takes longest to see that a source is gone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is left to the long run."""
+    for item in items:
+        name, _, kind = item.name.partition("[")
+        if name in LONG_BY_LIBFABRIC and kind == "nixl-libfabric]":
+            item.add_marker(pytest.mark.long)
+
 
 @pytest.fixture(
     scope="module", params=[pytest.param(name, marks=[pytest.mark.long] if name in LONG else []) for name in KINDS]
