@@ -30,7 +30,7 @@ demo: $(READY) ## two workers, real reads, verified, in a minute
 COMPUTING := tests/simulation tests/unit/planning tests/unit/reference_engine
 
 .PHONY: test
-test: $(READY) ## run the tests, in a quarter of an hour on two cores
+test: $(READY) ## run the tests, in 15 to 18 minutes on two cores
 	@$(MAKE) --jobs=2 test-computing test-others
 
 .PHONY: test-computing
