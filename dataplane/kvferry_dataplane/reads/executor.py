@@ -105,6 +105,7 @@ class ReadExecutor:
         lost = PeerError(f"peer {peer.name} was disconnected", reason=Reason.PEER_LOST)
         self._end_reads_of(peer.name, lost, now)
         self._posting.suspects.discard(peer.name)
+        self._posting.lost.discard(peer.name)
         self._leaving[peer.name] = peer
         self._routing.disconnect(peer)
 
@@ -217,6 +218,7 @@ class ReadExecutor:
     def _arrived(self, generation: Generation, flight: Flight, now: float) -> None:
         generation.flights.remove(flight)
         self._moved_count += 1
+        self._posting.lost.discard(flight.peer.name)
         if flight.purpose is Purpose.PROBE:
             self._posting.suspects.discard(flight.peer.name)
         word = generation.agent.word(flight.cell) if flight.purpose is Purpose.WORD else 0
@@ -257,6 +259,8 @@ class ReadExecutor:
     def _failed(self, generation: Generation, flight: Flight, error: KvferryError, now: float) -> None:
         generation.drop_failed(flight)
         self._moved_count += 1
+        if error.reason is Reason.PEER_LOST:
+            self._posting.lost.add(flight.peer.name)
         read = flight.read
         if flight.purpose is Purpose.PROBE:
             self._end_reads_of(flight.peer.name, error, now)

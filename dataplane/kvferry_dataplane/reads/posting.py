@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 
-from kvferry.core.errors import KvferryError
+from kvferry.core.errors import KvferryError, PeerError, TransportFailed
+from kvferry.core.reasons import Reason
+from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.activation import ActiveReads
 from kvferry_dataplane.reads.active import ActiveRead
 from kvferry_dataplane.reads.generation import Flight, Generation, Purpose
@@ -47,6 +49,8 @@ class Posting:
         self._turns = Turns(bounds.patience_seconds)
         self.suspects: set[str] = set()
         """Names of peers."""
+        self.lost: set[str] = set()
+        """Names of peers whose connection broke since they were gone, and that have not been read from again."""
         self.posted_count = 0
 
     def post(self, reads: ActiveReads, now: float) -> None:
@@ -122,7 +126,7 @@ class Posting:
         generation = self._generations.current(part.route.path)
         if not generation.lasting and not self._may_ask(generation, source, part.todo[0].total_bytes, now):
             return False
-        if not generation.connect(peer):
+        if not self._connect(generation, peer):
             return False
         batch = read.take_batch(number)
         read.turn = next(self._rounds)
@@ -157,7 +161,7 @@ class Posting:
         generation = self._generations.current(read.parts[part].route.path)
         if read.ending or part in read.words_verified or part in read.words_in_flight or not generation.free_cells:
             return
-        if not generation.connect(source.peer):
+        if not self._connect(generation, source.peer):
             return
         flight = Flight(Purpose.WORD, source.peer, 0, read, part, cell=generation.free_cells.popleft())
         read.words_in_flight.add(part)
@@ -169,7 +173,7 @@ class Posting:
 
     def _probe(self, generation: Generation, source: ReadPart, now: float) -> None:
         peer = source.peer
-        if generation.has_probe(peer.name) or not generation.free_cells or not generation.connect(peer):
+        if generation.has_probe(peer.name) or not generation.free_cells or not self._connect(generation, peer):
             return
         flight = Flight(Purpose.PROBE, peer, 0, None, cell=generation.free_cells.popleft())
         generation.flights.append(flight)
@@ -177,6 +181,16 @@ class Posting:
             flight.handle = generation.agent.read_word(source, flight.cell)
         except KvferryError as error:
             self._react.failed(generation, flight, error, now)
+
+    def _connect(self, generation: Generation, peer: Peer) -> bool:
+        """Make sure that an agent knows a peer, as :meth:`Generation.connect`; one that was lost, and is refused by the
+        backend since, is still lost."""
+        try:
+            return generation.connect(peer)
+        except TransportFailed as refusal:
+            if peer.name not in self.lost:
+                raise
+            raise PeerError(f"the peer was lost, and since: {refusal.message}", reason=Reason.PEER_LOST) from refusal
 
     def _note(self, generation: Generation, flight: Flight, read: ActiveRead, now: float) -> None:
         generation.flights.append(flight)

@@ -100,7 +100,7 @@ async def test_a_source_killed_in_the_middle_is_followed_by_the_next(replicas: R
     await replicas.stop_midway("prefill-1")
     await replicas.workers["prefill-1"].data_planes[0].kill()
     result = await pull.wait()
-    assert [("prefill-1", Reason.PEER_LOST)] == reasons(result)
+    assert [("prefill-1", Reason.PEER_LOST)] == reasons(result), result.attempts
     verified = [TOKENS - tokens_from_last(result, rank) for rank in range(RANKS)]
     assert 0 < verified[0] < TOKENS
     assert min(verified) == result.attempts[0].verified_tokens

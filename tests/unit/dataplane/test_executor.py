@@ -83,6 +83,26 @@ def test_a_stuck_read_ends_only_after_its_agent_is_destroyed() -> None:
     assert Reason.DEADLINE_EXCEEDED == reason(bench, "t")
 
 
+def test_a_peer_that_was_lost_and_is_not_reached_again_is_lost_for_the_next_read_too() -> None:
+    """A read that begins after its peer has died fails as the one before, not as if its transport were broken."""
+    bench = Bench(Network(stuck={"a"}))
+    bench.submit("t", "a")
+    bench.run(0.1)
+    bench.network.stuck.clear()
+    bench.network.errors["a"] = PeerError("the peer disconnected", reason=Reason.PEER_LOST)
+    bench.network.unreachable |= {(number, "a") for number in range(1, 9)}
+    bench.submit("u", "a")
+    bench.run(2.0)
+    bench.submit("v", "a")
+    bench.run(2.0)
+    assert [Reason.PEER_LOST] * 3 == [reason(bench, transfer) for transfer in "tuv"]
+    bench.network.unreachable.clear()
+    bench.network.errors.clear()
+    bench.submit("w", "a")
+    bench.run(8.0)
+    assert reason(bench, "w") is None
+
+
 def test_other_reads_go_on_during_a_rollover() -> None:
     """While one peer is stuck and its agent is given up, reads from another peer succeed, on a new agent."""
     bench = Bench(Network(stuck={"a"}))
