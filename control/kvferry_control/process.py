@@ -230,7 +230,7 @@ class ControlProcess:
             self._parts.publications.link_up(link, opened.leases)
             self._parts.transfers.link_up(link, opened.transfers)
         if self._established:
-            self._parts.engine.pool_restored(link)
+            self._parts.engine.pool_changed(link)
         self._worker_changed()
 
     def link_down(self, link: RankLink) -> None:
@@ -241,7 +241,7 @@ class ControlProcess:
 
     def link_gone(self, link: RankLink) -> None:
         """A data plane has died, and its pool with it."""
-        self._parts.engine.pool_lost(link.rank)
+        self._parts.engine.pool_changed(link)
 
     def lease_ended(self, link: RankLink, event: dp.LeaseEnded) -> None:
         """A lease ran out."""

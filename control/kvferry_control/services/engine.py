@@ -209,13 +209,9 @@ class EngineService(EngineServiceServicer):
         """Tell the engine that its blocks are its own again."""
         self._tell(pb.WatchEngineResponse(publication_ended=publication.to_wire()))
 
-    def pool_lost(self, rank: int) -> None:
-        """Tell the engine that a pool is gone."""
-        self._tell(pb.WatchEngineResponse(pool_lost=pb.PoolLost(rank=rank)))
-
-    def pool_restored(self, link: RankLink) -> None:
-        """Tell the engine that a pool is back."""
-        self._tell(pb.WatchEngineResponse(pool_restored=rank_pool(link)))
+    def pool_changed(self, link: RankLink) -> None:
+        """Tell the engine that a pool is gone, or is there again."""
+        self._tell(_pool_event(link))
 
     def registered(self) -> None:
         """Tell the engine which life of its worker the cluster knows."""
@@ -227,12 +223,7 @@ class EngineService(EngineServiceServicer):
 
     def _standing(self) -> list[pb.WatchEngineResponse]:
         """What the engine may not know of: what has happened between its OpenEngine and its watch."""
-        events = []
-        for link in self._worker.links:
-            if link.gone:
-                events.append(pb.WatchEngineResponse(pool_lost=pb.PoolLost(rank=link.rank)))
-            else:
-                events.append(pb.WatchEngineResponse(pool_restored=rank_pool(link)))
+        events = [_pool_event(link) for link in self._worker.links]
         if self._worker.identity.incarnation:
             events.append(self._registered_event())
         if self._worker.draining:
@@ -263,6 +254,12 @@ class EngineService(EngineServiceServicer):
                 events.put_nowait(None)
             else:
                 events.put_nowait(event)
+
+
+def _pool_event(link: RankLink) -> pb.WatchEngineResponse:
+    if link.gone:
+        return pb.WatchEngineResponse(pool_lost=pb.PoolLost(rank=link.rank))
+    return pb.WatchEngineResponse(pool_restored=rank_pool(link))
 
 
 def rank_pool(link: RankLink) -> pb.RankPool:

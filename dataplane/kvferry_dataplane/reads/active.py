@@ -106,6 +106,11 @@ class ActiveRead:
         return self.is_settled and not any(part.todo for part in self.parts)
 
     @property
+    def awaits_words(self) -> bool:
+        """Whether every byte has been confirmed, and no lease word is asked for."""
+        return self.has_arrived and not self.words_in_flight
+
+    @property
     def is_verified(self) -> bool:
         """Whether every lease has been seen to hold after the last byte."""
         return len(self.words_verified) == len(self.request.parts)

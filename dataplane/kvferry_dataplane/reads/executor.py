@@ -139,7 +139,9 @@ class ReadExecutor:
         self._end_lost(now)
         self._activate(now)
         self._posting.post(self._active, now)
-        if self._poll(now):
+        confirmed_before = self._moved_count
+        self._poll(now)
+        if self._moved_count != confirmed_before and any(read.awaits_words for read in self._active):
             # A copier's source has its lease word at once: whoever waits for the read need not wait for another step.
             self._posting.post(self._active, now)
             self._poll(now)
@@ -202,8 +204,7 @@ class ReadExecutor:
 
     # Confirmations
 
-    def _poll(self, now: float) -> bool:
-        """Take what was confirmed; whether it was the last that a read waited for before it is verified."""
+    def _poll(self, now: float) -> None:
         for generation in self._generations.all():
             for flight in list(generation.flights):
                 try:
@@ -213,7 +214,6 @@ class ReadExecutor:
                 else:
                     if done:
                         self._arrived(generation, flight, now)
-        return any(read.has_arrived and not read.words_in_flight for read in self._active)
 
     def _arrived(self, generation: Generation, flight: Flight, now: float) -> None:
         generation.flights.remove(flight)
