@@ -330,7 +330,7 @@ class Plane:
         if comparisons:
             self._checksums.expect(accepted[0], comparisons)
         for part in accepted:
-            self._reads.submit(part)
+            self._reads.read(part)
 
     def _cancel_read(self, request: pb.SessionRequest) -> pb.SessionResponse:
         self._cancel(request.cancel_read.transfer)
@@ -350,7 +350,7 @@ class Plane:
         """A read or a span of one is over: read the next span, or give the blocks free and tell control."""
         step = self._desk.step(outcome, self._peers)
         for request in step.begin:
-            self._reads.submit(request)
+            self._reads.read(request)
         for span in step.cancel:
             self._reads.cancel(span)
         ended = step.end

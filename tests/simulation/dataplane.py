@@ -78,8 +78,8 @@ class SimReads:
         self._pause = POLL_SECONDS_MIN
         self._busy_until = 0.0
 
-    def submit(self, request: ReadRequest) -> None:
-        """Queue a read."""
+    def read(self, request: ReadRequest) -> None:
+        """Queue a read: none is of mapped memory."""
         self._put(lambda _: self.executor.submit(request))
 
     def cancel(self, transfer: str) -> None:

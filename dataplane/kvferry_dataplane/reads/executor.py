@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from kvferry.core.errors import Cancelled, DeadlineExceeded, Fenced, KvferryError, NotReady, PeerError, QueueTimeout
 from kvferry.core.reasons import Reason
-from kvferry_dataplane.paths import Path
+from kvferry_dataplane.paths import Path, Route
 from kvferry_dataplane.peers import Peer, peer_lost
 from kvferry_dataplane.reads.activation import ActiveReads
 from kvferry_dataplane.reads.active import ActiveRead
@@ -112,8 +112,39 @@ class ReadExecutor:
     def submit(self, request: ReadRequest) -> None:
         """Queue a read. Its transfer id must be unused."""
         self._queue.push(request)
-        at = request.deadline if request.queue_deadline is None else request.queue_deadline
-        self._deadlines.set(request.transfer, at)
+        self._bound(request)
+
+    def read_at_once(self, request: ReadRequest, now: float) -> bool:
+        """Read mapped memory on the spot, where nothing else is queued or under way; returns whether it was begun.
+
+        It waits for the copiers for ``at_once_seconds`` in all. What has not ended by then goes on by :meth:`step`, as
+        any read.
+        """
+        if not self.is_idle:
+            return False
+        try:
+            routes = [self._routing.route(part) for part in request.parts]
+        except KvferryError:
+            # Told by a step, as the end of any read.
+            return False
+        known = [route for route in routes if route is not None and self._bounds.reads_at_once(route, request)]
+        if len(known) < len(routes):
+            return False
+        self._bound(request)
+        self._start(request, known, now, as_elder=False)
+        read = self._active.get(request.transfer)
+        if read is not None:
+            self._posting.post_at_once(read, now, self._bounds.at_once_seconds)
+            self._poll(now)
+        if read is not None and read.awaits_words and not read.ending:
+            self._posting.post_words(read, now)
+            self._poll(now)
+        return True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued, active or in flight."""
+        return not (self._active or self._queue or self._generations.in_flight())
 
     def cancel(self, transfer: str, now: float) -> None:
         """End a read early; nothing happens if it is over."""
@@ -194,6 +225,13 @@ class ReadExecutor:
         if len(known) < len(routes):
             return
         self._queue.remove(request.transfer)
+        self._start(request, known, now, as_elder=as_elder)
+
+    def _bound(self, request: ReadRequest) -> None:
+        at = request.deadline if request.queue_deadline is None else request.queue_deadline
+        self._deadlines.set(request.transfer, at)
+
+    def _start(self, request: ReadRequest, known: list[Route], now: float, *, as_elder: bool) -> None:
         read = ActiveRead(request)
         self._active.add(read, as_elder=as_elder)
         self._moved_count += 1

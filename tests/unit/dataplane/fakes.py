@@ -123,7 +123,7 @@ class FakeAgent:
         """Forget a peer."""
         self.connected.remove(peer.agent_name)
 
-    def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
+    def read_blocks(self, source: ReadPart, batch: Batch, priority: int, *, awaited: bool = False) -> int:
         """Start a batch."""
         assert not self.closed
         assert isinstance(batch, CopyPlan)
@@ -150,6 +150,9 @@ class FakeAgent:
         if cell is not None:
             self.cells[cell] = self.network.words.get(peer.name, WORD)
         return True
+
+    def wait(self, handle: int, seconds: float) -> None:
+        """Nothing can be waited for."""
 
     def device_seconds(self, handle: int) -> float:
         """No device."""
