@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from kvferry_dataplane.outbox import Outbox
 from kvferry_dataplane.peers import PeerBook, peer_from_wire
 from kvferry_dataplane.plan import Side
 from kvferry_dataplane.reads.log import log_read
-from kvferry_dataplane.reads.request import ReadOutcome
+from kvferry_dataplane.reads.request import ReadOutcome, ReadRequest
 from kvferry_dataplane.reads.thread import ReadThread
 from kvferry_dataplane.serving import ServingThread
 from kvferry_dataplane.wire import lease_state_of, rank_lease_of, read_finished_of, refused
@@ -73,6 +74,8 @@ class Plane:
         self._serving = serving
         self._metrics = metrics
         self._peers = PeerBook()
+        self._ended: deque[ReadOutcome] = deque()
+        self._is_stepping = False
         self._side: Side | None = None
         self._adopting = asyncio.Lock()
         self.adoption: pb.Adoption | None = None
@@ -329,8 +332,17 @@ class Plane:
         accepted = self._desk.accept(request.command_id, read, self._peers, side, self._leases.pins)
         if comparisons:
             self._checksums.expect(accepted[0], comparisons)
-        for part in accepted:
-            self._reads.read(part)
+        self._begin(accepted)
+
+    def _begin(self, requests: Sequence[ReadRequest]) -> None:
+        """Begin reads. What follows from those that end at once waits until the last has begun."""
+        before, self._is_stepping = self._is_stepping, True
+        try:
+            for request in requests:
+                self._reads.read(request)
+        finally:
+            self._is_stepping = before
+        self._step_all()
 
     def _cancel_read(self, request: pb.SessionRequest) -> pb.SessionResponse:
         self._cancel(request.cancel_read.transfer)
@@ -342,15 +354,27 @@ class Plane:
         self._checksums.cancel(transfer)
 
     def read_finished(self, outcome: ReadOutcome) -> None:
-        """A read or a span of one is over and settled: compare what it has brought, where that is asked for."""
-        if not self._checksums.compare(outcome, self._step):
-            self._step(outcome)
+        """A read or a span of one is over and settled: compare what it has brought, where that is asked for.
+
+        May be called while others are begun; then it is taken up after that.
+        """
+        self._ended.append(outcome)
+        self._step_all()
+
+    def _step_all(self) -> None:
+        while self._ended and not self._is_stepping:
+            self._is_stepping = True
+            try:
+                outcome = self._ended.popleft()
+                if not self._checksums.compare(outcome, self._step):
+                    self._step(outcome)
+            finally:
+                self._is_stepping = False
 
     def _step(self, outcome: ReadOutcome) -> None:
         """A read or a span of one is over: read the next span, or give the blocks free and tell control."""
         step = self._desk.step(outcome, self._peers)
-        for request in step.begin:
-            self._reads.read(request)
+        self._begin(step.begin)
         for span in step.cancel:
             self._reads.cancel(span)
         ended = step.end

@@ -346,7 +346,7 @@ class DataPlaneProcess:
     def _on_read_finished(self, outcome: ReadOutcome) -> None:
         """Called on the reads' thread, and on the loop's where that read at once."""
         if threading.get_ident() == self._thread:
-            self._loop.call_soon(self._read_finished, outcome)
+            self._read_finished(outcome)
         else:
             self._loop.call_soon_threadsafe(self._read_finished, outcome)
 

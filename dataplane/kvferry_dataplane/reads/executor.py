@@ -120,7 +120,7 @@ class ReadExecutor:
         It waits for the copiers for ``at_once_seconds`` in all. What has not ended by then goes on by :meth:`step`, as
         any read.
         """
-        if not self.is_idle:
+        if not self.is_free:
             return False
         try:
             routes = [self._routing.route(part) for part in request.parts]
@@ -133,18 +133,19 @@ class ReadExecutor:
         self._bound(request)
         self._start(request, known, now, as_elder=False)
         read = self._active.get(request.transfer)
+        mapped = self._generations.current(Path.LOCAL)
         if read is not None:
-            self._posting.post_at_once(read, now, self._bounds.at_once_seconds)
-            self._poll(now)
+            self._posting.post_at_once(read, mapped, now, self._bounds.at_once_seconds)
+            self._poll_flights(mapped, now)
         if read is not None and read.awaits_words and not read.ending:
             self._posting.post_words(read, now)
-            self._poll(now)
+            self._poll_flights(mapped, now)
         return True
 
     @property
-    def is_idle(self) -> bool:
-        """Whether nothing is queued, active or in flight."""
-        return not (self._active or self._queue or self._generations.in_flight())
+    def is_free(self) -> bool:
+        """Whether nothing is queued or active."""
+        return not (self._active or self._queue)
 
     def cancel(self, transfer: str, now: float) -> None:
         """End a read early; nothing happens if it is over."""
@@ -244,14 +245,17 @@ class ReadExecutor:
 
     def _poll(self, now: float) -> None:
         for generation in self._generations.all():
-            for flight in list(generation.flights):
-                try:
-                    done = generation.agent.is_done(flight.handle)
-                except KvferryError as error:
-                    self._failed(generation, flight, error, now)
-                else:
-                    if done:
-                        self._arrived(generation, flight, now)
+            self._poll_flights(generation, now)
+
+    def _poll_flights(self, generation: Generation, now: float) -> None:
+        for flight in list(generation.flights):
+            try:
+                done = generation.agent.is_done(flight.handle)
+            except KvferryError as error:
+                self._failed(generation, flight, error, now)
+            else:
+                if done:
+                    self._arrived(generation, flight, now)
 
     def _arrived(self, generation: Generation, flight: Flight, now: float) -> None:
         generation.flights.remove(flight)

@@ -10,7 +10,6 @@ from itertools import count
 
 from kvferry.core.errors import KvferryError, PeerError, TransportFailed
 from kvferry.core.reasons import Reason
-from kvferry_dataplane.paths import Path
 from kvferry_dataplane.peers import Peer
 from kvferry_dataplane.reads.activation import ActiveReads
 from kvferry_dataplane.reads.active import ActiveRead
@@ -78,8 +77,8 @@ class Posting:
             if not waiting:
                 del claims[claim]
 
-    def post_at_once(self, read: ActiveRead, now: float, seconds: float) -> None:
-        """Ask for all of a read of mapped memory that is alone, and wait so long for it in all."""
+    def post_at_once(self, read: ActiveRead, mapped: Generation, now: float, seconds: float) -> None:
+        """Ask for all of a read of ``mapped`` memory that is alone, and wait so long for it in all."""
         try:
             for number, part in enumerate(read.parts):
                 while part.todo and self._post_batch(read, number, read.request.priority, now, awaited=True):
@@ -87,7 +86,6 @@ class Posting:
         except KvferryError as error:
             self._react.ended(read.request.transfer, error, now)
         until = self._clock() + seconds
-        mapped = self._generations.current(Path.LOCAL)
         for flight in mapped.flights:
             mapped.agent.wait(flight.handle, until - self._clock())
 
@@ -134,9 +132,7 @@ class Posting:
         # Also an empty batch is a turn.
         return max(batch_bytes, 1)
 
-    def _post_batch(
-        self, read: ActiveRead, number: int, urgency: int, now: float, *, awaited: bool = False
-    ) -> bool:
+    def _post_batch(self, read: ActiveRead, number: int, urgency: int, now: float, *, awaited: bool = False) -> bool:
         part = read.parts[number]
         source, peer = part.source, part.source.peer
         generation = self._generations.current(part.route.path)

@@ -92,7 +92,7 @@ class ReadThread:
             if self._stopping or self._mailbox:
                 return False
             begun = self._executor.read_at_once(request, time.monotonic())
-            if begun and not self._executor.is_idle:
+            if begun and not self._executor.is_free:
                 self._mailbox.put(_look)
         except BaseException as error:
             self._on_defect(error)

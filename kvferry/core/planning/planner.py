@@ -77,7 +77,7 @@ class PairPlan:
         held = {group.name: group for group in source.groups}
         self._groups = {wanted.name: (held[wanted.name], wanted) for wanted in destination.groups}
 
-    @property
+    @cached_property
     def source_ranks(self) -> tuple[int, ...]:
         """The source ranks that this rank reads from, ascending."""
         return tuple(sorted({number for number, _ in self._shares}))
