@@ -57,7 +57,7 @@ class Posting:
         """Ask for as much as the bounds of a step allow."""
         for read in reads:
             if read.has_arrived and not read.ending:
-                self.post_words(read, now)
+                self._post_words(read, now)
         claims = _claims(reads)
         self._turns.begin(claims, reads.priorities(), now)
         if not claims:
@@ -76,18 +76,6 @@ class Posting:
                     waiting.append(read)
             if not waiting:
                 del claims[claim]
-
-    def post_at_once(self, read: ActiveRead, mapped: Generation, now: float, seconds: float) -> None:
-        """Ask for all of a read of ``mapped`` memory that is alone, and wait so long for it in all."""
-        try:
-            for number, part in enumerate(read.parts):
-                while part.todo and self._post_batch(read, number, read.request.priority, now, awaited=True):
-                    pass
-        except KvferryError as error:
-            self._react.ended(read.request.transfer, error, now)
-        until = self._clock() + seconds
-        for flight in mapped.flights:
-            mapped.agent.wait(flight.handle, until - self._clock())
 
     def arrived(self, read: ActiveRead, now: float) -> None:
         """A batch of a read has arrived."""
@@ -132,7 +120,7 @@ class Posting:
         # Also an empty batch is a turn.
         return max(batch_bytes, 1)
 
-    def _post_batch(self, read: ActiveRead, number: int, urgency: int, now: float, *, awaited: bool = False) -> bool:
+    def _post_batch(self, read: ActiveRead, number: int, urgency: int, now: float) -> bool:
         part = read.parts[number]
         source, peer = part.source, part.source.peer
         generation = self._generations.current(part.route.path)
@@ -148,7 +136,7 @@ class Posting:
         self._note(generation, flight, read, now)
         try:
             # Copiers have priorities of their own: what has waited for long enough is not to wait there again.
-            flight.handle = generation.agent.read_blocks(source, batch, urgency, awaited=awaited)
+            flight.handle = generation.agent.read_blocks(source, batch, urgency)
         except KvferryError as error:
             self._react.failed(generation, flight, error, now)
         return True
@@ -161,8 +149,7 @@ class Posting:
         in_flight = generation.bytes_in_flight(source.peer.name)
         return not in_flight or in_flight + batch_bytes <= self._bounds.bytes_in_flight_per_peer
 
-    def post_words(self, read: ActiveRead, now: float) -> None:
-        """Ask for the lease words of a read of which every byte has arrived."""
+    def _post_words(self, read: ActiveRead, now: float) -> None:
         try:
             for part in range(len(read.parts)):
                 self._post_word(read, part, now)
