@@ -76,6 +76,8 @@ class PairPlan:
         self._segment_sizes: dict[tuple[int, str, int], PlanSize] = {}
         held = {group.name: group for group in source.groups}
         self._groups = {wanted.name: (held[wanted.name], wanted) for wanted in destination.groups}
+        self._all_groups = set(self._groups) if set(self._groups) == set(held) else set()
+        """Of both workers; empty if one of them has a group that the other has not."""
 
     @cached_property
     def source_ranks(self) -> tuple[int, ...]:
@@ -157,6 +159,11 @@ class PairPlan:
         return template
 
     def _check_groups(self, source_blocks: BlockLists, destination_blocks: BlockLists) -> None:
+        if source_blocks.keys() == destination_blocks.keys() == self._all_groups:
+            # All that there is to check then: groups that move together are both listed.
+            for field, blocks in ("source_blocks", source_blocks), ("destination_blocks", destination_blocks):
+                require_few_blocks(field, [ids.size for ids in blocks.values()])
+            return
         for field, blocks, layout in (
             ("source_blocks", source_blocks, self.source),
             ("destination_blocks", destination_blocks, self.destination),

@@ -153,11 +153,12 @@ def _whole_blocks(
     count = token_count // each
     source = held[held_before : held_before + count]
     destination = wanted[wanted_before : wanted_before + count]
-    if count > 1 and not bool((source[1:] >= source[:-1]).all()):
+    if np.count_nonzero(source[1:] < source[:-1]):
         order = ascending(source)
         source, destination = source[order], destination[order]
     nothing = np.zeros(count, dtype=np.int64)
-    counts = np.full(count, each, dtype=np.int64)
+    counts = np.empty(count, dtype=np.int64)
+    counts.fill(each)
     return Segments(source, nothing, destination, nothing, counts, by_destination=False, whole_tokens=each)
 
 
