@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -13,6 +14,13 @@ from kvferry.transfer.v1 import transfer_pb2 as pb
 from kvferry_control.blocks import Blocks
 from kvferry_control.transfers.attempts import Attempt, Candidate, failure_to_wire
 from kvferry_control.transfers.machine import Life
+
+
+class Cancellable(Protocol):
+    """A question, a task or a timer."""
+
+    def cancel(self) -> object:
+        """Have nothing come of it."""
 
 
 @dataclass(slots=True)
@@ -65,7 +73,8 @@ class TransferRecord:
     """Ends the source's share of the time."""
     figures: dict[int, pb.RankFigures] = field(default_factory=dict)
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
-    negotiation: "asyncio.Task[None] | None" = None
+    negotiation: Cancellable | None = None
+    """What was asked of the source."""
     watchers: "list[Callable[[TransferRecord], None]]" = field(default_factory=list)
     """Called once it is terminal."""
 
