@@ -17,7 +17,7 @@ from kvferry.rpc.layouts import layout_to_wire
 from kvferry.rpc.streams import StreamServer
 from kvferry.rpc.times import duration
 from kvferry_control.handles import open_handle
-from kvferry_control.metrics import ControlMetrics
+from kvferry_control.metrics import Children, ControlMetrics
 from kvferry_control.publications.machine import State
 from kvferry_control.publications.manager import Publication, Publications
 from kvferry_control.ranks.checksums import checksums_of
@@ -50,7 +50,7 @@ class NegotiationService(NegotiationServiceServicer):
         self._worker = worker
         self._publications = publications
         self._links = links
-        self._metrics = metrics
+        self._negotiations = Children(metrics.negotiations)
         self._lanes = lanes
         self._expected: dict[int, tuple[int, float]] = {}
         """By rank: in which session its data plane was told to expect readers, and until when."""
@@ -119,9 +119,9 @@ class NegotiationService(NegotiationServiceServicer):
         try:
             response = self._negotiate(request, time_left)
         except KvferryError as error:
-            self._metrics.negotiations.labels(error.reason.value).inc()
+            self._negotiations[error.reason.value].inc()
             raise
-        self._metrics.negotiations.labels("").inc()
+        self._negotiations[""].inc()
         return response
 
     def conclude(self, request: pb.ConcludeRequest) -> None:

@@ -42,10 +42,14 @@ class State(Enum):
     CANCELLED = "CANCELLED"
     SWITCHING = "SWITCHING"
 
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing changes any more."""
-        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+    terminal: bool
+    """Whether nothing changes any more."""
+
+    def __init__(self, name: str) -> None:
+        self.terminal = name in ("SUCCEEDED", "FAILED", "CANCELLED")
+
+    # There is one of each: to hash their names, as Enum does, is only slower.
+    __hash__ = object.__hash__
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ class Transfers:
         record = self.table.find(event.transfer)
         if record is None or rank not in record.life.pending:
             return
-        record.figures[rank] = figures_since(record.figures.get(rank), event.figures, len(record.attempts))
+        record.take_figures(rank, figures_since(record.figures.get(rank), event.figures, len(record.attempts)))
         if not event.HasField("failure"):
             self.apply(record, machine.RankSucceeded(rank))
             return
