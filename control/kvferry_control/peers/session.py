@@ -139,9 +139,11 @@ class NegotiationSession:
         call = pb.SessionCall(call_id=call_id, negotiate=request)
         put_duration(call.time_left, timeout_s)
         self._outgoing.put(call)
-        late = DeadlineExceeded(f"no answer within {timeout_s:.3g} s")
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._end, call_id, late)
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._time_out, call_id, timeout_s)
         self._waiting[call_id] = _Question(request, timeout_s, answered, timer)
+
+    def _time_out(self, call_id: int, timeout_s: float) -> None:
+        self._end(call_id, DeadlineExceeded(f"no answer within {timeout_s:.3g} s"))
 
     def _end(self, call_id: int, answer: pb.NegotiateResponse | KvferryError) -> None:
         question = self._waiting.pop(call_id, None)

@@ -66,7 +66,7 @@ class PullSession:
             return
         if record.id not in self._watched:
             self._watched[record.id] = []
-            self._transfers.watch(record.id, self._ended)
+            self._transfers.watch(record, self._ended)
         if answers is not None:
             self._watched[record.id].append(answers)
 

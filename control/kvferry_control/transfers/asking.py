@@ -45,6 +45,7 @@ class Asking:
     ) -> None:
         self._worker = worker
         self._sources = sources
+        self._needs_attestation = sources.floor.needs_attestation
         self._worker_record = worker_record
         self._spawn = spawn
         self._reading = reading
@@ -106,7 +107,7 @@ class Asking:
         layout = _layout_of(record)
         check_tokens("destination_blocks", record.blocks, layout, answer.token_count, record.first_token)
         record.token_count = answer.token_count
-        if record.compare_every or self._sources.floor.needs_attestation:
+        if record.compare_every or self._needs_attestation:
             # Until all is known the source has not answered: an end of the transfer ends the asking.
             record.negotiated = False
             record.negotiation = self._spawn(self._ask_more(record, source, answer))

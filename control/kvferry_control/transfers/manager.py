@@ -13,7 +13,7 @@ from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
 from kvferry.rpc.reasons import reason_from_wire
-from kvferry_control.blocks import check_blocks
+from kvferry_control.blocks import Shards, check_blocks
 from kvferry_control.config import LimitsSection
 from kvferry_control.metrics import ControlMetrics
 from kvferry_control.peers.source import Source
@@ -51,6 +51,7 @@ class Transfers:
         self.table = TransferTable(limits)
         self._worker = worker
         self._links = links
+        self._shards = Shards()
         self._sources = sources
         self._limits = limits
         self._metrics = metrics
@@ -72,8 +73,8 @@ class Transfers:
             ResourceExhausted: too many transfers are active.
         """
         sources = candidates_of(request.handle)
-        shard = request.data_parallel_rank
-        check_blocks("destination_blocks", request.blocks, layout, self._limits.blocks_per_request, shard)
+        shard = self._shards.of(layout, request.data_parallel_rank)
+        check_blocks("destination_blocks", request.blocks, shard, self._limits.blocks_per_request)
         first, *others = living_first(sources, self._worker_record)
         record = TransferRecord(
             id=secrets.token_hex(12),
@@ -88,7 +89,7 @@ class Transfers:
             blocks=request.blocks,
             priority=request.priority,
             first_token=request.first_token,
-            ranks=frozenset(rank.rank for rank in layout.ranks_of(shard)),
+            ranks=shard.ranks,
             deadline=time.monotonic() + request.total_s,
             service_s=request.timeout_s,
             queue_deadline=deadline_in(request.queue_timeout_s),
@@ -122,9 +123,9 @@ class Transfers:
         timed_out = machine.SettleTimedOut()
         record.timers.append(asyncio.get_running_loop().call_later(seconds, self.apply, record, timed_out))
 
-    def watch(self, transfer: str, ended: Callable[[TransferRecord], None]) -> None:
+    def watch(self, record: TransferRecord, ended: Callable[[TransferRecord], None]) -> None:
         """Have ``ended`` called once an active transfer is terminal."""
-        self.table.get(transfer).watchers.append(ended)
+        record.watchers.append(ended)
 
     def unwatch(self, transfer: str, ended: Callable[[TransferRecord], None]) -> None:
         """Take back :meth:`watch`."""
@@ -161,9 +162,11 @@ class Transfers:
     def read_finished(self, rank: int, event: dp.ReadFinished) -> None:
         """A data plane confirmed the end of a read."""
         self.silent_ranks.discard(rank)
-        self._confirm(rank, event.transfer)
         record = self.table.find(event.transfer)
-        if record is None or rank not in record.life.pending:
+        if record is None:
+            return
+        self._confirm(rank, record)
+        if rank not in record.life.pending:
             return
         record.take_figures(rank, figures_since(record.figures.get(rank), event.figures, len(record.attempts)))
         if not event.HasField("failure"):
@@ -194,16 +197,15 @@ class Transfers:
         """End reads that nobody waits for any more; reads that it does not know can write nothing."""
         for known in self.table.unsettled(link.rank):
             if known.id not in transfers:
-                self._confirm(link.rank, known.id)
+                self._confirm(link.rank, known)
         for transfer in transfers:
             record = self.table.find(transfer)
             if record is None or link.rank not in record.life.pending:
                 link.post(dp.SessionRequest(cancel_read=dp.CancelRead(transfer=transfer)))
 
-    def _confirm(self, rank: int, transfer: str) -> None:
+    def _confirm(self, rank: int, record: TransferRecord) -> None:
         """Settle what ended without this rank's confirmation."""
-        record = self.table.find(transfer)
-        if record is not None and rank in record.life.unsettled:
+        if rank in record.life.unsettled:
             record.life = machine.confirmed(record.life, rank)
             self.table.changed(record)
             self._log.info("late confirmation", transfer=record.name, rank=rank, settled=record.life.settled)
