@@ -9,7 +9,6 @@ Handles of several publications of the same tokens can be joined to one, which i
 each handle keeps its own signature.
 """
 
-import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
@@ -122,4 +121,4 @@ def _check_joined(handles: Sequence[bytes]) -> None:
 
 
 def _mac(head: bytes, key: bytes) -> bytes:
-    return hmac.new(key, head, hashlib.sha256).digest()
+    return hmac.digest(key, head, "sha256")

@@ -14,7 +14,7 @@ from kvferry.rpc.lanes import LaneServer
 from kvferry.rpc.layouts import blocks_by_group, layout_from_wire
 from kvferry.rpc.streams import StreamServer
 from kvferry.rpc.times import checked_seconds, duration
-from kvferry_control.blocks import check_blocks, check_tokens
+from kvferry_control.blocks import check_blocks, check_tokens, shard_of
 from kvferry_control.config import ControlConfig
 from kvferry_control.handles import make_handle
 from kvferry_control.publications.machine import State
@@ -83,7 +83,7 @@ class EngineService(EngineServiceServicer):
         request_id = check_id("request_id", request.request_id)
         blocks = blocks_by_group(request.blocks)
         shard = request.data_parallel_rank
-        check_blocks("blocks", blocks, layout, self._limits.blocks_per_request, shard)
+        check_blocks("blocks", blocks, shard_of(layout, shard), self._limits.blocks_per_request)
         ttl_s = checked_seconds("ttl", request.ttl, self._limits.ttl_s)
         if not 1 <= request.token_count <= TOKENS_MAX:
             raise InvalidArgument.of_field("token_count", request.token_count, f"must be 1 to {TOKENS_MAX}")

@@ -15,9 +15,9 @@ from kvferry.rpc.errors import abort, unary_method
 from kvferry.rpc.lanes import LaneServer
 from kvferry.rpc.layouts import layout_to_wire
 from kvferry.rpc.streams import StreamServer
-from kvferry.rpc.times import duration
-from kvferry_control.handles import open_handle
-from kvferry_control.metrics import ControlMetrics
+from kvferry.rpc.times import duration, put_duration
+from kvferry_control.handles import OwnHandles
+from kvferry_control.metrics import Children, ControlMetrics
 from kvferry_control.publications.machine import State
 from kvferry_control.publications.manager import Publication, Publications
 from kvferry_control.ranks.checksums import checksums_of
@@ -49,8 +49,9 @@ class NegotiationService(NegotiationServiceServicer):
     ) -> None:
         self._worker = worker
         self._publications = publications
+        self._handles = OwnHandles()
         self._links = links
-        self._metrics = metrics
+        self._negotiations = Children(metrics.negotiations)
         self._lanes = lanes
         self._expected: dict[int, tuple[int, float]] = {}
         """By rank: in which session its data plane was told to expect readers, and until when."""
@@ -119,9 +120,9 @@ class NegotiationService(NegotiationServiceServicer):
         try:
             response = self._negotiate(request, time_left)
         except KvferryError as error:
-            self._metrics.negotiations.labels(error.reason.value).inc()
+            self._negotiations[error.reason.value].inc()
             raise
-        self._metrics.negotiations.labels("").inc()
+        self._negotiations[""].inc()
         return response
 
     def conclude(self, request: pb.ConcludeRequest) -> None:
@@ -144,14 +145,15 @@ class NegotiationService(NegotiationServiceServicer):
         # Whoever asks for a description reads for the first time, and probes.
         ahead_s = EXPECT_PROBES_S if request.will_probe or description is not None else EXPECT_AHEAD_S
         self._expect_readers(min(time_left or EXPECT_READERS_S_MAX, EXPECT_READERS_S_MAX), ahead_s)
-        return pb.NegotiateResponse(
+        response = pb.NegotiateResponse(
             incarnation=self._worker.identity.incarnation,
             blocks=publication.blocks.values(),
             token_count=publication.token_count,
             leases=[publication.leases[rank] for rank in sorted(publication.leases)],
-            time_left=duration(publication.expires_at - time.monotonic()),
             description=description,
         )
+        put_duration(response.time_left, publication.expires_at - time.monotonic())
+        return response
 
     def _require_version(self, version: int) -> None:
         if version != PROTOCOL_VERSION:
@@ -167,11 +169,11 @@ class NegotiationService(NegotiationServiceServicer):
         if not identity.incarnation:
             # Restarted a moment ago: which handles are its own it learns from its data planes.
             raise NotReady(f"workers/{self._worker.name} has not taken up its life yet")
-        payload = open_handle(handle, self._worker.name, identity.incarnation, identity.handle_key)
+        name = self._handles.publication(handle, self._worker.name, identity.incarnation, identity.handle_key)
         try:
-            return self._publications.get(payload.publication)
+            return self._publications.get(name)
         except NotFound as error:
-            raise LeaseEnded.of_field("publication", f"publications/{payload.publication}", "has ended") from error
+            raise LeaseEnded.of_field("publication", f"publications/{name}", "has ended") from error
 
     def _describe(self) -> pb.SourceDescription:
         layout = self._worker.require_layout()
@@ -180,11 +182,10 @@ class NegotiationService(NegotiationServiceServicer):
     def _expect_readers(self, seconds: float, ahead_s: float) -> None:
         now = time.monotonic()
         self._rest_from = max(self._rest_from, now + ahead_s)
-        command = dp.ExpectReaders(duration=duration(seconds + ahead_s))
         for link in self._links:
             session, until = self._expected.get(link.rank, (0, 0.0))
             if link.up and (session != link.session_count or until < now + max(seconds, ahead_s)):
-                link.post(dp.SessionRequest(expect_readers=command))
+                link.post(dp.SessionRequest(expect_readers=dp.ExpectReaders(duration=duration(seconds + ahead_s))))
                 self._expected[link.rank] = link.session_count, now + seconds + ahead_s
 
     def _look_for_readers(self) -> None:

@@ -1,7 +1,5 @@
 """One stream on which an engine makes and cancels its pulls and hears of their ends."""
 
-import asyncio
-
 import structlog
 
 from kvferry.core.errors import InternalError, InvalidArgument, KvferryError
@@ -30,9 +28,8 @@ class PullSession:
 
     def handle(self, request: pb.PullRequest) -> None:
         """Take some commands; one that fails is refused by itself."""
-        made = [(command, self._done(command)) for command in request.commands]
         # The negotiations go out first: what the engine waits for is the end, not the answer.
-        asyncio.get_running_loop().call_soon(self._answer_all, made)
+        self._answer_all([(command, self._done(command)) for command in request.commands])
 
     def close(self) -> None:
         """Hear of no more ends."""
@@ -69,7 +66,7 @@ class PullSession:
             return
         if record.id not in self._watched:
             self._watched[record.id] = []
-            self._transfers.watch(record.id, self._ended)
+            self._transfers.watch(record, self._ended)
         if answers is not None:
             self._watched[record.id].append(answers)
 
