@@ -76,9 +76,10 @@ class Lane(asyncio.Protocol):
     def send(self, messages: Iterable[bytes]) -> None:
         """Send messages, each in a frame; they are lost if the lane ends."""
         if self._transport is not None and self.is_open:
-            self._transport.write(
-                b"".join(part for message in messages for part in (_LENGTH.pack(len(message)), message))
-            )
+            parts: list[bytes] = []
+            for message in messages:
+                parts += _LENGTH.pack(len(message)), message
+            self._transport.write(b"".join(parts))
 
     async def wait_ended(self, seconds: float) -> None:
         """Wait, at most so long, until the other side has ended the connection and all that it sent was taken."""
@@ -125,7 +126,7 @@ class Lane(asyncio.Protocol):
         self._deliver()
 
     def _deliver(self) -> None:
-        while (frame := self._next_frame()) is not None:
+        while len(self._received) >= _LENGTH.size and (frame := self._next_frame()) is not None:
             if self._on_first is not None:
                 on_first, self._on_first = self._on_first, None
                 assert self._transport is not None
@@ -135,8 +136,8 @@ class Lane(asyncio.Protocol):
                 self._take(frame)
 
     def _next_frame(self) -> bytes | None:
-        """The next frame that is there whole and may be taken."""
-        if not self.is_open or (self._on_first is None and self._take is None) or len(self._received) < _LENGTH.size:
+        """The next frame, whose length is there, if it is there whole and may be taken."""
+        if not self.is_open or (self._on_first is None and self._take is None):
             return None
         size = int.from_bytes(self._received[: _LENGTH.size], "little")
         if size > (TOKEN_BYTES if self._on_first is not None else MESSAGE_BYTES_MAX):
