@@ -22,6 +22,7 @@ from kvferry.sdk.arguments import (
     COUNT_MAX,
     TOKENS_MAX,
     Blocks,
+    block_counts,
     checked_blocks,
     checked_id,
     checked_int,
@@ -73,6 +74,7 @@ class EngineClient:
             self._request.layout.CopyFrom(layout_to_wire(layout))
             checked_size("layout", self._request)
         self.layout = layout
+        self._block_counts = block_counts(layout)
         self._connect_timeout_s = checked_seconds("connect_timeout_s", connect_timeout_s)
         self._call_timeout_s = checked_seconds("call_timeout_s", call_timeout_s)
         self._on_event = on_event
@@ -185,7 +187,7 @@ class EngineClient:
         state = self._open_state()
         request = pb.PublishRequest(
             request_id=checked_id("request_id", request_id),
-            blocks=checked_blocks("blocks", blocks, self.layout),
+            blocks=checked_blocks("blocks", blocks, self._block_counts),
             token_count=checked_int("token_count", token_count, 1, TOKENS_MAX),
             ttl=duration(checked_seconds("ttl_s", ttl_s)),
             expected_reader_count=checked_int("expected_readers", expected_readers, 0, COUNT_MAX),
@@ -303,7 +305,7 @@ class EngineClient:
         state = self._open_state()
         request = pull_request(
             handle,
-            checked_blocks("blocks", blocks, self.layout),
+            checked_blocks("blocks", blocks, self._block_counts),
             request_id,
             priority,
             first_token=first_token,
@@ -337,7 +339,7 @@ class EngineClient:
         state = self._open_state()
         request = pull_request(
             handle,
-            checked_blocks("blocks", blocks, self.layout),
+            checked_blocks("blocks", blocks, self._block_counts),
             request_id,
             priority,
             first_token=first_token,
