@@ -62,6 +62,9 @@ def checked_seconds(field: str, value: float, bound: float = TIMEOUT_S_MAX) -> f
     Raises:
         InvalidArgument: no number, not finite, not more than 0, or beyond ``bound``.
     """
+    # Nearly always it is a plain one.
+    if type(value) is float and 0 < value <= bound:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidArgument.of_field(field, value, "must be a number of seconds")
     if not math.isfinite(value) or not 0 < value <= bound:
@@ -162,7 +165,8 @@ def _only_group(field: str, counts: BlockCounts | None) -> str:
         raise InvalidArgument.of_field(
             field, "a plain list", f"the layout has the groups {list(counts)}: give ids by group"
         )
-    return next(iter(counts))
+    (only,) = counts
+    return only
 
 
 def _block_count(field: str, group: str, counts: BlockCounts | None) -> int:

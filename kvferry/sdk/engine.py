@@ -43,7 +43,7 @@ from kvferry.sdk.pull_request import pull_request
 from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.pulls import Pull
 from kvferry.sdk.results import HeldPublication, Publication, TransferResult
-from kvferry.sdk.timeouts import set_timeouts, total_seconds
+from kvferry.sdk.timeouts import set_timeouts
 
 if TYPE_CHECKING:
     from kvferry.engine.v1.engine_pb2_grpc import EngineServiceAsyncStub
@@ -112,7 +112,7 @@ class EngineClient:
         self._channel = aio.insecure_channel(f"unix:{quote(self._path)}", options=channel_options())
         self._engines: EngineServiceAsyncStub = EngineServiceStub(self._channel)
         self._call = Caller(self._path, self._reopen)
-        pulls = PullStream(self._path, self._reopen)
+        pulls = PullStream(self._path, self._reopen, self._tasks)
         await self._tasks.__aenter__()
         self._state = EngineState(
             self.layout,
@@ -314,8 +314,8 @@ class EngineClient:
             verify=verify,
         )
         request.mapped_pools.extend(state.pools.mapped())
-        set_timeouts(request, state.pull_timeout_s if timeout_s is None else timeout_s, queue_timeout_s)
-        return await state.pulls.run(request, total_seconds(request))
+        total_s = set_timeouts(request, state.pull_timeout_s if timeout_s is None else timeout_s, queue_timeout_s)
+        return await state.pulls.run(request, total_s)
 
     async def start_pull(  # noqa: PLR0913 - as pull
         self,
@@ -348,8 +348,8 @@ class EngineClient:
             verify=verify,
         )
         request.mapped_pools.extend(state.pools.mapped())
-        set_timeouts(request, state.pull_timeout_s if timeout_s is None else timeout_s, queue_timeout_s)
-        return await state.pulls.start(request, total_seconds(request))
+        total_s = set_timeouts(request, state.pull_timeout_s if timeout_s is None else timeout_s, queue_timeout_s)
+        return await state.pulls.start(request, total_s)
 
     async def wait_settled(self, error: BaseException, timeout_s: float) -> TransferResult | None:
         """After a pull that raised ``error``: return once no byte can still arrive in its blocks, at once where
