@@ -64,7 +64,9 @@ class NegotiationService(NegotiationServiceServicer):
     async def Negotiate(
         self, request: pb.NegotiateRequest, context: aio.ServicerContext[pb.NegotiateRequest, pb.NegotiateResponse]
     ) -> pb.NegotiateResponse:
-        return self.negotiate(request, context.time_remaining())
+        response = pb.NegotiateResponse()
+        self.negotiate(request, context.time_remaining(), response)
+        return response
 
     @unary_method
     async def Conclude(
@@ -111,19 +113,18 @@ class NegotiationService(NegotiationServiceServicer):
         finally:
             self._session_count -= 1
 
-    def negotiate(self, request: pb.NegotiateRequest, time_left: float | None) -> pb.NegotiateResponse:
-        """Note a reader and give it what it needs; ``time_left`` is how long it waits for the answer, in seconds.
+    def negotiate(self, request: pb.NegotiateRequest, time_left: float | None, into: pb.NegotiateResponse) -> None:
+        """Note a reader and write what it needs ``into`` the answer, which it awaits for ``time_left`` seconds.
 
         Raises:
             KvferryError: why it may not read.
         """
         try:
-            response = self._negotiate(request, time_left)
+            self._negotiate(request, time_left, into)
         except KvferryError as error:
             self._negotiations[error.reason.value].inc()
             raise
         self._negotiations[""].inc()
-        return response
 
     def conclude(self, request: pb.ConcludeRequest) -> None:
         """Note that a reader is done.
@@ -136,7 +137,7 @@ class NegotiationService(NegotiationServiceServicer):
         self._publications.end_read(publication, check_id("transfer", request.transfer), succeeded)
         self._look_later()
 
-    def _negotiate(self, request: pb.NegotiateRequest, time_left: float | None) -> pb.NegotiateResponse:
+    def _negotiate(self, request: pb.NegotiateRequest, time_left: float | None, into: pb.NegotiateResponse) -> None:
         self._require_version(request.protocol_version)
         transfer = check_id("transfer", request.transfer)
         publication = self._find(request.handle)
@@ -145,15 +146,13 @@ class NegotiationService(NegotiationServiceServicer):
         # Whoever asks for a description reads for the first time, and probes.
         ahead_s = EXPECT_PROBES_S if request.will_probe or description is not None else EXPECT_AHEAD_S
         self._expect_readers(min(time_left or EXPECT_READERS_S_MAX, EXPECT_READERS_S_MAX), ahead_s)
-        response = pb.NegotiateResponse(
-            incarnation=self._worker.identity.incarnation,
-            blocks=publication.blocks.values(),
-            token_count=publication.token_count,
-            leases=[publication.leases[rank] for rank in sorted(publication.leases)],
-            description=description,
-        )
-        put_duration(response.time_left, publication.expires_at - time.monotonic())
-        return response
+        into.incarnation = self._worker.identity.incarnation
+        into.blocks.extend(publication.blocks.values())
+        into.token_count = publication.token_count
+        into.leases.extend([publication.leases[rank] for rank in sorted(publication.leases)])
+        put_duration(into.time_left, publication.expires_at - time.monotonic())
+        if description is not None:
+            into.description.CopyFrom(description)
 
     def _require_version(self, version: int) -> None:
         if version != PROTOCOL_VERSION:

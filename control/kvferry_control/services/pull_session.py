@@ -76,12 +76,16 @@ class PullSession:
                 refused = refusal_to_wire(result)
                 self.outgoing.put_or_end(pb.PullEvent(command_id=command.command_id, refused=refused))
             elif not command.answer_at_end or result.life.state.terminal:
-                self.outgoing.put_or_end(pb.PullEvent(command_id=command.command_id, transfer=result.to_wire()))
+                self._tell(command.command_id, result)
 
     def _ended(self, record: TransferRecord) -> None:
-        transfer = record.to_wire()
         for command_id in self._watched.pop(record.id) or [0]:
-            self.outgoing.put_or_end(pb.PullEvent(command_id=command_id, transfer=transfer))
+            self._tell(command_id, record)
+
+    def _tell(self, command_id: int, record: TransferRecord) -> None:
+        event = pb.PullEvent(command_id=command_id)
+        record.write_to(event.transfer)
+        self.outgoing.put_or_end(event)
 
 
 def message_of(events: list[pb.PullEvent]) -> pb.PullResponse:

@@ -80,14 +80,10 @@ class Books:
             paths=paths,
             received_bytes=totals.received_bytes,
             descriptors=totals.descriptor_count,
-            negotiate_ms=_ms(record.negotiate_s),
-            queue_ms=_ms(totals.queue_s),
-            read_ms=_ms(totals.read_s),
-            verify_ms=_ms(totals.verify_s),
-            total_ms=_ms(record.total_s),
+            negotiate_ms=round(record.negotiate_s * 1e3, 3),
+            queue_ms=round(totals.queue_s * 1e3, 3),
+            read_ms=round(totals.read_s * 1e3, 3),
+            verify_ms=round(totals.verify_s * 1e3, 3),
+            total_ms=round(record.total_s * 1e3, 3),
             settled=record.life.settled,
         )
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 3)

@@ -76,10 +76,10 @@ class Transfers:
         shard = self._shards.of(layout, request.data_parallel_rank)
         check_blocks("destination_blocks", request.blocks, shard, self._limits.blocks_per_request)
         first, *others = living_first(sources, self._worker_record)
+        now = time.monotonic()
         record = TransferRecord(
             id=secrets.token_hex(12),
             request_id=request.request_id,
-            fingerprint=request.fingerprint,
             handle=first.handle,
             source_worker=first.worker,
             source_incarnation=first.incarnation,
@@ -90,7 +90,8 @@ class Transfers:
             priority=request.priority,
             first_token=request.first_token,
             ranks=shard.ranks,
-            deadline=time.monotonic() + request.total_s,
+            begun=now,
+            deadline=now + request.total_s,
             service_s=request.timeout_s,
             queue_deadline=deadline_in(request.queue_timeout_s),
             life=machine.Life(sources_left=len(others)),
@@ -264,19 +265,14 @@ class Transfers:
         for link in links:
             if not link.up:
                 raise DataPlaneLost(f"rank {link.rank}: no session", metadata={"rank": str(link.rank)})
-        sources = [
-            dp.ReadSource(peer=source.peer(lease.rank), lease=lease, checksums=sums.get(lease.rank))
-            for lease in answer.leases
-        ]
-        if not sources:
+        if not answer.leases:
             raise InternalError(f"workers/{source.worker} gave no leases")
+        span_bytes, require_path = self._limits.span_bytes, self._sources.floor.require_path
         self.apply(record, machine.Negotiated(record.ranks))
         for link in links:
             try:
                 self._sources.connect(source, link)
-                link.post(
-                    read_command(record, link.rank, sources, answer, self._limits.span_bytes, self._sources.floor)
-                )
+                link.post(read_command(record, link.rank, source, answer, sums, span_bytes, require_path))
             except KvferryError as error:
                 self.apply(record, machine.RankFailed(link.rank, Failure.of(error, link.rank)))
 

@@ -31,7 +31,6 @@ class TransferRecord:
 
     id: str
     request_id: str
-    fingerprint: bytes
     handle: bytes
     source_worker: str
     source_incarnation: int
@@ -51,6 +50,8 @@ class TransferRecord:
     """When it must be served; None: whenever, before its deadline."""
     compare_every: int = 0
     """Checksums of one block in so many are compared; 0: none."""
+    fingerprint: bytes = b""
+    """Of the request that made it."""
     begun: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - asked for anew each time
     created_at: float = field(default_factory=lambda: time.time())  # noqa: PLW0108 - asked for anew each time
     ended_at: float = 0.0
@@ -160,33 +161,37 @@ class TransferRecord:
 
     def to_wire(self) -> pb.Transfer:
         """Its wire form."""
-        life, totals = self.life, self.totals
-        wire = pb.Transfer(
-            name=self.name,
-            request_id=self.request_id,
-            state=_STATES[life.state],
-            revision=self.revision,
-            source_worker=f"workers/{self.source_worker}",
-            source_incarnation=self.source_incarnation,
-            publication=f"publications/{self.publication}",
-            destination_worker=f"workers/{self.destination_worker}",
-            destination_incarnation=self.destination_incarnation,
-            token_count=self.token_count,
-            priority=self.priority,
-            failure=failure_to_wire(life.failure) if life.failure is not None else None,
-            received_bytes=totals.received_bytes,
-            descriptor_count=totals.descriptor_count,
-            ranks=[self.figures[rank] for rank in sorted(self.figures)],
-            destination_settled=life.settled and life.state.terminal,
-            first_token=self.first_token,
-            attempts=[attempt.to_wire() for attempt in self.attempts],
-            verified_token_count=self.verified_tokens,
-            compared_bytes=totals.compared_bytes,
-        )
-        self._times_to_wire(wire, totals)
+        wire = pb.Transfer()
+        self.write_to(wire)
         return wire
 
-    def _times_to_wire(self, wire: pb.Transfer, totals: Totals) -> None:
+    def write_to(self, wire: pb.Transfer) -> None:
+        """Write its wire form into a message that has nothing in it yet: to put it there afterwards would copy it."""
+        life, totals = self.life, self.totals
+        wire.name = self.name
+        wire.request_id = self.request_id
+        wire.state = _STATES[life.state]
+        wire.revision = self.revision
+        wire.source_worker = f"workers/{self.source_worker}"
+        wire.source_incarnation = self.source_incarnation
+        wire.publication = f"publications/{self.publication}"
+        wire.destination_worker = f"workers/{self.destination_worker}"
+        wire.destination_incarnation = self.destination_incarnation
+        wire.token_count = self.token_count
+        wire.priority = self.priority
+        if life.failure is not None:
+            wire.failure.CopyFrom(failure_to_wire(life.failure))
+        wire.received_bytes = totals.received_bytes
+        wire.descriptor_count = totals.descriptor_count
+        wire.ranks.extend([self.figures[rank] for rank in sorted(self.figures)])
+        wire.destination_settled = life.settled and life.state.terminal
+        wire.first_token = self.first_token
+        wire.attempts.extend([attempt.to_wire() for attempt in self.attempts])
+        wire.verified_token_count = self.verified_tokens
+        wire.compared_bytes = totals.compared_bytes
+        self._write_times(wire, totals)
+
+    def _write_times(self, wire: pb.Transfer, totals: Totals) -> None:
         put_time(wire.create_time, self.created_at)
         if self.life.state.terminal:
             put_time(wire.end_time, self.ended_at)

@@ -21,4 +21,4 @@ def test_a_control_that_was_just_restarted_calls_no_handle_stale() -> None:
     handle = make_handle("prefill-0", 2, "p", 16, worker.identity.handle_key)
     request = pb.NegotiateRequest(protocol_version=PROTOCOL_VERSION, transfer="t", handle=handle)
     with pytest.raises(NotReady, match="prefill-0"):
-        service.negotiate(request, 1.0)
+        service.negotiate(request, 1.0, pb.NegotiateResponse())
