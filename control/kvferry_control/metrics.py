@@ -49,6 +49,11 @@ class ControlMetrics:
         self.descriptors = Counter(
             "kvferry_transfer_descriptors", "Pieces that were read.", ["path"], registry=registry
         )
+        self.early_reads = Counter(
+            "kvferry_transfer_early_reads",
+            "Transfers whose reads were sent by what their source had told, before it answered.",
+            registry=registry,
+        )
         self.sources_given_up = Counter(
             "kvferry_transfer_sources_given_up",
             "Sources that transfers went on without, having others.",

@@ -25,6 +25,7 @@ from kvferry.rpc.lanes import Lane, connect_lane
 from kvferry.rpc.refusals import refusal_from_wire
 from kvferry.rpc.streams import Outgoing, carry_by, write_batches
 from kvferry.rpc.times import put_duration
+from kvferry_control.peers.announced import Announced
 from kvferry_control.tasks import Spawn
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class NegotiationSession:
         self._running: asyncio.Task[None] | None = None
         self._serves_sessions = True
         self._closed: KvferryError | None = None
+        self.announced = Announced()
+        """What the source has told unasked."""
         self._log = structlog.get_logger("kvferry.control.sources").bind(worker=worker)
 
     def ask(self, request: pb.NegotiateRequest, timeout_s: float, answered: Answered) -> Callable[[], None]:
@@ -241,6 +244,12 @@ class NegotiationSession:
         if kind == "concluded":
             while self._conclusions and next(iter(self._conclusions)) <= answer.call_id:
                 self._conclusions.popitem(last=False)
+            return
+        if kind == "announced":
+            self.announced.take(answer.announced)
+            return
+        if kind == "withdrawn":
+            self.announced.drop(answer.withdrawn)
             return
         question = self._waiting.pop(answer.call_id, None)
         # Nobody waits for the answer to a negotiation any more that was cancelled or timed out.

@@ -80,6 +80,16 @@ class Sources:
         negotiation.ask()
         return negotiation
 
+    def announced(self, record: WorkerRecord, handle: bytes) -> tuple[Source, pb.NegotiateResponse] | None:
+        """A source that every reading data plane may read at once, and what it has told of a publication; None if it
+        has not, or has to be asked for more.
+        """
+        source = self._sources.get((record.name, record.incarnation))
+        if source is None or source.layout is None or not source.is_life_of(record):
+            return None
+        answer = source.session.announced.find(handle)
+        return None if answer is None or answer.incarnation != source.incarnation else (source, answer)
+
     async def describe(self, record: WorkerRecord, time_s: float) -> tuple[Source, Sequence[RankSettings]]:
         """Ask a source what it is, without a publication; its data planes serve readers for so long.
 

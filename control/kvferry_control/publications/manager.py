@@ -99,7 +99,8 @@ class Publications:
         self._kept: deque[str] = deque()
         self._by_request: dict[str, str] = {}
         self._live = 0
-        self.on_ended: Callable[[Publication], None] = lambda _publication: None
+        self.on_ended: list[Callable[[Publication], None]] = []
+        """Told of each publication that has ended."""
         self._log = structlog.get_logger("kvferry.control.publications")
 
     @property
@@ -378,7 +379,8 @@ class Publications:
             readers=publication.finished_count,
             held_s=round(time.time() - publication.created_at, 6),
         )
-        self.on_ended(publication)
+        for told in self.on_ended:
+            told(publication)
         # What is kept of ended publications must stay small, however many blocks they had.
         publication.blocks = {}
         self._kept.append(publication.id)

@@ -52,6 +52,8 @@ class EngineService(EngineServiceServicer):
         self._pull_timeout_s = config.pull_timeout_s
         self._busy = busy
         self._layout_replaced = layout_replaced
+        self.on_published: Callable[[bytes, Publication], None] = lambda _handle, _publication: None
+        """Told of each publication once it is live, before its engine is."""
         self._lanes = lanes
         self._watchers: set[asyncio.Queue[pb.WatchEngineResponse | None]] = set()
         self._pull_session_count = 0
@@ -111,7 +113,9 @@ class EngineService(EngineServiceServicer):
             request.expected_reader_count,
             frozenset(rank.rank for rank in layout.ranks_of(shard)),
         )
-        return pb.PublishResponse(publication=publication.to_wire(), handle=self._handle_of(publication))
+        handle = self._handle_of(publication)
+        self.on_published(handle, publication)
+        return pb.PublishResponse(publication=publication.to_wire(), handle=handle)
 
     @unary_method
     async def RenewPublication(

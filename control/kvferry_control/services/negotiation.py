@@ -16,6 +16,7 @@ from kvferry.rpc.lanes import LaneServer
 from kvferry.rpc.layouts import layout_to_wire
 from kvferry.rpc.streams import StreamServer
 from kvferry.rpc.times import duration, put_duration
+from kvferry_control.config import LimitsSection
 from kvferry_control.handles import OwnHandles
 from kvferry_control.metrics import Children, ControlMetrics
 from kvferry_control.publications.machine import State
@@ -28,6 +29,8 @@ from kvferry_control.services.peer_session import PeerSession, message_of
 from kvferry_control.worker import LocalWorker
 
 SESSIONS_MAX = 4_096
+TOLD_BLOCKS_MAX = 1_024
+"""Blocks of a publication that is told of."""
 EXPECT_READERS_S_MAX = 60.0
 EXPECT_PROBES_S = 5.0
 """A reader that is new probes every rank, beside its first transfer."""
@@ -46,6 +49,7 @@ class NegotiationService(NegotiationServiceServicer):
         links: Sequence[RankLink],
         metrics: ControlMetrics,
         lanes: LaneServer,
+        limits: LimitsSection,
     ) -> None:
         self._worker = worker
         self._publications = publications
@@ -53,12 +57,15 @@ class NegotiationService(NegotiationServiceServicer):
         self._links = links
         self._negotiations = Children(metrics.negotiations)
         self._lanes = lanes
+        self._limits = limits
         self._expected: dict[int, tuple[int, float]] = {}
         """By rank: in which session its data plane was told to expect readers, and until when."""
         self._rest_from = 0.0
         """Until when the data planes may not rest, whoever is left."""
         self._looking = False
-        self._session_count = 0
+        self._sessions: set[PeerSession] = set()
+        self._announced: dict[str, bytes] = {}
+        """Handles of live publications that readers were told of, by publication."""
 
     @unary_method
     async def Negotiate(
@@ -103,15 +110,15 @@ class NegotiationService(NegotiationServiceServicer):
         request_iterator: AsyncIterator[pb.SessionRequest],
         context: aio.ServicerContext[pb.SessionRequest, pb.SessionResponse],
     ) -> None:
-        if self._session_count >= SESSIONS_MAX:
+        if len(self._sessions) >= SESSIONS_MAX:
             await abort(context, ResourceExhausted.of_bound("peer_sessions", SESSIONS_MAX, "so many are open"))
-        self._session_count += 1
+        session = PeerSession(self)
+        self._sessions.add(session)
         try:
-            session = PeerSession(self)
             stream = StreamServer(pb.SessionRequest, session.handle, session.outgoing, message_of)
             await stream.serve(request_iterator, context, self._lanes)
         finally:
-            self._session_count -= 1
+            self._sessions.discard(session)
 
     def negotiate(self, request: pb.NegotiateRequest, time_left: float | None, into: pb.NegotiateResponse) -> None:
         """Note a reader and write what it needs ``into`` the answer, which it awaits for ``time_left`` seconds.
@@ -125,6 +132,26 @@ class NegotiationService(NegotiationServiceServicer):
             self._negotiations[error.reason.value].inc()
             raise
         self._negotiations[""].inc()
+
+    def announce(self, handle: bytes, publication: Publication) -> None:
+        """Tell those who read from this worker of a publication, so that whoever is to read it need not wait for the
+        answer to its negotiation. With many readers most would be told in vain: they ask.
+        """
+        few = 0 < len(self._sessions) <= self._limits.told_readers and publication.block_count <= TOLD_BLOCKS_MAX
+        if not few or publication.life.state is not State.LIVE:
+            return
+        announcement = pb.Announcement(handle=handle)
+        self._answer(publication, announcement.answer)
+        self._announced[publication.id] = handle
+        for session in self._sessions:
+            session.announce(announcement)
+
+    def publication_ended(self, publication: Publication) -> None:
+        """Take an announcement back."""
+        handle = self._announced.pop(publication.id, None)
+        if handle is not None:
+            for session in self._sessions:
+                session.withdraw(handle)
 
     def conclude(self, request: pb.ConcludeRequest) -> None:
         """Note that a reader is done.
@@ -146,13 +173,16 @@ class NegotiationService(NegotiationServiceServicer):
         # Whoever asks for a description reads for the first time, and probes.
         ahead_s = EXPECT_PROBES_S if request.will_probe or description is not None else EXPECT_AHEAD_S
         self._expect_readers(min(time_left or EXPECT_READERS_S_MAX, EXPECT_READERS_S_MAX), ahead_s)
+        self._answer(publication, into)
+        if description is not None:
+            into.description.CopyFrom(description)
+
+    def _answer(self, publication: Publication, into: pb.NegotiateResponse) -> None:
         into.incarnation = self._worker.identity.incarnation
         into.blocks.extend(publication.blocks.values())
         into.token_count = publication.token_count
         into.leases.extend([publication.leases[rank] for rank in sorted(publication.leases)])
         put_duration(into.time_left, publication.expires_at - time.monotonic())
-        if description is not None:
-            into.description.CopyFrom(description)
 
     def _require_version(self, version: int) -> None:
         if version != PROTOCOL_VERSION:

@@ -12,6 +12,7 @@ from kvferry.rpc.streams import Outgoing
 from kvferry.rpc.times import seconds_of
 
 ANSWERS_MAX = 8_192
+ANNOUNCEMENTS_WAITING_MAX = 64
 ACKNOWLEDGE_S = 0.1
 """Conclusions are acknowledged together, this long after the first of them."""
 
@@ -52,6 +53,15 @@ class PeerSession:
                 case _:
                     unknown = InvalidArgument.of_field("call", "unset", "an unknown call")
                     self.outgoing.put(pb.SessionAnswer(call_id=call.call_id, refused=refusal_to_wire(unknown)))
+
+    def announce(self, announcement: pb.Announcement) -> None:
+        """Tell the peer of a publication, unless it is behind with reading: it can ask."""
+        if len(self.outgoing) < ANNOUNCEMENTS_WAITING_MAX:
+            self.outgoing.put(pb.SessionAnswer(announced=announcement))
+
+    def withdraw(self, handle: bytes) -> None:
+        """Tell the peer that an announced publication has ended."""
+        self.outgoing.put_or_end(pb.SessionAnswer(withdrawn=pb.Withdrawal(handle=handle)))
 
     def _negotiate(self, call: pb.SessionCall) -> pb.SessionAnswer:
         # Written where it is sent from: the block lists are long.

@@ -11,6 +11,7 @@ from kvferry.core.errors import InternalError, InvalidArgument, KvferryError
 from kvferry.core.layouts import WorkerLayout
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
 from kvferry_control.blocks import check_tokens
+from kvferry_control.peers.negotiation import Negotiation
 from kvferry_control.peers.source import Source
 from kvferry_control.peers.sources import Sources
 from kvferry_control.ranks.link import RankLink
@@ -30,7 +31,8 @@ SendReads = Callable[[TransferRecord, Source, neg.NegotiateResponse, Sums], None
 class Asking:
     """Asks sources, and has ``send_reads`` called or ``apply`` told why not; both only after :meth:`begin` returned.
 
-    ``reading`` are the links to the ranks that read of a transfer.
+    ``reading`` are the links to the ranks that read of a transfer. ``answered_late`` hears of the answer to a question
+    whose reads were sent before it.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Asking:
         reading: Callable[[TransferRecord], list[RankLink]],
         send_reads: SendReads,
         apply: Callable[[TransferRecord, machine.Event], None],
+        answered_late: Callable[[TransferRecord], None],
     ) -> None:
         self._worker = worker
         self._sources = sources
@@ -51,12 +54,13 @@ class Asking:
         self._reading = reading
         self._send_reads = send_reads
         self._apply = apply
+        self._answered_late = answered_late
         self._log = structlog.get_logger("kvferry.control.transfers")
 
     def begin(self, record: TransferRecord) -> None:
         """Ask the source of a transfer; the question is on its way when this returns, and nothing is raised."""
         record.asked_at = time.monotonic()
-        record.negotiated = False
+        record.negotiated = record.is_early = False
         try:
             worker = live_source(record.source, self._worker_record)
             self._sources.require_ways(worker, self._worker_record(self._worker))
@@ -69,6 +73,27 @@ class Asking:
         except Exception as error:
             record.negotiation = asyncio.get_running_loop().call_soon(self._end, record, self._defect(record, error))
 
+    def begin_early(self, record: TransferRecord) -> bool:
+        """Have the reads sent by what the source has told of the publication unasked, while it is being asked; returns
+        whether it has.
+
+        Its lease words say at the end of a read whether it was true; what its answer adds is that it knows of its
+        reader, and why it refuses one.
+        """
+        if record.compare_every or self._needs_attestation or not isinstance(record.negotiation, Negotiation):
+            return False
+        worker = self._worker_record(record.source_worker)
+        told = None if worker is None else self._sources.announced(worker, record.handle)
+        if told is None:
+            return False
+        source, answer = told
+        if not all(link.up and link.rank in source.connected for link in self._reading(record)):
+            return False
+        record.is_early = True
+        self._use(record, source, answer)
+        record.negotiated = False
+        return True
+
     def stop(self, record: TransferRecord) -> None:
         """Have nobody told any more of what was asked for a transfer and is not answered."""
         if record.negotiation is not None and not record.negotiated:
@@ -78,10 +103,19 @@ class Asking:
             record.negotiation = None
 
     def _hear(self, record: TransferRecord, source: Source, answer: neg.NegotiateResponse | KvferryError) -> None:
+        was_early, record.is_early = record.is_early, False
+        if isinstance(answer, KvferryError):
+            self._fail_source(record, answer)
+        elif was_early:
+            record.negotiated = True
+        else:
+            self._use(record, source, answer)
+        if was_early:
+            self._answered_late(record)
+
+    def _use(self, record: TransferRecord, source: Source, answer: neg.NegotiateResponse) -> None:
         try:
-            if isinstance(answer, KvferryError):
-                self._fail_source(record, answer)
-            elif self._is_usable(record, source, answer):
+            if self._is_usable(record, source, answer):
                 self._go_on(record, source, answer)
         except KvferryError as error:
             self._end(record, error)

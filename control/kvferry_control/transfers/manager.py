@@ -13,6 +13,7 @@ from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
 from kvferry.rpc.reasons import reason_from_wire
+from kvferry.transfer.v1 import transfer_pb2 as pb
 from kvferry_control.blocks import Shards, check_blocks
 from kvferry_control.config import LimitsSection
 from kvferry_control.metrics import ControlMetrics
@@ -57,7 +58,9 @@ class Transfers:
         self._metrics = metrics
         metrics.active_transfers.set_function(lambda: self.table.active_count)
         self.books = Books(metrics, self._conclude)
-        self._asking = Asking(worker, sources, worker_record, spawn, self._reading, self._send_reads, self.apply)
+        self._asking = Asking(
+            worker, sources, worker_record, spawn, self._reading, self._send_reads, self.apply, self._take_held
+        )
         self._worker_record = worker_record
         self.silent_ranks: set[int] = set()
         """Data planes that did not confirm the end of a read within its bound, and have ended none since."""
@@ -107,6 +110,8 @@ class Transfers:
         record.timers.append(loop.call_later(record.seconds_left, self._deadline_passed, record))
         if request.queue_timeout_s is not None:
             record.timers.append(loop.call_later(request.queue_timeout_s, self._queue_timed_out, record))
+        if self._asking.begin_early(record):
+            self._metrics.early_reads.inc()
         return record
 
     def cancel(self, record: TransferRecord) -> None:
@@ -172,8 +177,19 @@ class Transfers:
         record.take_figures(rank, figures_since(record.figures.get(rank), event.figures, len(record.attempts)))
         if not event.HasField("failure"):
             self.apply(record, machine.RankSucceeded(rank))
-            return
-        failure = Failure(reason_from_wire(event.failure.reason), event.failure.message, rank)
+        elif record.is_early and record.life.state is State.READING:
+            record.held_failures.append((rank, event.failure))
+        else:
+            self._read_failed(rank, record, event.failure)
+
+    def _take_held(self, record: TransferRecord) -> None:
+        held, record.held_failures = record.held_failures, []
+        for rank, failure in held:
+            if rank in record.life.pending:
+                self._read_failed(rank, record, failure)
+
+    def _read_failed(self, rank: int, record: TransferRecord, told: pb.Failure) -> None:
+        failure = Failure(reason_from_wire(told.reason), told.message, rank)
         self.apply(record, machine.RankFailed(rank, failure, curable=failure.reason in CURABLE))
 
     def read_refused(self, rank: int, transfer: str, error: KvferryError) -> None:
@@ -304,6 +320,8 @@ class Transfers:
         self.apply(record, machine.Ended(failure))
 
     def _cancel_reads(self, record: TransferRecord) -> None:
+        if record.held_failures:
+            asyncio.get_running_loop().call_soon(self._take_held, record)
         for link in self._links:
             if link.rank in record.life.pending and link.up:
                 try:

@@ -62,6 +62,10 @@ class TransferRecord:
     total_s: float = 0.0
     negotiated: bool = False
     """The source has answered."""
+    is_early: bool = False
+    """Its reads were sent by what the source had told unasked, and it has not answered."""
+    held_failures: list[tuple[int, pb.Failure]] = field(default_factory=list)
+    """Of such reads, by rank: the source may know better why, and is about to answer."""
     layout: WorkerLayout | None = None
     """This worker's, when the transfer was made."""
     sources: list[Candidate] = field(default_factory=list)
