@@ -36,7 +36,6 @@ from kvferry_dataplane.serving import ServingThread
 from kvferry_dataplane.wire import lease_state_of, rank_lease_of, read_finished_of, refused
 
 _DRAIN_SECONDS = 5.0
-_BOOKKEEPING_DELAY_SECONDS = 0.001
 _log = structlog.get_logger("kvferry.dataplane")
 
 
@@ -385,7 +384,7 @@ class Plane:
         finished = read_finished_of(ended, self.rank)
         self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
         # Control hears of the end before the books are kept.
-        asyncio.get_running_loop().call_later(_BOOKKEEPING_DELAY_SECONDS, self._keep_books, ended.outcome)
+        asyncio.get_running_loop().call_soon(self._keep_books, ended.outcome)
 
     def _keep_books(self, outcome: ReadOutcome) -> None:
         self._metrics.settle()

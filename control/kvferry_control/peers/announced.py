@@ -24,6 +24,10 @@ class Announced:
         """Forget one; nothing happens if it is not known."""
         self._answers.pop(withdrawal.handle, None)
 
+    def clear(self) -> None:
+        """Forget all: ends may have been missed."""
+        self._answers.clear()
+
     def find(self, handle: bytes) -> pb.NegotiateResponse | None:
         """What the source will answer for a handle, if it has told."""
         return self._answers.get(handle)

@@ -208,6 +208,8 @@ class NegotiationSession:
 
     async def _hold_stream(self) -> KvferryError:
         """Hold one stream until it breaks; why it did."""
+        # While there was no stream the source could not say what has ended.
+        self.announced.clear()
         call = self._stub.Session()
         lane: Lane | None = None
         writing: asyncio.Task[None] | None = None
