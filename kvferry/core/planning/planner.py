@@ -199,8 +199,12 @@ class RequestPlan:
     def sizes(self) -> dict[int, PlanSize]:
         """What comes from each source rank that something is read from, without making the plans."""
         kinds = {name: segments.kinds() for name, segments in self._segments.items()}
-        sizes = {rank: self._size(rank, kinds) for rank in self._pair.source_ranks}
-        return {rank: size for rank, size in sizes.items() if size.total_bytes}
+        sizes: dict[int, PlanSize] = {}
+        for rank in self._pair.source_ranks:
+            size = self._size(rank, kinds)
+            if size.total_bytes:
+                sizes[rank] = size
+        return sizes
 
     def _size(self, source_rank: int, kinds: Mapping[str, Mapping[int, int]]) -> PlanSize:
         total_bytes = pieces = 0
