@@ -63,7 +63,8 @@ class NegotiationService(NegotiationServiceServicer):
         self._rest_from = 0.0
         """Until when the data planes may not rest, whoever is left."""
         self._looking = False
-        self._sessions: set[PeerSession] = set()
+        # In the order of their coming, so that they are told in the same order each time.
+        self._sessions: dict[PeerSession, None] = {}
         self._announced: dict[str, bytes] = {}
         """Handles of live publications that readers were told of, by publication."""
 
@@ -113,12 +114,12 @@ class NegotiationService(NegotiationServiceServicer):
         if len(self._sessions) >= SESSIONS_MAX:
             await abort(context, ResourceExhausted.of_bound("peer_sessions", SESSIONS_MAX, "so many are open"))
         session = PeerSession(self)
-        self._sessions.add(session)
+        self._sessions[session] = None
         try:
             stream = StreamServer(pb.SessionRequest, session.handle, session.outgoing, message_of)
             await stream.serve(request_iterator, context, self._lanes)
         finally:
-            self._sessions.discard(session)
+            del self._sessions[session]
 
     def negotiate(self, request: pb.NegotiateRequest, time_left: float | None, into: pb.NegotiateResponse) -> None:
         """Note a reader and write what it needs ``into`` the answer, which it awaits for ``time_left`` seconds.

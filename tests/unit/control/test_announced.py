@@ -43,7 +43,7 @@ def service_of(session_count: int) -> tuple[NegotiationService, list[PeerSession
     worker = Mock(identity=new_identity())
     service = NegotiationService(worker, Mock(), [], ControlMetrics(), Mock(), LimitsSection())
     sessions = [PeerSession(service) for _ in range(session_count)]
-    service._sessions.update(sessions)
+    service._sessions.update(dict.fromkeys(sessions))
     return service, sessions
 
 
