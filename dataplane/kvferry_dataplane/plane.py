@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -73,8 +72,6 @@ class Plane:
         self._serving = serving
         self._metrics = metrics
         self._peers = PeerBook()
-        self._ended: deque[ReadOutcome] = deque()
-        self._is_stepping = False
         self._side: Side | None = None
         self._adopting = asyncio.Lock()
         self.adoption: pb.Adoption | None = None
@@ -331,17 +328,15 @@ class Plane:
         accepted = self._desk.accept(request.command_id, read, self._peers, side, self._leases.pins)
         if comparisons:
             self._checksums.expect(accepted[0], comparisons)
-        self._begin(accepted)
+        if len(accepted) == 1:
+            self._reads.read(accepted[0])
+        else:
+            # Spans follow one another; done here, they would keep everything else waiting.
+            self._submit(accepted)
 
-    def _begin(self, requests: Sequence[ReadRequest]) -> None:
-        """Begin reads. What follows from those that end at once waits until the last has begun."""
-        before, self._is_stepping = self._is_stepping, True
-        try:
-            for request in requests:
-                self._reads.read(request)
-        finally:
-            self._is_stepping = before
-        self._step_all()
+    def _submit(self, requests: Sequence[ReadRequest]) -> None:
+        for request in requests:
+            self._reads.submit(request)
 
     def _cancel_read(self, request: pb.SessionRequest) -> pb.SessionResponse:
         self._cancel(request.cancel_read.transfer)
@@ -353,27 +348,14 @@ class Plane:
         self._checksums.cancel(transfer)
 
     def read_finished(self, outcome: ReadOutcome) -> None:
-        """A read or a span of one is over and settled: compare what it has brought, where that is asked for.
-
-        May be called while others are begun; then it is taken up after that.
-        """
-        self._ended.append(outcome)
-        self._step_all()
-
-    def _step_all(self) -> None:
-        while self._ended and not self._is_stepping:
-            self._is_stepping = True
-            try:
-                outcome = self._ended.popleft()
-                if not self._checksums.compare(outcome, self._step):
-                    self._step(outcome)
-            finally:
-                self._is_stepping = False
+        """A read or a span of one is over and settled: compare what it has brought, where that is asked for."""
+        if not self._checksums.compare(outcome, self._step):
+            self._step(outcome)
 
     def _step(self, outcome: ReadOutcome) -> None:
         """A read or a span of one is over: read the next span, or give the blocks free and tell control."""
         step = self._desk.step(outcome, self._peers)
-        self._begin(step.begin)
+        self._submit(step.begin)
         for span in step.cancel:
             self._reads.cancel(span)
         ended = step.end

@@ -80,6 +80,10 @@ class SimReads:
 
     def read(self, request: ReadRequest) -> None:
         """Queue a read: none is of mapped memory."""
+        self.submit(request)
+
+    def submit(self, request: ReadRequest) -> None:
+        """Queue a read."""
         self._put(lambda _: self.executor.submit(request))
 
     def cancel(self, transfer: str) -> None:

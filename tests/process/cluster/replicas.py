@@ -139,8 +139,7 @@ def tokens_from_last(result: TransferResult, rank: int) -> int:
 @asynccontextmanager
 async def running_replicas() -> AsyncIterator[Replicas]:
     """Start everything; ends everything."""
-    # Sources whose control is away are to be noticed: they tell nothing before they are asked.
-    limits = {"span_bytes": SPAN_BLOCKS * BLOCK_BYTES, "source_time_share": SHARE, "told_readers": 0}
+    limits = {"span_bytes": SPAN_BLOCKS * BLOCK_BYTES, "source_time_share": SHARE}
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(LocalCluster())
         specs = [

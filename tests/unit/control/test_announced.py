@@ -16,6 +16,8 @@ from kvferry_control.services.negotiation import TOLD_BLOCKS_MAX, NegotiationSer
 from kvferry_control.services.peer_session import PeerSession
 from kvferry_control.worker import new_identity
 
+LIMITS = LimitsSection(told_readers=2)
+
 
 def announcement(number: int) -> pb.Announcement:
     """One of many."""
@@ -41,7 +43,7 @@ def published(block_count: int = 2, state: State = State.LIVE) -> Publication:
 def service_of(session_count: int) -> tuple[NegotiationService, list[PeerSession]]:
     """A source with so many readers."""
     worker = Mock(identity=new_identity())
-    service = NegotiationService(worker, Mock(), [], ControlMetrics(), Mock(), LimitsSection())
+    service = NegotiationService(worker, Mock(), [], ControlMetrics(), Mock(), LIMITS)
     sessions = [PeerSession(service) for _ in range(session_count)]
     service._sessions.update(dict.fromkeys(sessions))
     return service, sessions
@@ -85,7 +87,7 @@ async def test_readers_are_told_of_a_publication_and_of_its_end() -> None:
     ("readers", "publication"),
     [
         (0, published()),
-        (LimitsSection().told_readers + 1, published()),
+        (LIMITS.told_readers + 1, published()),
         (1, published(TOLD_BLOCKS_MAX + 1)),
         (1, published(state=State.ENDING)),
         (1, published(state=State.RELEASED)),
