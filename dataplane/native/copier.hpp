@@ -51,8 +51,7 @@ class Copier {
     Copier &operator=(const Copier &) = delete;
 
     // Throws PlanError, TooManyJobs, CopierUnusable. A tiny job is done on return.
-    // The end of a silent job is not written to the descriptor.
-    JobPointer submit(Plan plan, Window source, Window destination, std::int64_t priority, bool silent);
+    JobPointer submit(Plan plan, Window source, Window destination, std::int64_t priority);
     void cancel(const JobPointer &job);
     // Whether the job was done within the time; waits for ever if it is negative.
     bool wait(const JobPointer &job, double timeout_s);
@@ -86,7 +85,7 @@ class Copier {
     void execute(Job &job, const Chunk &chunk) const;
     bool leave(Job &job);
     void withdraw(const JobPointer &job);
-    void wake_for(const Job &job) const;
+    void wake() const;
     bool is_forked() const;
     void require_same_process() const;
 

@@ -141,15 +141,9 @@ class CudaCopier(Copier):
         return self._failure
 
     def submit(
-        self,
-        source: Window,
-        destination: Window,
-        copies: Sequence[Copies],
-        *,
-        priority: int = 0,
-        silent: bool = True,
+        self, source: Window, destination: Window, copies: Sequence[Copies], *, priority: int = 0
     ) -> CudaCopyJob:
-        """Start copying; see :meth:`~kvferry.device.copying.Copier.submit`. No end is signalled.
+        """Start copying; see :meth:`~kvferry.device.copying.Copier.submit`.
 
         Raises:
             InvalidArgument: a piece leaves a window, or there are too many; names it. Nothing was copied.

@@ -99,7 +99,7 @@ class Publications:
         self._kept: deque[str] = deque()
         self._by_request: dict[str, str] = {}
         self._live = 0
-        self.on_ended: list[Callable[[Publication], None]] = []
+        self.on_ended: Callable[[Publication], None] = lambda _publication: None
         self._log = structlog.get_logger("kvferry.control.publications")
 
     @property
@@ -354,8 +354,9 @@ class Publications:
             self._end(publication)
 
     async def _clear(self, publication: Publication, link: RankLink) -> None:
+        release = dp.ReleaseLease(publication=publication.id)
         try:
-            await link.command(dp.SessionRequest(release_lease=dp.ReleaseLease(publication=publication.id)))
+            await link.command(dp.SessionRequest(release_lease=release))
         except KvferryError as error:
             # The rank still counts as held: the next session with it, or its restart, settles it.
             self._log.warning("lease not cleared yet", publication=publication.name, rank=link.rank, error=str(error))
@@ -377,8 +378,7 @@ class Publications:
             readers=publication.finished_count,
             held_s=round(time.time() - publication.created_at, 6),
         )
-        for tell in self.on_ended:
-            tell(publication)
+        self.on_ended(publication)
         # What is kept of ended publications must stay small, however many blocks they had.
         publication.blocks = {}
         self._kept.append(publication.id)

@@ -110,12 +110,11 @@ def _merge_segments(part: Part) -> Part:
     if part.source_starts.size < 2:
         return part
     lengths = part.template.inner.lengths if part.run_lengths is None else part.run_lengths[:-1]
-    starts, others = part.source_starts, part.destination_starts
-    touching = starts[1:] - starts[:-1] == lengths
-    if not np.count_nonzero(touching):
+    touching = np.diff(part.source_starts) == lengths
+    if not touching.any():
         return part
-    touching &= others[1:] - others[:-1] == lengths
-    if not np.count_nonzero(touching):
+    touching &= np.diff(part.destination_starts) == lengths
+    if not touching.any():
         return part
     firsts = np.flatnonzero(np.concatenate(([True], ~touching)))
     every = np.broadcast_to(part.template.inner.lengths, part.source_starts.shape)

@@ -169,8 +169,7 @@ class LocalEngine(_RealEngine):
         sources.connect(peer)
         mapping = sources.mapping(peer)
         while mapping is None:
-            mailbox.wait(WAIT_SECONDS)
-            for command in mailbox.take():
+            for command in mailbox.take(WAIT_SECONDS):
                 command(0.0)
             mapping = sources.mapping(peer)
         if not mapping.backend:

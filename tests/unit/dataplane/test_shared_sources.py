@@ -140,8 +140,7 @@ class Book:
         give_up = time.monotonic() + 10
         while not until():
             assert time.monotonic() < give_up
-            self.mailbox.wait(0.05)
-            for command in self.mailbox.take():
+            for command in self.mailbox.take(0.05):
                 command(0.0)
 
     def close(self) -> None:
