@@ -5,6 +5,7 @@ these again takes longer than all else that control does for a transfer of many 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from kvferry.core.blocks import check_ids, ids_of
 from kvferry.core.errors import InvalidArgument, MessageTooLarge
@@ -17,27 +18,63 @@ Blocks = Mapping[str, BlockList]
 """Block lists by layer group."""
 
 
-def check_blocks(field: str, blocks: Blocks, layout: WorkerLayout, count_max: int, data_parallel_rank: int = 0) -> None:
-    """Refuse block lists that do not fit the layout.
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What a data-parallel rank of a worker has: its ranks, and room for so many blocks by layer group."""
+
+    ranks: frozenset[int]
+    block_counts: Mapping[str, int]
+
+
+def shard_of(layout: WorkerLayout, data_parallel_rank: int) -> Shard:
+    """A shard of a layout.
+
+    Raises:
+        InvalidArgument: the layout has no such data-parallel rank.
+    """
+    if data_parallel_rank >= layout.data_parallel_size:
+        last = layout.data_parallel_size - 1
+        raise InvalidArgument.of_field("data_parallel_rank", data_parallel_rank, f"this worker has 0 to {last}")
+    return Shard(
+        frozenset(rank.rank for rank in layout.ranks_of(data_parallel_rank)),
+        {group.name: layout.block_count(group.name, data_parallel_rank) for group in layout.groups},
+    )
+
+
+class Shards:
+    """The shards of the layout that was last asked for, which a worker keeps as long as its engine does."""
+
+    def __init__(self) -> None:
+        self._layout: WorkerLayout | None = None
+        self._known: dict[int, Shard] = {}
+
+    def of(self, layout: WorkerLayout, data_parallel_rank: int) -> Shard:
+        """As :func:`shard_of`, worked out once."""
+        if layout is not self._layout:
+            self._layout, self._known = layout, {}
+        shard = self._known.get(data_parallel_rank)
+        if shard is None:
+            shard = self._known[data_parallel_rank] = shard_of(layout, data_parallel_rank)
+        return shard
+
+
+def check_blocks(field: str, blocks: Blocks, shard: Shard, count_max: int) -> None:
+    """Refuse block lists that do not fit a shard.
 
     Raises:
         InvalidArgument: no blocks, or an unknown group.
         MessageTooLarge: more than ``count_max`` blocks.
         BlockError: an id is out of range or listed twice; names the group, the position and the id.
     """
-    if data_parallel_rank >= layout.data_parallel_size:
-        last = layout.data_parallel_size - 1
-        raise InvalidArgument.of_field("data_parallel_rank", data_parallel_rank, f"this worker has 0 to {last}")
     total = count_blocks(blocks)
     if total == 0:
         raise InvalidArgument.of_field(field, "[]", "lists no blocks")
     if total > count_max:
         raise MessageTooLarge.of_field(field, f"{total} blocks", f"at most {count_max} are taken at once")
-    known = {group.name for group in layout.groups}
     for group, listed in blocks.items():
-        if group not in known:
-            raise InvalidArgument.of_field(f"{field}.group", group, f"the layout has {sorted(known)}")
-        held = layout.block_count(group, data_parallel_rank)
+        held = shard.block_counts.get(group)
+        if held is None:
+            raise InvalidArgument.of_field(f"{field}.group", group, f"the layout has {sorted(shard.block_counts)}")
         check_ids(group, ids_of(listed_ids(field, listed)), held, field)
 
 

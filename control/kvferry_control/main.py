@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import structlog
 from prometheus_client import start_http_server
 
+from kvferry import event_loop
 from kvferry.core.errors import AddressInUse, KvferryError
 from kvferry.ending import bound_end
 from kvferry.logs import bind_identity, configure_logs
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.info("configuration", **settings.logged())
         for note in settings.notes:
             log.warning("configuration without effect", message=note)
-        asyncio.run(_run(config, settings.ready_fd))
+        event_loop.run(_run(config, settings.ready_fd))
     except KvferryError as error:
         return _refused(error)
     except BaseExceptionGroup as group:

@@ -1,8 +1,10 @@
 """What control counts, for Prometheus. One observation per transfer or publication, none per block."""
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 from kvferry.core.errors import KvferryError
 from kvferry.core.reasons import Reason
@@ -11,6 +13,24 @@ from kvferry_control.peers.attested import way_facts
 
 STAGES = ("negotiate", "queue", "read", "verify", "total")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+_Metric = TypeVar("_Metric", bound=MetricWrapperBase)
+
+
+class Children(dict[str | tuple[str, ...], _Metric]):
+    """The children of a metric by their labels, each looked up in the metric once.
+
+    It holds as many as the metric itself, which forgets none: labels must be of few values, never a caller's words.
+    """
+
+    def __init__(self, metric: _Metric) -> None:
+        super().__init__()
+        self._metric = metric
+
+    def __missing__(self, labels: str | tuple[str, ...]) -> _Metric:
+        """Prometheus shows a child from here on."""
+        child = self[labels] = self._metric.labels(*((labels,) if isinstance(labels, str) else labels))
+        return child
 
 
 class ControlMetrics:
@@ -28,6 +48,11 @@ class ControlMetrics:
         )
         self.descriptors = Counter(
             "kvferry_transfer_descriptors", "Pieces that were read.", ["path"], registry=registry
+        )
+        self.early_reads = Counter(
+            "kvferry_transfer_early_reads",
+            "Transfers whose reads were sent by what their source had told, before it answered.",
+            registry=registry,
         )
         self.sources_given_up = Counter(
             "kvferry_transfer_sources_given_up",

@@ -185,7 +185,7 @@ class ControlProcess:
             engine.publication_ended(publication)
             drain.changed()
 
-        publications.on_ended = publication_ended
+        publications.on_ended.append(publication_ended)
         membership = Membership(self._config, self._worker, self._cluster, self._metrics, self._registered, spawn)
         self._cluster.on_replaced = sources.workers_changed
         self._worker.on_change = self._worker_changed
@@ -206,7 +206,10 @@ class ControlProcess:
             allowed = for_engine or self._config.drain.remote
             add_DrainServiceServicer_to_server(DrainService(self._config, parts.drain, allowed), server)
         lanes = self._servers.lanes
-        negotiation = NegotiationService(self._worker, parts.publications, self._links, self._metrics, lanes)
+        negotiation = NegotiationService(self._worker, parts.publications, self._links, self._metrics, lanes, limits)
+        parts.engine.on_published = negotiation.announce
+        # Readers first: whoever hears of the end from the engine may ask for the publication at once.
+        parts.publications.on_ended.insert(0, negotiation.publication_ended)
         add_NegotiationServiceServicer_to_server(negotiation, tcp)
         add_EngineServiceServicer_to_server(parts.engine, uds)
 

@@ -1,12 +1,12 @@
 """`python -m kvferry_dataplane`: the command line of the data plane."""
 
-import asyncio
 import os
 import sys
 import time
 
 import structlog
 
+from kvferry import event_loop
 from kvferry.core.errors import InternalError, KvferryError
 from kvferry.logs import configure_logs
 from kvferry_dataplane.config_reading import config_of, data_plane_settings
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         async def run() -> None:
             await DataPlaneProcess(config, started_at).run()
 
-        asyncio.run(run())
+        event_loop.run(run())
     except KvferryError as error:
         sys.stderr.write(f"kvferry dataplane: {error.reason.value}: {error.message}\n")
         return EXIT_DEFECT if isinstance(error, InternalError) else EXIT_REFUSED

@@ -212,6 +212,11 @@ def check_permitted(floor: PathFloor, route: Route) -> Route:
     )
 
 
+def mapped_route(mapping: Mapping) -> Route:
+    """The route of what comes from a pool that is mapped: no other is as fast."""
+    return Route(Path.LOCAL, mapping.backend, "same host: the source's pool is mapped")
+
+
 def choose(
     policy: PathPolicy, mapping: Mapping, transport: Transport, packing: Packing | None, *, has_bytes: bool
 ) -> Route:
@@ -224,7 +229,7 @@ def choose(
         TransportFailed: the configured path is impossible; says why.
     """
     if mapping.backend:
-        return Route(Path.LOCAL, mapping.backend, "same host: the source's pool is mapped")
+        return mapped_route(mapping)
     match policy.rule:
         case PathRule.LOCAL:
             raise TransportFailed.of_field("path", policy.rule.value, mapping.why_not)

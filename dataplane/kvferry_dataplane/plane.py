@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -29,13 +29,12 @@ from kvferry_dataplane.outbox import Outbox
 from kvferry_dataplane.peers import PeerBook, peer_from_wire
 from kvferry_dataplane.plan import Side
 from kvferry_dataplane.reads.log import log_read
-from kvferry_dataplane.reads.request import ReadOutcome
+from kvferry_dataplane.reads.request import ReadOutcome, ReadRequest
 from kvferry_dataplane.reads.thread import ReadThread
 from kvferry_dataplane.serving import ServingThread
 from kvferry_dataplane.wire import lease_state_of, rank_lease_of, read_finished_of, refused
 
 _DRAIN_SECONDS = 5.0
-_BOOKKEEPING_DELAY_SECONDS = 0.001
 _log = structlog.get_logger("kvferry.dataplane")
 
 
@@ -329,8 +328,15 @@ class Plane:
         accepted = self._desk.accept(request.command_id, read, self._peers, side, self._leases.pins)
         if comparisons:
             self._checksums.expect(accepted[0], comparisons)
-        for part in accepted:
-            self._reads.submit(part)
+        if len(accepted) == 1:
+            self._reads.read(accepted[0])
+        else:
+            # Spans follow one another; done here, they would keep everything else waiting.
+            self._submit(accepted)
+
+    def _submit(self, requests: Sequence[ReadRequest]) -> None:
+        for request in requests:
+            self._reads.submit(request)
 
     def _cancel_read(self, request: pb.SessionRequest) -> pb.SessionResponse:
         self._cancel(request.cancel_read.transfer)
@@ -349,8 +355,7 @@ class Plane:
     def _step(self, outcome: ReadOutcome) -> None:
         """A read or a span of one is over: read the next span, or give the blocks free and tell control."""
         step = self._desk.step(outcome, self._peers)
-        for request in step.begin:
-            self._reads.submit(request)
+        self._submit(step.begin)
         for span in step.cancel:
             self._reads.cancel(span)
         ended = step.end
@@ -361,7 +366,7 @@ class Plane:
         finished = read_finished_of(ended, self.rank)
         self.outbox.emit(pb.SessionResponse(command_id=ended.command_id, read_finished=finished))
         # Control hears of the end before the books are kept.
-        asyncio.get_running_loop().call_later(_BOOKKEEPING_DELAY_SECONDS, self._keep_books, ended.outcome)
+        asyncio.get_running_loop().call_soon(self._keep_books, ended.outcome)
 
     def _keep_books(self, outcome: ReadOutcome) -> None:
         self._metrics.settle()

@@ -5,6 +5,7 @@ import gc
 import os
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -96,6 +97,7 @@ class DataPlaneProcess:
         self._config = config
         self._started_at = started_at
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._departure = Departure(config.drain_seconds)
         self._failed = asyncio.Event()
         self._defect: BaseException | None = None
@@ -342,8 +344,11 @@ class DataPlaneProcess:
                 ready.write("ready\n")
 
     def _on_read_finished(self, outcome: ReadOutcome) -> None:
-        """Called on the reader thread."""
-        self._loop.call_soon_threadsafe(self._read_finished, outcome)
+        """Called on the reads' thread, and on the loop's where that read at once."""
+        if threading.get_ident() == self._thread:
+            self._read_finished(outcome)
+        else:
+            self._loop.call_soon_threadsafe(self._read_finished, outcome)
 
     def _read_finished(self, outcome: ReadOutcome) -> None:
         assert self._plane is not None

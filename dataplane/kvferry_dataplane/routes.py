@@ -14,6 +14,7 @@ from kvferry_dataplane.paths import (
     check_transport,
     choose,
     choose_only,
+    mapped_route,
     permitted,
 )
 from kvferry_dataplane.peers import Peer
@@ -52,6 +53,8 @@ class Routes:
         mapping = self._sources.mapping(part.peer)
         if mapping is None:
             return None
+        if mapping.backend and part.only is None and part.floor.may_take(Path.LOCAL, mapping.backend):
+            return mapped_route(mapping)
         packing = self._packing(part)
         if part.only is not None:
             return choose_only(self._policy, mapping, self._transport, packing, part.only)

@@ -27,17 +27,17 @@ class SharedBound:
 
     def has_room(self, source: str, amount: int) -> bool:
         """Whether a source may hold ``amount`` more: there is room, and it holds nothing or less than its share."""
-        held = self.held(source)
+        held = self._held.get(source, 0)
         return self.total + amount <= self.limit and (not held or held < self._alpha * (self.limit - self.total))
 
     def take(self, source: str, amount: int) -> None:
         """Hold more, whether there is room or not."""
-        self._held[source] = self.held(source) + amount
+        self._held[source] = self._held.get(source, 0) + amount
         self.total += amount
 
     def give_back(self, source: str, amount: int) -> None:
         """Hold less."""
-        left = self.held(source) - amount
+        left = self._held.get(source, 0) - amount
         if left:
             self._held[source] = left
         else:

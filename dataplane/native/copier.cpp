@@ -113,9 +113,10 @@ JobPointer Copier::prepared(Plan plan, Window source, Window destination, std::i
     return job;
 }
 
-JobPointer Copier::submit(Plan plan, Window source, Window destination, std::int64_t priority) {
+JobPointer Copier::submit(Plan plan, Window source, Window destination, std::int64_t priority, bool silent) {
     require_same_process();
     const JobPointer job = prepared(std::move(plan), source, destination, priority);
+    job->silent = silent;
     const bool is_tiny = job->total_bytes <= options_.inline_bytes_max && job->plan.run_count() <= INLINE_RUNS_MAX;
     const bool here = is_tiny || job->chunks.empty();
     {
@@ -140,7 +141,7 @@ JobPointer Copier::submit(Plan plan, Window source, Window destination, std::int
         const std::lock_guard lock(mutex_);
         leave(*job);
         under_way_.erase(job);
-        wake();
+        wake_for(*job);
     }
     return job;
 }
@@ -208,7 +209,7 @@ void Copier::run_thread() {
         if (leave(*share.job)) {
             under_way_.erase(share.job);
             // Under the lock: close() has then seen either the job or its end.
-            wake();
+            wake_for(*share.job);
         }
     }
 }
@@ -222,8 +223,8 @@ bool Copier::leave(Job &job) {
     return true;
 }
 
-void Copier::wake() const {
-    if (wake_descriptor_ < 0)
+void Copier::wake_for(const Job &job) const {
+    if (wake_descriptor_ < 0 || job.silent)
         return;
     const std::uint64_t one = 1;
     // It fails only if the counter is full, and then its reader is woken anyway.
@@ -245,7 +246,7 @@ void Copier::withdraw(const JobPointer &job) {
         job->done.store(true, std::memory_order_release);
         ended_.notify_all();
         under_way_.erase(job);
-        wake();
+        wake_for(*job);
     }
 }
 

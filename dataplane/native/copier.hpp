@@ -51,7 +51,8 @@ class Copier {
     Copier &operator=(const Copier &) = delete;
 
     // Throws PlanError, TooManyJobs, CopierUnusable. A tiny job is done on return.
-    JobPointer submit(Plan plan, Window source, Window destination, std::int64_t priority);
+    // The end of a silent job is not written to the descriptor.
+    JobPointer submit(Plan plan, Window source, Window destination, std::int64_t priority, bool silent);
     void cancel(const JobPointer &job);
     // Whether the job was done within the time; waits for ever if it is negative.
     bool wait(const JobPointer &job, double timeout_s);
@@ -85,7 +86,7 @@ class Copier {
     void execute(Job &job, const Chunk &chunk) const;
     bool leave(Job &job);
     void withdraw(const JobPointer &job);
-    void wake() const;
+    void wake_for(const Job &job) const;
     bool is_forked() const;
     void require_same_process() const;
 

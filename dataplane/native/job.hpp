@@ -15,6 +15,7 @@ struct Job {
     Window source{};
     Window destination{};
     std::int64_t priority = 0;
+    bool silent = false; // whether its end wakes nobody
     std::uint64_t total_bytes = 0;
     bool streams = false;
     std::vector<Chunk> chunks;

@@ -126,12 +126,12 @@ void bind_copier(nb::module_ &module) {
         .def(
             "submit",
             [](std::shared_ptr<Copier> self, kvferry::Plan &plan, const WindowTuple &source,
-               const WindowTuple &destination, std::int64_t priority) {
+               const WindowTuple &destination, std::int64_t priority, bool silent) {
                 const nb::gil_scoped_release released;
-                auto job = self->submit(std::move(plan), window(source), window(destination), priority);
+                auto job = self->submit(std::move(plan), window(source), window(destination), priority, silent);
                 return JobHandle{std::move(self), std::move(job)};
             },
-            "plan"_a, "source"_a, "destination"_a, "priority"_a)
+            "plan"_a, "source"_a, "destination"_a, "priority"_a, "silent"_a)
         .def("close", &Copier::close, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("instruction_set", &Copier::instruction_set);
 }

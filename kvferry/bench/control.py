@@ -159,6 +159,8 @@ async def _prepared(engines: FerryEngines, workload: Workload, count: int) -> li
     handles = [await engines.publish_blocks(sources[part]) for part in parts]
     wanted = [(handle, destinations[part]) for handle, part in zip(handles, parts, strict=True)]
     await engines.pull_all_verified(wanted, workload, SEED)
+    # To a reader that is known by now, as it is between workers that serve.
+    wanted = [(await engines.publish_blocks(sources[part]), destinations[part]) for part in parts]
 
     def call_of(handle: bytes, blocks: list[int]) -> Call:
         return lambda: engines.pull(handle, blocks)

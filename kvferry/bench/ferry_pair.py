@@ -139,6 +139,7 @@ class FerryEngines:
         """Publish blocks of the source, full of tokens; the handle."""
         tokens = len(blocks) * self._layout.group(GROUP).tokens_per_block
         self._published = await self._source.publish(blocks, tokens, TTL_S, expected_readers=0)
+        self._published_blocks = blocks
         return self._published.handle
 
     async def release(self) -> None:
@@ -165,6 +166,14 @@ class FerryEngines:
         wrong = first_wrong_block(arrived, workload, seed)
         if wrong is not None:
             raise TransportFailed(f"kvferry: destination block {wrong} is wrong")
+
+    async def publish_again(self) -> bytes:
+        """Publish the last blocks once more, to a reader that is known by now, as it is between workers that serve;
+        the handle.
+        """
+        blocks = self._published_blocks
+        await self.release()
+        return await self.publish_blocks(blocks)
 
     def _connect(self, worker: LocalWorker) -> EngineClient:
         return EngineClient.connect(worker.engine_socket, "bench", self._layout)

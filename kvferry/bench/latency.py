@@ -79,6 +79,7 @@ async def measure_latency(
         await engines.fill(SEED)
         handle = await engines.publish(workload)
         await engines.pull_verified(handle, workload, SEED)
+        handle = await engines.publish_again()
         trips = await stack.enter_async_context(RoundTrips(pair.destination.endpoint, DESTINATION))
         floors = await stack.enter_async_context(Floors(cluster.directory, workload.block_count))
         calls: dict[str, Callable[[], Awaitable[object]]] = {

@@ -14,10 +14,14 @@ BlockLists = Mapping[str, BlockIds]
 
 BLOCKS_LISTED_MAX = 1 << 20
 """Bound on the ids of one request, all groups together."""
-_FEW = 512
+_FEW = 64
 """So few ids are checked sooner one by one."""
+_SORTED_MAX = 1024
+"""So many ids are sorted sooner than marked."""
 _SPARSE = 32
 """Where there are so many times as many blocks as ids, a mark for each block takes longer than to sort the ids."""
+_MARKS_FEW = 1 << 16
+"""So few marks never take longer."""
 
 
 def checked_blocks(
@@ -74,7 +78,8 @@ def check_ids(group: str, ids: BlockIds, block_count: int, field: str) -> None:
         few = ids.tolist()
         if min(few) >= 0 and max(few) < block_count and len(set(few)) == len(few):
             return
-    if ids.min() < 0 or ids.max() >= block_count:
+    # Seen without a sign, what is negative is larger than any number of blocks.
+    if np.maximum.reduce(ids.view(np.uint64)) >= block_count:
         outside = int(np.flatnonzero((ids < 0) | (ids >= block_count))[0])
         why = f"the group has blocks 0 to {block_count - 1}"
         raise block_error(group, outside, ids, field, why, Reason.BLOCK_OUT_OF_RANGE)
@@ -86,7 +91,7 @@ def check_ids(group: str, ids: BlockIds, block_count: int, field: str) -> None:
 
 def has_repeated(ids: BlockIds, block_count: int) -> bool:
     """Whether an id comes twice; all of them are from 0 to before ``block_count``."""
-    if block_count > _SPARSE * ids.size:
+    if block_count > max(_SPARSE * ids.size, _MARKS_FEW):
         ordered = np.sort(ids)
         return bool((ordered[1:] == ordered[:-1]).any())
     # To mark what is listed takes a tenth of the time of sorting it.
@@ -97,9 +102,8 @@ def has_repeated(ids: BlockIds, block_count: int) -> bool:
 
 def ascending(ids: BlockIds) -> BlockIds:
     """The order that sorts ids that are not negative, of which none comes twice: as ``argsort``, but faster."""
-    size = int(ids.max()) + 1
-    if size > _SPARSE * ids.size:
-        return np.argsort(ids)
+    if ids.size <= _SORTED_MAX or (size := int(ids.max()) + 1) > _SPARSE * ids.size:
+        return ids.argsort()
     places = np.full(size, -1, dtype=np.int64)
     places[ids] = np.arange(ids.size, dtype=np.int64)
     return places[np.flatnonzero(places >= 0)]

@@ -9,7 +9,6 @@ Handles of several publications of the same tokens can be joined to one, which i
 each handle keeps its own signature.
 """
 
-import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ KEY_BYTES = 32
 _HEADER_BYTES = 3
 _MAC_BYTES = 32
 _LENGTH_BYTES = 2
+_JOINED_MARK = bytes([JOINED_VERSION])
 
 
 def new_key() -> bytes:
@@ -87,9 +87,13 @@ def split(handle: bytes) -> tuple[bytes, ...]:
     Raises:
         HandleMalformed: the bytes are truncated, too long, of an unknown version, or joined wrongly.
     """
-    if handle[:1] != bytes([JOINED_VERSION]):
-        payload_of(handle)
-        return (handle,)
+    return tuple(single for single, _ in opened(handle))
+
+
+def opened(handle: bytes) -> list[tuple[bytes, bytes]]:
+    """The single handles that a handle stands for, each with its payload; raises as :func:`split`."""
+    if handle[:1] != _JOINED_MARK:
+        return [(handle, payload_of(handle))]
     if len(handle) > 2 + JOINED_MAX * (_LENGTH_BYTES + HANDLE_BYTES_MAX):
         raise HandleMalformed.of_field("handle", f"{len(handle)} bytes", "is longer than a joined handle may be")
     found: list[bytes] = []
@@ -102,24 +106,26 @@ def split(handle: bytes) -> tuple[bytes, ...]:
         found.append(handle[begin:at])
     if at != len(handle) or len(found) != count:
         raise HandleMalformed.of_field("handle", f"{len(handle)} bytes", f"is cut off: it should hold {count} handles")
-    _check_joined(found)
-    return tuple(found)
+    return list(zip(found, _check_joined(found), strict=True))
 
 
-def _check_joined(handles: Sequence[bytes]) -> None:
+def _check_joined(handles: Sequence[bytes]) -> list[bytes]:
+    """The payloads of handles that may be joined."""
     if not 2 <= len(handles) <= JOINED_MAX:
         raise HandleMalformed.of_field("handles", f"{len(handles)} handles", f"2 to {JOINED_MAX} can be joined")
+    payloads = []
     for index, handle in enumerate(handles):
         field = f"handles[{index}]"
-        if handle[:1] == bytes([JOINED_VERSION]):
+        if handle[:1] == _JOINED_MARK:
             raise HandleMalformed.of_field(field, f"{len(handle)} bytes", "is joined itself")
         try:
-            payload_of(handle)
+            payloads.append(payload_of(handle))
         except HandleMalformed as error:
             raise HandleMalformed(f"{field}: {error.message}", metadata={**error.metadata, "field": field}) from error
         if handle in handles[:index]:
             raise HandleMalformed.of_field(field, f"{len(handle)} bytes", f"is handles[{handles.index(handle)}] again")
+    return payloads
 
 
 def _mac(head: bytes, key: bytes) -> bytes:
-    return hmac.new(key, head, hashlib.sha256).digest()
+    return hmac.digest(key, head, "sha256")

@@ -51,7 +51,9 @@ class Copier:
 
     @property
     def instruction_set(self) -> str: ...
-    def submit(self, plan: Plan, source: tuple[int, int], destination: tuple[int, int], priority: int) -> Job:
+    def submit(
+        self, plan: Plan, source: tuple[int, int], destination: tuple[int, int], priority: int, silent: bool
+    ) -> Job:
         """Takes the plan's content; windows are address and size."""
 
     def close(self) -> None: ...

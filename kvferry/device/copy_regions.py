@@ -1,7 +1,7 @@
 """What a fused copy is made of: checked, folded regions of byte runs. Pure."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -42,21 +42,20 @@ class Region:
     """Widest access, 16 or a smaller power of two, that all addresses and lengths are multiples of."""
     base_bits: int
     """All bases of both sides, or-ed together: a bound on the largest, and their common alignment."""
+    runs_per_base: int = field(init=False)
+    """Runs that one pair of bases stands for."""
+    run_count: int = field(init=False)
+    """All runs."""
+    total_bytes: int = field(init=False)
+    """Bytes of all runs."""
 
-    @property
-    def runs_per_base(self) -> int:
-        """Runs that one pair of bases stands for."""
-        return prod(axis.length for axis in self.axes)
-
-    @property
-    def run_count(self) -> int:
-        """All runs."""
-        return int(self.source_bases.size) * self.runs_per_base
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of all runs."""
-        return int(self.lengths.sum()) if self.lengths is not None else self.run_count * self.run_bytes
+    def __post_init__(self) -> None:
+        runs_per_base = prod([axis.length for axis in self.axes])
+        run_count = int(self.source_bases.size) * runs_per_base
+        total_bytes = run_count * self.run_bytes if self.lengths is None else int(self.lengths.sum())
+        object.__setattr__(self, "runs_per_base", runs_per_base)
+        object.__setattr__(self, "run_count", run_count)
+        object.__setattr__(self, "total_bytes", total_bytes)
 
     def part(self, first: int, count: int) -> "Region":
         """The region with only ``count`` of the bases."""
@@ -95,7 +94,7 @@ def _strided(field: str, windows: tuple[Window, Window], copy: StridedCopy) -> I
     if not bases[0].size or not copy.run_bytes or any(axis.length == 0 for axis in copy.axes):
         return
     axes, run_bytes = folded(copy.axes, copy.run_bytes)
-    if (runs := prod(axis.length for axis in axes) * int(bases[0].size)) > RUNS_OF_A_COPY_MAX:
+    if (runs := prod([axis.length for axis in axes]) * int(bases[0].size)) > RUNS_OF_A_COPY_MAX:
         raise InvalidArgument.of_field(field, runs, f"at most {RUNS_OF_A_COPY_MAX} runs are allowed")
     bits = [_checked(field, side, windows[side], bases[side], axes, run_bytes) for side in (0, 1)]
     yield from _few_enough(_region(windows, bases, axes, run_bytes, bits))
@@ -186,9 +185,10 @@ def _checked(field: str, side: int, window: Window, bases: Offsets, axes: tuple[
     The sums are Python's integers, so that nothing overflows. The bits are negative if any base is, and no less than
     the largest, which often spares looking for it.
     """
-    reach = [(axis.length - 1) * axis[1 + side] for axis in axes]
-    before = -sum(step for step in reach if step < 0)
-    behind = sum(step for step in reach if step > 0) + run_bytes
+    before, behind = 0, run_bytes
+    for axis in axes:
+        reach = (axis.length - 1) * axis[1 + side]
+        before, behind = before + max(-reach, 0), behind + max(reach, 0)
     bits = int(np.bitwise_or.reduce(bases))
     lowest = 0 if bits >= 0 and not before else int(bases.min())
     if lowest < before:
@@ -226,9 +226,12 @@ def _few_enough(region: Region) -> Iterator[Region]:
             axes = (step, *inner) if step.length > 1 else tuple(inner)
             yield from _few_enough(_moved(region, axes, first * axis.source_stride, first * axis.destination_stride))
         return
+    if region.run_count <= RUNS_MAX:
+        yield region
+        return
     each = RUNS_MAX // region.runs_per_base
     for first in range(0, int(region.source_bases.size), each):
-        yield region.part(first, each) if region.run_count > RUNS_MAX else region
+        yield region.part(first, each)
 
 
 def _moved(region: Region, axes: tuple[Axis, ...], source: int, destination: int) -> Region:

@@ -1,5 +1,6 @@
 """What every copier does: copy what a plan says from one mapped window of memory into another."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,6 +40,18 @@ class CopyJob(Protocol):
         """How long a device was at it, on its own clock, once the job is done; 0 where none measures."""
         return 0.0
 
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it was done within the time. It is asked again and again: short copies end sooner than one sleeps.
+
+        Raises:
+            TransportFailed: the device failed.
+        """
+        until = time.monotonic() + timeout_s
+        while not self.done:
+            if time.monotonic() >= until:
+                return False
+        return True
+
     def cancel(self) -> None:
         """Ask for an early end. The job is done soon after: between two pieces."""
         ...
@@ -52,8 +65,17 @@ class Copier(Protocol):
         """Whether the end of a job is signalled on the descriptor that the copier was made with: then no one polls."""
         ...
 
-    def submit(self, source: Window, destination: Window, copies: Sequence[Copies], *, priority: int = 0) -> CopyJob:
-        """Start copying; higher priorities first. Offsets are relative to the windows.
+    def submit(
+        self,
+        source: Window,
+        destination: Window,
+        copies: Sequence[Copies],
+        *,
+        priority: int = 0,
+        silent: bool = False,
+    ) -> CopyJob:
+        """Start copying; higher priorities first. Offsets are relative to the windows. The end of a ``silent`` job is
+        not signalled.
 
         Raises:
             InvalidArgument: a piece leaves a window; names it. Nothing was copied.

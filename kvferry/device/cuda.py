@@ -209,7 +209,7 @@ def _driver() -> Any:
 
 @cache
 def constant(name: str) -> Any:
-    """A constant of the driver's interface, by its name or as ``enumeration.name``."""
+    """A constant or a function of the driver's interface, by its name or as ``enumeration.name``."""
     found = _driver()
     for part in name.split("."):
         found = getattr(found, part)
@@ -237,12 +237,16 @@ def raw_call(name: str, *arguments: object) -> tuple[Any, ...]:
     Raises:
         TransportFailed: the driver library is absent.
     """
-    function: Callable[..., tuple[Any, ...]] = getattr(_driver(), name)
+    function: Callable[..., tuple[Any, ...]] = constant(name)
     try:
         return function(*arguments)
     except RuntimeError as error:
-        # The bindings raise this where the driver library is absent.
-        raise TransportFailed(f"{name}: {error}") from error
+        raise _absent(name, error) from error
+
+
+def _absent(name: str, error: RuntimeError) -> TransportFailed:
+    """What the bindings mean where they raise this: there is no driver library."""
+    return TransportFailed(f"{name}: {error}")
 
 
 def call(name: str, *arguments: object) -> Any:
@@ -251,8 +255,13 @@ def call(name: str, *arguments: object) -> Any:
     Raises:
         TransportFailed: its result is an error; names it.
     """
-    result, *values = raw_call(name, *arguments)
-    raise_unless_ok(name, result)
+    # A copy takes several calls: what it is to look each of them up and hand it on adds up.
+    try:
+        result, *values = constant(name)(*arguments)
+    except RuntimeError as error:
+        raise _absent(name, error) from error
+    if int(result):
+        raise_unless_ok(name, result)
     if not values:
         return None
     return values[0] if len(values) == 1 else tuple(values)

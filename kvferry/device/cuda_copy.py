@@ -141,9 +141,15 @@ class CudaCopier(Copier):
         return self._failure
 
     def submit(
-        self, source: Window, destination: Window, copies: Sequence[Copies], *, priority: int = 0
+        self,
+        source: Window,
+        destination: Window,
+        copies: Sequence[Copies],
+        *,
+        priority: int = 0,
+        silent: bool = True,
     ) -> CudaCopyJob:
-        """Start copying; see :meth:`~kvferry.device.copying.Copier.submit`.
+        """Start copying; see :meth:`~kvferry.device.copying.Copier.submit`. No end is signalled.
 
         Raises:
             InvalidArgument: a piece leaves a window, or there are too many; names it. Nothing was copied.

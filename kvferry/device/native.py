@@ -57,7 +57,8 @@ class HostCopier(Copier):
     both windows must stay mapped until the job is done; dropping the job does not end it. At exit of the interpreter
     what is still under way is cancelled.
 
-    With ``wake_descriptor``, an eventfd, 1 is added to it at the end of every job, those that ``submit`` did included.
+    With ``wake_descriptor``, an eventfd, 1 is added to it at the end of every job that is not silent, those that
+    ``submit`` did included.
     The copier keeps a duplicate of it.
 
     Raises:
@@ -108,7 +109,13 @@ class HostCopier(Copier):
         return self._core.instruction_set
 
     def submit(
-        self, source: Window, destination: Window, copies: Sequence[Copies], *, priority: int = 0
+        self,
+        source: Window,
+        destination: Window,
+        copies: Sequence[Copies],
+        *,
+        priority: int = 0,
+        silent: bool = False,
     ) -> "HostCopyJob":
         """Start copying. All arrays are copied before it returns; later changes to them change nothing.
 
@@ -120,7 +127,7 @@ class HostCopier(Copier):
         """
         try:
             job = self._core.submit(
-                _plan_of(copies), _pair("source", source), _pair("destination", destination), priority
+                _plan_of(copies), _pair("source", source), _pair("destination", destination), priority, silent
             )
         except _core.PlanError as error:
             raise _invalid(error) from error

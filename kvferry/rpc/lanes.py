@@ -54,14 +54,10 @@ class Lane(asyncio.Protocol):
         self._take: Take | None = None
         self._on_end: Callable[[], None] = _nothing
         self._on_writable: Callable[[], None] = _nothing
-        self._is_behind = False
         self._ended = asyncio.Event()
         self.is_open = False
-
-    @property
-    def is_writable(self) -> bool:
+        self.is_writable = False
         """Whether it is open and the other side keeps up; what is sent to one that does not is kept."""
-        return self.is_open and not self._is_behind
 
     def begin(self, take: Take, on_end: Callable[[], None], on_writable: Callable[[], None] = lambda: None) -> None:
         """Read from now on. ``on_end`` is called once, when the connection has ended; at once if it has already."""
@@ -76,9 +72,10 @@ class Lane(asyncio.Protocol):
     def send(self, messages: Iterable[bytes]) -> None:
         """Send messages, each in a frame; they are lost if the lane ends."""
         if self._transport is not None and self.is_open:
-            self._transport.write(
-                b"".join(part for message in messages for part in (_LENGTH.pack(len(message)), message))
-            )
+            parts: list[bytes] = []
+            for message in messages:
+                parts += _LENGTH.pack(len(message)), message
+            self._transport.write(b"".join(parts))
 
     async def wait_ended(self, seconds: float) -> None:
         """Wait, at most so long, until the other side has ended the connection and all that it sent was taken."""
@@ -101,22 +98,23 @@ class Lane(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's."""
         # No isinstance: the transports of other event loops, such as uvloop's, derive from no class of asyncio.
-        self._transport, self.is_open = cast("asyncio.Transport", transport), True
+        self._transport = cast("asyncio.Transport", transport)
+        self.is_open = self.is_writable = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio's."""
-        self.is_open = False
+        self.is_open = self.is_writable = False
         self._ended.set()
         self._on_lost(self)
         self._on_end()
 
     def pause_writing(self) -> None:
         """asyncio's."""
-        self._is_behind = True
+        self.is_writable = False
 
     def resume_writing(self) -> None:
         """asyncio's."""
-        self._is_behind = False
+        self.is_writable = self.is_open
         self._on_writable()
 
     def data_received(self, data: bytes) -> None:
@@ -125,7 +123,7 @@ class Lane(asyncio.Protocol):
         self._deliver()
 
     def _deliver(self) -> None:
-        while (frame := self._next_frame()) is not None:
+        while self._received and (frame := self._next_frame()) is not None:
             if self._on_first is not None:
                 on_first, self._on_first = self._on_first, None
                 assert self._transport is not None
@@ -136,7 +134,8 @@ class Lane(asyncio.Protocol):
 
     def _next_frame(self) -> bytes | None:
         """The next frame that is there whole and may be taken."""
-        if not self.is_open or (self._on_first is None and self._take is None) or len(self._received) < _LENGTH.size:
+        received = len(self._received)
+        if not self.is_open or (self._on_first is None and self._take is None) or received < _LENGTH.size:
             return None
         size = int.from_bytes(self._received[: _LENGTH.size], "little")
         if size > (TOKEN_BYTES if self._on_first is not None else MESSAGE_BYTES_MAX):
@@ -145,7 +144,7 @@ class Lane(asyncio.Protocol):
             self.close()
             return None
         end = _LENGTH.size + size
-        if len(self._received) < end:
+        if received < end:
             return None
         frame = bytes(memoryview(self._received)[_LENGTH.size : end])
         del self._received[:end]

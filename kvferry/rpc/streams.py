@@ -149,21 +149,25 @@ async def write_batches(
 
 def carry_by(lane: Lane, outgoing: Outgoing[_Item], take: Take, on_end: Ended) -> None:
     """Begin a lane: ``outgoing`` goes by it, ``take`` gets the messages that come, ``on_end`` hears its end."""
-    outgoing.go_by(lane, lambda items: (_message_of(items),))
+    outgoing.go_by(lane, _one_message_of)
     lane.begin(take, on_end, outgoing.flush)
 
 
-def _message_of(items: list[bytes]) -> bytes:
+def _one_message_of(items: list[bytes]) -> tuple[bytes]:
     """A message of items that are written out already: every such message has them in its one field, number 1."""
     parts: list[bytes] = []
     for item in items:
-        parts.append(_ITEM_TAG)
-        length = len(item)
-        while length > 0x7F:
-            parts.append(bytes((length & 0x7F | 0x80,)))
-            length >>= 7
-        parts += bytes((length,)), item
-    return b"".join(parts)
+        parts += _ITEM_TAG, _varint(len(item)), item
+    return (b"".join(parts),)
+
+
+def _varint(number: int) -> bytes:
+    """A number as protobuf writes it: 7 bits a byte, the lowest first."""
+    digits = []
+    while number > 0x7F:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*digits, number))
 
 
 class StreamServer(Generic[_Request, _Item]):

@@ -37,6 +37,7 @@ _WORKER_STATES = dict(enumerate(WorkerState))
 _PUBLICATION_STATES = dict(enumerate(PublicationState))
 _TRANSFER_STATES = dict(enumerate(TransferState))
 _PATHS = dict(enumerate(Path))
+_NO_PATH = Path.NONE.value
 
 TERMINAL_STATES = frozenset(
     {
@@ -128,7 +129,7 @@ def publication_of(wire: publication_pb2.Publication, handle: bytes = b"") -> Pu
 def transfer_of(wire: transfer_pb2.Transfer) -> TransferResult:
     """A transfer as it stands."""
     failure = wire.failure if wire.HasField("failure") else None
-    ranks = tuple(_figures_of(rank) for rank in wire.ranks)
+    ranks = tuple(map(_figures_of, wire.ranks))
     return TransferResult(
         name=wire.name,
         request_id=wire.request_id,
@@ -136,10 +137,10 @@ def transfer_of(wire: transfer_pb2.Transfer) -> TransferResult:
         destination_settled=wire.destination_settled,
         reason=reason_from_wire(failure.reason) if failure is not None else None,
         message=failure.message if failure is not None else "",
-        retry_after_s=_retry_after_s(failure),
+        retry_after_s=_retry_after_s(failure) if failure is not None else None,
         failed_rank=failure.rank if failure is not None and failure.HasField("rank") else None,
-        path=_joined(rank.path.value for rank in ranks if rank.path is not Path.NONE) or Path.NONE.value,
-        backend=_joined(rank.backend for rank in ranks),
+        path=_joined({rank.path for rank in ranks} - {Path.NONE}) or _NO_PATH,
+        backend=_joined({rank.backend for rank in ranks} - {""}),
         received_bytes=wire.received_bytes,
         descriptor_count=wire.descriptor_count,
         negotiate_s=seconds_of(wire.negotiate_time),
@@ -178,10 +179,8 @@ def _attempt_of(wire: transfer_pb2.Attempt) -> Attempt:
     )
 
 
-def _retry_after_s(failure: transfer_pb2.Failure | None) -> float | None:
-    if failure is None or not failure.HasField("retry_delay"):
-        return None
-    return seconds_of(failure.retry_delay)
+def _retry_after_s(failure: transfer_pb2.Failure) -> float | None:
+    return seconds_of(failure.retry_delay) if failure.HasField("retry_delay") else None
 
 
 def _figures_of(wire: transfer_pb2.RankFigures) -> RankFigures:
@@ -196,25 +195,26 @@ def _figures_of(wire: transfer_pb2.RankFigures) -> RankFigures:
         verify_s=seconds_of(wire.verify_time),
         compared_bytes=wire.compared_bytes,
         checksum_s=seconds_of(wire.checksum_time),
-        paths=tuple(
-            PathFigures(
-                source_rank=figures.source_rank,
-                path=_PATHS.get(figures.path, Path.NONE),
-                backend=figures.backend,
-                received_bytes=figures.received_bytes,
-                descriptor_count=figures.descriptor_count,
-                choice=figures.choice,
-                device_s=seconds_of(figures.device_time),
-                attempt=figures.attempt,
-            )
-            for figures in wire.paths
-        ),
+        paths=tuple(map(_path_figures_of, wire.paths)),
         verified_tokens=wire.verified_token_count,
     )
 
 
+def _path_figures_of(wire: transfer_pb2.PathFigures) -> PathFigures:
+    return PathFigures(
+        source_rank=wire.source_rank,
+        path=_PATHS.get(wire.path, Path.NONE),
+        backend=wire.backend,
+        received_bytes=wire.received_bytes,
+        descriptor_count=wire.descriptor_count,
+        choice=wire.choice,
+        device_s=seconds_of(wire.device_time),
+        attempt=wire.attempt,
+    )
+
+
 def _joined(names: Iterable[str]) -> str:
-    return "+".join(sorted({name for name in names if name}))
+    return "+".join(sorted(names))
 
 
 def _time_of(stamp: Timestamp) -> datetime:

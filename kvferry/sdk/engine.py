@@ -22,6 +22,7 @@ from kvferry.sdk.arguments import (
     COUNT_MAX,
     TOKENS_MAX,
     Blocks,
+    block_counts,
     checked_blocks,
     checked_id,
     checked_int,
@@ -42,7 +43,7 @@ from kvferry.sdk.pull_request import pull_request
 from kvferry.sdk.pull_stream import PullStream
 from kvferry.sdk.pulls import Pull
 from kvferry.sdk.results import HeldPublication, Publication, TransferResult
-from kvferry.sdk.timeouts import set_timeouts, total_seconds
+from kvferry.sdk.timeouts import set_timeouts
 
 if TYPE_CHECKING:
     from kvferry.engine.v1.engine_pb2_grpc import EngineServiceAsyncStub
@@ -73,6 +74,7 @@ class EngineClient:
             self._request.layout.CopyFrom(layout_to_wire(layout))
             checked_size("layout", self._request)
         self.layout = layout
+        self._block_counts = block_counts(layout)
         self._connect_timeout_s = checked_seconds("connect_timeout_s", connect_timeout_s)
         self._call_timeout_s = checked_seconds("call_timeout_s", call_timeout_s)
         self._on_event = on_event
@@ -110,7 +112,7 @@ class EngineClient:
         self._channel = aio.insecure_channel(f"unix:{quote(self._path)}", options=channel_options())
         self._engines: EngineServiceAsyncStub = EngineServiceStub(self._channel)
         self._call = Caller(self._path, self._reopen)
-        pulls = PullStream(self._path, self._reopen)
+        pulls = PullStream(self._path, self._reopen, self._tasks)
         await self._tasks.__aenter__()
         self._state = EngineState(
             self.layout,
@@ -185,7 +187,7 @@ class EngineClient:
         state = self._open_state()
         request = pb.PublishRequest(
             request_id=checked_id("request_id", request_id),
-            blocks=checked_blocks("blocks", blocks, self.layout),
+            blocks=checked_blocks("blocks", blocks, self._block_counts),
             token_count=checked_int("token_count", token_count, 1, TOKENS_MAX),
             ttl=duration(checked_seconds("ttl_s", ttl_s)),
             expected_reader_count=checked_int("expected_readers", expected_readers, 0, COUNT_MAX),
@@ -303,7 +305,7 @@ class EngineClient:
         state = self._open_state()
         request = pull_request(
             handle,
-            checked_blocks("blocks", blocks, self.layout),
+            checked_blocks("blocks", blocks, self._block_counts),
             request_id,
             priority,
             first_token=first_token,
@@ -312,8 +314,8 @@ class EngineClient:
             verify=verify,
         )
         request.mapped_pools.extend(state.pools.mapped())
-        set_timeouts(request, state.pull_timeout_s if timeout_s is None else timeout_s, queue_timeout_s)
-        return await state.pulls.run(request, total_seconds(request))
+        total_s = set_timeouts(request, state.pull_timeout_s if timeout_s is None else timeout_s, queue_timeout_s)
+        return await state.pulls.run(request, total_s)
 
     async def start_pull(  # noqa: PLR0913 - as pull
         self,
@@ -337,7 +339,7 @@ class EngineClient:
         state = self._open_state()
         request = pull_request(
             handle,
-            checked_blocks("blocks", blocks, self.layout),
+            checked_blocks("blocks", blocks, self._block_counts),
             request_id,
             priority,
             first_token=first_token,
@@ -346,8 +348,8 @@ class EngineClient:
             verify=verify,
         )
         request.mapped_pools.extend(state.pools.mapped())
-        set_timeouts(request, state.pull_timeout_s if timeout_s is None else timeout_s, queue_timeout_s)
-        return await state.pulls.start(request, total_seconds(request))
+        total_s = set_timeouts(request, state.pull_timeout_s if timeout_s is None else timeout_s, queue_timeout_s)
+        return await state.pulls.start(request, total_s)
 
     async def wait_settled(self, error: BaseException, timeout_s: float) -> TransferResult | None:
         """After a pull that raised ``error``: return once no byte can still arrive in its blocks, at once where

@@ -233,14 +233,13 @@ class PoolTable:
         Raises:
             DataPlaneLost: a pool was lost that was attached; attach it again, or close it.
         """
+        mapped = []
         for rank, pool in self._attached.items():
-            if pool.lost:
+            if pool.valid:
+                mapped.append(layout_pb2.MappedPool(rank=rank, boot_id=pool.info.boot_id))
+            elif pool.lost:
                 raise _lost(rank)
-        return [
-            layout_pb2.MappedPool(rank=rank, boot_id=pool.info.boot_id)
-            for rank, pool in self._attached.items()
-            if pool.valid
-        ]
+        return mapped
 
     def learn(self, pools: Iterable[engine_pb2.RankPool]) -> None:
         """Take in all pools, after the engine was opened."""

@@ -22,16 +22,27 @@ from kvferry.transfer.v1.transfer_pb2 import Transfer
 COMMANDS_MAX = 16_384
 """Commands that have no answer yet."""
 
+Learn = Callable[[Transfer], None]
+Refuse = Callable[[KvferryError], None]
+
 
 @dataclass(slots=True)
 class Asked:
-    """A command without an answer. ``unanswered``: a stream that it was given to broke before the answer came."""
+    """A command without an answer, for which nobody waits past ``until``, on the loop's clock.
+
+    ``learn`` is called with its answer, ``refuse`` with why there is none, as soon as the stream tells. ``unanswered``:
+    a stream that it was given to broke before the answer came. ``again``: what gives it once more, where control was
+    not ready.
+    """
 
     command: pb.PullCommand
-    answer: asyncio.Future[Transfer]
+    learn: Learn
+    refuse: Refuse
+    until: float
     since: float
     given: bool = False
     unanswered: bool = False
+    again: asyncio.Task[None] | None = None
 
     def renew(self, now: float) -> None:
         """Leave a transfer that is asked for again the time that is left of what it was given at first."""
@@ -44,12 +55,13 @@ class PullStream:
     """One client's commands.
 
     ``reopen`` is awaited once when control says that it is not ready: it may have restarted and wait for the engine to
-    declare itself.
+    declare itself. ``tasks`` outlives the stream.
     """
 
-    def __init__(self, where: str, reopen: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(self, where: str, reopen: Callable[[float], Awaitable[None]], tasks: asyncio.TaskGroup) -> None:
         self._where = where
         self._reopen = reopen
+        self._tasks = tasks
         self._asked: dict[int, Asked] = {}
         self._last_id = 0
         self._outgoing: Outgoing[pb.PullCommand] | None = None
@@ -61,55 +73,47 @@ class PullStream:
             KvferryError: what control answered; NotReady when it could not be reached within ``timeout_s``.
                 ``is_outcome_unknown`` tells whether it may have acted all the same.
         """
-        asked = self.give(command)
+        answer: asyncio.Future[Transfer] = asyncio.get_running_loop().create_future()
+        asked = self.give(command, timeout_s, partial(_tell, answer), partial(_fail, answer))
         try:
-            return await self.answer_to(asked, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError as error:
+            raise self.silence(timeout_s) from error
         finally:
             self.forget(asked)
 
-    def give(self, command: pb.PullCommand) -> Asked:
+    def give(self, command: pb.PullCommand, timeout_s: float, learn: Learn, refuse: Refuse) -> Asked:
         """Send a command at once. It is kept, and sent again on every new stream, until whoever gave it forgets it.
+
+        That is before ``timeout_s`` seconds have passed, whether or not it was answered.
 
         Raises:
             ResourceExhausted: too many commands have no answer yet; nothing was sent.
         """
         if len(self._asked) >= COMMANDS_MAX:
             raise ResourceExhausted(f"{COMMANDS_MAX} commands wait for control's answer, the bound")
-        loop = asyncio.get_running_loop()
+        now = asyncio.get_running_loop().time()
         self._last_id += 1
         command_id = command.command_id = self._last_id
-        asked = self._asked[command_id] = Asked(command, loop.create_future(), loop.time())
+        asked = self._asked[command_id] = Asked(command, learn, refuse, now + timeout_s, now)
         self._give(asked)
         return asked
 
     def forget(self, asked: Asked) -> None:
         """Drop a command that was given: nobody waits for its answer any more."""
         del self._asked[asked.command.command_id]
+        if asked.again is not None:
+            asked.again.cancel()
 
-    async def answer_to(self, asked: Asked, timeout_s: float) -> Transfer:
-        """The answer to a command that was given, sent again where that may help. Raises what :meth:`ask` does."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(timeout_s) as bound:
-                try:
-                    return await asked.answer
-                except NotReady:
-                    await self._reopen((bound.when() or 0.0) - loop.time())
-                await asyncio.sleep(RETRY_PAUSE_S)
-                asked.answer = loop.create_future()
-                asked.renew(loop.time())
-                self._give(asked)
-                return await asked.answer
-        except TimeoutError as error:
-            raise mark_outcome_unknown(self._silent(timeout_s)) from error
-        except KvferryError as error:
-            if asked.unanswered:
-                mark_outcome_unknown(error)
-            raise
+    def silence(self, timeout_s: float) -> KvferryError:
+        """What a command fails with that had no answer for so long; control may have acted all the same."""
+        if self._outgoing is None:
+            return mark_outcome_unknown(NotReady(f"control at {self._where} could not be reached in time"))
+        why = f"control at {self._where} did not answer within {timeout_s:.3g} s"
+        return mark_outcome_unknown(DeadlineExceeded(why))
 
-    async def hold(
-        self, call: "aio.StreamStreamCall[pb.PullRequest, pb.PullResponse]", on_transfer: Callable[[Transfer], None]
-    ) -> None:
+    async def hold(self, call: "aio.StreamStreamCall[pb.PullRequest, pb.PullResponse]", on_transfer: Learn) -> None:
         """Use a stream that is in place until it breaks; ``on_transfer`` is told every state that comes.
 
         Raises:
@@ -129,7 +133,8 @@ class PullStream:
                     # Control sees the end of the lane as well, and ends the stream.
                     carry_by(lane, outgoing, partial(self._take_frame, on_transfer), outgoing.close)
                 while isinstance(message := await call.read(), pb.PullResponse):
-                    self._take_all(message, on_transfer)
+                    for event in message.events:
+                        self._take(event, on_transfer)
                 raise NotReady("control ended the stream of pulls")
         finally:
             if lane is not None:
@@ -140,37 +145,60 @@ class PullStream:
 
     def close(self, error: KvferryError) -> None:
         """Have every command fail that has no answer."""
-        for asked in self._asked.values():
-            if not asked.answer.done():
-                asked.answer.set_exception(error)
+        for asked in tuple(self._asked.values()):
+            self._fail(asked, error)
 
     def _give(self, asked: Asked) -> None:
         if self._outgoing is not None:
             self._outgoing.put(asked.command)
             asked.given = True
 
-    def _take_frame(self, on_transfer: Callable[[Transfer], None], frame: bytes) -> None:
-        self._take_all(pb.PullResponse.FromString(frame), on_transfer)
-
-    def _take_all(self, message: pb.PullResponse, on_transfer: Callable[[Transfer], None]) -> None:
-        for event in message.events:
+    def _take_frame(self, on_transfer: Learn, frame: bytes) -> None:
+        for event in pb.PullResponse.FromString(frame).events:
             self._take(event, on_transfer)
 
-    def _take(self, event: pb.PullEvent, on_transfer: Callable[[Transfer], None]) -> None:
+    def _take(self, event: pb.PullEvent, on_transfer: Learn) -> None:
         asked = self._asked.get(event.command_id)
-        if asked is not None and not asked.answer.done():
-            if event.HasField("refused"):
-                asked.answer.set_exception(refusal_from_wire(event.refused))
-                return
-            asked.answer.set_result(event.transfer)
+        kind = event.WhichOneof("event")
+        if kind == "refused":
+            if asked is not None:
+                self._refused(asked, refusal_from_wire(event.refused))
+            return
+        transfer = event.transfer
+        if asked is not None:
+            asked.learn(transfer)
         # Also of an answer: others may wait for the same transfer.
-        if event.HasField("transfer"):
-            on_transfer(event.transfer)
+        if kind == "transfer":
+            on_transfer(transfer)
 
-    def _silent(self, timeout_s: float) -> KvferryError:
-        if self._outgoing is None:
-            return NotReady(f"control at {self._where} could not be reached in time")
-        return DeadlineExceeded(f"control at {self._where} did not answer within {timeout_s:.3g} s")
+    def _refused(self, asked: Asked, error: KvferryError) -> None:
+        if asked.again is None and isinstance(error, NotReady):
+            asked.again = self._tasks.create_task(self._give_again(asked))
+        elif asked.again is None or asked.again.done():
+            self._fail(asked, error)
+
+    async def _give_again(self, asked: Asked) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await self._reopen(asked.until - loop.time())
+            await asyncio.sleep(RETRY_PAUSE_S)
+            asked.renew(loop.time())
+            self._give(asked)
+        except KvferryError as error:
+            self._fail(asked, error)
+
+    def _fail(self, asked: Asked, error: KvferryError) -> None:
+        asked.refuse(mark_outcome_unknown(error) if asked.unanswered else error)
+
+
+def _tell(answer: asyncio.Future[Transfer], transfer: Transfer) -> None:
+    if not answer.done():
+        answer.set_result(transfer)
+
+
+def _fail(answer: asyncio.Future[Transfer], error: KvferryError) -> None:
+    if not answer.done():
+        answer.set_exception(error)
 
 
 def _message_of(commands: list[pb.PullCommand]) -> pb.PullRequest:

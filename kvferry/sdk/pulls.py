@@ -14,7 +14,7 @@ from kvferry.engine.v1.engine_pb2 import PullCommand
 from kvferry.sdk.calls import is_outcome_unknown, mark_outcome_unknown
 from kvferry.sdk.convert import TERMINAL_STATES, transfer_of
 from kvferry.sdk.failures import PullFailed, failed_pull, failure_of, pull_failed
-from kvferry.sdk.pull_stream import Asked, PullStream
+from kvferry.sdk.pull_stream import Asked, Learn, PullStream
 from kvferry.sdk.results import TransferResult
 from kvferry.transfer.v1 import transfer_pb2 as pb
 
@@ -39,8 +39,9 @@ class Pull:
         self._withdraw = withdraw
         self._wait_settled = wait_settled
         self._wire = pb.Transfer(request_id=request.request_id)
-        self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._outcome: Outcome | None = None
         self._waiting: list[asyncio.Future[None]] = []
+        self._on_done: Callable[[], None] | None = None
 
     @property
     def name(self) -> str:
@@ -59,7 +60,7 @@ class Pull:
 
     def done(self) -> bool:
         """Whether the outcome is known, so that :meth:`wait` returns at once."""
-        return self._outcome.done()
+        return self._outcome is not None
 
     async def wait(self) -> TransferResult:
         """The result, once every byte has arrived and the lease still held; ends by the timeout plus ``GRACE_S``.
@@ -72,9 +73,11 @@ class Pull:
                 tell what is known.
         """
         try:
-            outcome = await self.outcome()
+            await self.wait_done(asyncio.get_running_loop().create_future())
         except asyncio.CancelledError as cancelled:
             raise cancelled from _cause_of(await self._withdraw(self))
+        outcome = self._outcome
+        assert outcome is not None
         if isinstance(outcome, PullFailed):
             raise outcome
         if not outcome.succeeded:
@@ -104,23 +107,23 @@ class Pull:
 
     async def outcome(self) -> Outcome:
         """The outcome, however it came about; a cancelled waiter leaves it to the others."""
-        if not self._outcome.done():
-            # A future of its own instead of a shield, which would take another turn of the loop.
-            waiting = asyncio.get_running_loop().create_future()
+        await self.wait_done(asyncio.get_running_loop().create_future())
+        assert self._outcome is not None
+        return self._outcome
+
+    async def wait_done(self, waiting: asyncio.Future[None]) -> None:
+        """Wait until the outcome is decided, or ``waiting`` is done."""
+        # A future of each waiter's own instead of a shield, which would take another turn of the loop.
+        if self._outcome is None:
             self._waiting.append(waiting)
             try:
                 await waiting
             finally:
                 self._waiting.remove(waiting)
-        return self._outcome.result()
-
-    async def wait_ended(self, other: asyncio.Task[None]) -> None:
-        """Wait until the outcome is decided or ``other`` has ended, which goes on otherwise."""
-        await asyncio.wait((self._outcome, other), return_when=asyncio.FIRST_COMPLETED)
 
     def learn(self, wire: pb.Transfer) -> None:
         """Take in a state of the transfer; a terminal one decides the outcome."""
-        if self._outcome.done():
+        if self._outcome is not None:
             return
         if wire.state in TERMINAL_STATES:
             self._wire = wire
@@ -130,15 +133,19 @@ class Pull:
 
     def settle(self, outcome: Outcome) -> None:
         """Decide the outcome, unless it is decided."""
-        if not self._outcome.done():
-            self._outcome.set_result(outcome)
-            for waiting in self._waiting:
-                if not waiting.done():
-                    waiting.set_result(None)
+        if self._outcome is not None:
+            return
+        self._outcome = outcome
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        on_done, self._on_done = self._on_done, None
+        if on_done is not None:
+            on_done()
 
-    def when_done(self, callback: Callable[[asyncio.Future[Outcome]], None]) -> None:
-        """Have ``callback`` called once the outcome is decided."""
-        self._outcome.add_done_callback(callback)
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called when the outcome is decided, before anybody who waits for it goes on."""
+        self._on_done = callback
 
     def lost(self, error: KvferryError) -> PullFailed:
         """A failure that leaves open what becomes of the destination blocks."""
@@ -176,42 +183,46 @@ class PullTable:
         """
         pull = self._enter(request, timeout_s)
         command = PullCommand(create=request, answer_at_end=True)
-        asking = self._begin_asking(pull, command, timeout_s + GRACE_S)
+        asked = self._give(pull, command, timeout_s + GRACE_S, pull.learn)
         try:
             return await pull.wait()
         finally:
-            if asking is not None:
-                asking.cancel()
+            if asked is not None:
+                self._stream.forget(asked)
 
     async def _ask(self, pull: Pull, command: PullCommand, timeout_s: float) -> None:
         """Give a command and wait for its answer, or for the pull's end if that is told sooner."""
-        asking = self._begin_asking(pull, command, timeout_s)
-        if asking is None:
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def learn(transfer: pb.Transfer) -> None:
+            pull.learn(transfer)
+            if not answered.done():
+                answered.set_result(None)
+
+        asked = self._give(pull, command, timeout_s, learn)
+        if asked is None:
             return
         try:
-            await pull.wait_ended(asking)
+            async with asyncio.timeout(timeout_s):
+                await pull.wait_done(answered)
+        except TimeoutError:
+            pull.settle(_failure_by(pull, self._stream.silence(timeout_s)))
         except asyncio.CancelledError as cancelled:
-            asking.cancel()
             raise cancelled from _cause_of(await self._withdraw(pull))
-        asking.cancel()
+        finally:
+            self._stream.forget(asked)
 
-    def _begin_asking(self, pull: Pull, command: PullCommand, timeout_s: float) -> "asyncio.Task[None] | None":
-        """Give a command at once and have the pull learn its answer; None if it cannot be given, as the pull says."""
-        try:
-            asked = self._stream.give(command)
-        except KvferryError as error:
+    def _give(self, pull: Pull, command: PullCommand, timeout_s: float, learn: Learn) -> Asked | None:
+        """Give a command at once, its refusal to be the pull's end; None if it cannot be given, as the pull says."""
+
+        def refuse(error: KvferryError) -> None:
             pull.settle(_failure_by(pull, error))
+
+        try:
+            return self._stream.give(command, timeout_s, learn, refuse)
+        except KvferryError as error:
+            refuse(error)
             return None
-        asking = self._tasks.create_task(self._learn_answer(pull, asked, timeout_s))
-        # Also of a task that is cancelled before its first step.
-        asking.add_done_callback(lambda _: self._stream.forget(asked))
-        return asking
-
-    async def _learn_answer(self, pull: Pull, asked: Asked, timeout_s: float) -> None:
-        try:
-            pull.learn(await self._stream.answer_to(asked, timeout_s))
-        except KvferryError as error:
-            pull.settle(_failure_by(pull, error))
 
     async def wait_settled(self, transfer: TransferResult, timeout_s: float) -> TransferResult:
         """Wait until no byte of a transfer can still arrive.
@@ -289,15 +300,16 @@ class PullTable:
 
     def _enter(self, request: pb.CreateTransferRequest, timeout_s: float) -> Pull:
         pull = Pull(request, self._withdraw, self.wait_settled)
+        request_id = request.request_id
         timer = asyncio.get_running_loop().call_later(timeout_s + GRACE_S, self._expire, pull)
-        self._pulls.setdefault(pull.request_id, []).append(pull)
+        self._pulls.setdefault(request_id, []).append(pull)
 
-        def leave(_outcome: asyncio.Future[Outcome]) -> None:
+        def leave() -> None:
             timer.cancel()
-            sharers = self._pulls[pull.request_id]
+            sharers = self._pulls[request_id]
             sharers.remove(pull)
             if not sharers:
-                del self._pulls[pull.request_id]
+                del self._pulls[request_id]
 
         pull.when_done(leave)
         return pull

@@ -7,20 +7,19 @@ from kvferry.transfer.v1 import transfer_pb2 as pb
 TIME_LEFT_MIN_S = 0.001
 
 
-def set_timeouts(request: pb.CreateTransferRequest, timeout_s: float, queue_timeout_s: float | None) -> None:
-    """Write the times of a pull.
+def set_timeouts(request: pb.CreateTransferRequest, timeout_s: float, queue_timeout_s: float | None) -> float:
+    """Write the times of a pull; how long it may take in all, in seconds.
 
     Raises:
         InvalidArgument: a time is not more than 0, or too long.
     """
-    request.timeout.CopyFrom(duration(checked_seconds("timeout_s", timeout_s)))
+    total_s = checked_seconds("timeout_s", timeout_s)
+    request.timeout.CopyFrom(duration(total_s))
     if queue_timeout_s is not None:
-        request.queue_timeout.CopyFrom(duration(checked_seconds("queue_timeout_s", queue_timeout_s)))
-
-
-def total_seconds(request: pb.CreateTransferRequest) -> float:
-    """How long the pull may take in all."""
-    return seconds_of(request.timeout) + seconds_of(request.queue_timeout)
+        queue_s = checked_seconds("queue_timeout_s", queue_timeout_s)
+        request.queue_timeout.CopyFrom(duration(queue_s))
+        total_s += queue_s
+    return total_s
 
 
 def shorten(request: pb.CreateTransferRequest, passed_s: float) -> None:

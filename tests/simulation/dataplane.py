@@ -78,6 +78,10 @@ class SimReads:
         self._pause = POLL_SECONDS_MIN
         self._busy_until = 0.0
 
+    def read(self, request: ReadRequest) -> None:
+        """Queue a read: none is of mapped memory."""
+        self.submit(request)
+
     def submit(self, request: ReadRequest) -> None:
         """Queue a read."""
         self._put(lambda _: self.executor.submit(request))

@@ -106,7 +106,7 @@ class SimReadAgent:
         """Forget a peer."""
         del self._peers[peer.agent_name]
 
-    def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
+    def read_blocks(self, source: ReadPart, batch: Batch, priority: int, *, awaited: bool = False) -> int:
         """Start a batch."""
         assert isinstance(batch, CopyPlan)
         host = self._host(source.peer)
@@ -137,6 +137,9 @@ class SimReadAgent:
         if flight.error:
             raise PeerError(flight.error, reason=Reason.PEER_LOST)
         return not flight.pieces
+
+    def wait(self, handle: int, seconds: float) -> None:
+        """Nothing can be waited for."""
 
     def device_seconds(self, handle: int) -> float:
         """No device."""

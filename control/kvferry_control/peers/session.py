@@ -8,6 +8,9 @@ A source that serves no such stream is asked by unary calls.
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -21,7 +24,8 @@ from kvferry.rpc.errors import from_rpc
 from kvferry.rpc.lanes import Lane, connect_lane
 from kvferry.rpc.refusals import refusal_from_wire
 from kvferry.rpc.streams import Outgoing, carry_by, write_batches
-from kvferry.rpc.times import duration
+from kvferry.rpc.times import put_duration
+from kvferry_control.peers.announced import Announced
 from kvferry_control.tasks import Spawn
 
 if TYPE_CHECKING:
@@ -33,8 +37,23 @@ CONCLUDE_S = 2.0
 REOPEN_PAUSE_S = 0.1
 
 
+Answered = Callable[[pb.NegotiateResponse | KvferryError], None]
+"""Told once of the answer to a negotiation, or why there is none."""
+
+
 class _NoSession(KvferryError):
     """The source serves unary calls only."""
+
+
+@dataclass(slots=True)
+class _Question:
+    """A negotiation under way."""
+
+    request: pb.NegotiateRequest
+    timeout_s: float
+    answered: Answered
+    waits_for: "asyncio.Handle | asyncio.Task[None]"
+    """What ends it if no answer does: its timer, the unary call, or the failure that it is about to hear of."""
 
 
 class NegotiationSession:
@@ -45,31 +64,38 @@ class NegotiationSession:
         self._stub = stub
         self._spawn = spawn
         self._outgoing = self._fresh_outgoing()
-        self._waiting: dict[int, asyncio.Future[pb.NegotiateResponse]] = {}
+        self._waiting: dict[int, _Question] = {}
         self._conclusions: OrderedDict[int, tuple[pb.ConcludeRequest, float]] = OrderedDict()
         self._last_id = 0
         self._running: asyncio.Task[None] | None = None
         self._serves_sessions = True
         self._closed: KvferryError | None = None
+        self.announced = Announced()
+        """What the source has told unasked."""
         self._log = structlog.get_logger("kvferry.control.sources").bind(worker=worker)
 
-    async def negotiate(self, request: pb.NegotiateRequest, timeout_s: float) -> pb.NegotiateResponse:
-        """Ask, once.
+    def ask(self, request: pb.NegotiateRequest, timeout_s: float, answered: Answered) -> Callable[[], None]:
+        """Ask, once: the question is on its way when this returns. What is returned makes that nobody hears of it.
+
+        ``answered`` hears of the answer later, never before this returns: of a refusal with the source's reason; of
+        PeerError, if the source cannot be reached; of DeadlineExceeded, if there is no answer within ``timeout_s``; of
+        what :meth:`close` was called with.
 
         Raises:
-            PeerError: the source cannot be reached; or what :meth:`close` was called with.
-            DeadlineExceeded: no answer within ``timeout_s``.
             ResourceExhausted: too many negotiations are under way.
-            KvferryError: the source refused, with its reason.
+            NotReady: this control stops.
+            KvferryError: what :meth:`close` was called with before.
         """
         if self._closed is not None:
             raise self._closed
+        self._last_id += 1
+        call_id = self._last_id
         if self._serves_sessions:
-            try:
-                return await self._negotiate_on_stream(request, timeout_s)
-            except _NoSession:
-                self._log.debug("asked again by a unary call")
-        return await self._negotiate_unary(request, timeout_s)
+            self._ask_on_stream(call_id, request, timeout_s, answered)
+        else:
+            asking = self._spawn(self._negotiate_unary(call_id, request, timeout_s))
+            self._waiting[call_id] = _Question(request, timeout_s, answered, asking)
+        return partial(self._forget, call_id)
 
     def conclude(self, request: pb.ConcludeRequest) -> None:
         """Tell the source that a transfer is over; tried for ``CONCLUDE_S`` seconds. A loss is logged, no more."""
@@ -107,24 +133,30 @@ class NegotiationSession:
         if self._running is not None:
             self._running.cancel()
 
-    async def _negotiate_on_stream(self, request: pb.NegotiateRequest, timeout_s: float) -> pb.NegotiateResponse:
+    def _ask_on_stream(self, call_id: int, request: pb.NegotiateRequest, timeout_s: float, answered: Answered) -> None:
         if len(self._waiting) >= CALLS_MAX:
             raise ResourceExhausted.of_bound(
                 "negotiations", CALLS_MAX, f"so many with workers/{self._worker} are under way"
             )
-        self._last_id += 1
-        call_id = self._last_id
-        self._outgoing.put(pb.SessionCall(call_id=call_id, negotiate=request, time_left=duration(timeout_s)))
-        answer: asyncio.Future[pb.NegotiateResponse] = asyncio.get_running_loop().create_future()
-        self._waiting[call_id] = answer
         self._ensure_running()
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await answer
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"no answer within {timeout_s:.3g} s") from error
-        finally:
-            del self._waiting[call_id]
+        call = pb.SessionCall(call_id=call_id, negotiate=request)
+        put_duration(call.time_left, timeout_s)
+        self._outgoing.put(call)
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._time_out, call_id, timeout_s)
+        self._waiting[call_id] = _Question(request, timeout_s, answered, timer)
+
+    def _time_out(self, call_id: int, timeout_s: float) -> None:
+        self._end(call_id, DeadlineExceeded(f"no answer within {timeout_s:.3g} s"))
+
+    def _end(self, call_id: int, answer: pb.NegotiateResponse | KvferryError) -> None:
+        question = self._waiting.pop(call_id, None)
+        if question is not None:
+            question.answered(answer)
+
+    def _forget(self, call_id: int) -> None:
+        question = self._waiting.pop(call_id, None)
+        if question is not None:
+            question.waits_for.cancel()
 
     async def _checksums_unary(self, request: pb.ChecksumsRequest, timeout_s: float) -> pb.ChecksumsResponse:
         try:
@@ -137,17 +169,15 @@ class NegotiationSession:
             raise from_rpc(error) from error
         return response
 
-    async def _negotiate_unary(self, request: pb.NegotiateRequest, timeout_s: float) -> pb.NegotiateResponse:
+    async def _negotiate_unary(self, call_id: int, request: pb.NegotiateRequest, timeout_s: float) -> None:
         try:
-            response: pb.NegotiateResponse = await self._stub.Negotiate(request, timeout=timeout_s)
-        except (aio.UsageError, asyncio.CancelledError) as error:
-            # How a call ends whose channel is closed under it; to be cancelled oneself is another thing.
-            if self._closed is None or _is_cancelled():
-                raise
-            raise self._closed from error
+            answer: pb.NegotiateResponse | KvferryError = await self._stub.Negotiate(request, timeout=timeout_s)
+        except aio.UsageError as error:
+            # How a call begins whose channel is closed.
+            answer = self._closed or PeerError(f"workers/{self._worker} cannot be asked: {error}")
         except grpc.RpcError as error:
-            raise from_rpc(error) from error
-        return response
+            answer = from_rpc(error)
+        self._end(call_id, answer)
 
     async def _conclude_unary(self, request: pb.ConcludeRequest) -> None:
         try:
@@ -165,10 +195,10 @@ class NegotiationSession:
             while True:
                 failure = await self._hold_stream()
                 self._outgoing = self._fresh_outgoing()
-                self._fail_waiting(failure)
                 if isinstance(failure, _NoSession):
                     self._go_unary()
                     return
+                self._fail_waiting(failure)
                 self._requeue_conclusions(failure)
                 if not self._conclusions:
                     return
@@ -178,6 +208,8 @@ class NegotiationSession:
 
     async def _hold_stream(self) -> KvferryError:
         """Hold one stream until it breaks; why it did."""
+        # While there was no stream the source could not say what has ended.
+        self.announced.clear()
         call = self._stub.Session()
         lane: Lane | None = None
         writing: asyncio.Task[None] | None = None
@@ -215,19 +247,25 @@ class NegotiationSession:
             while self._conclusions and next(iter(self._conclusions)) <= answer.call_id:
                 self._conclusions.popitem(last=False)
             return
-        waiting = self._waiting.get(answer.call_id)
-        # Nobody waits for the answer to a negotiation any more that was cancelled or timed out.
-        if waiting is None or waiting.done():
+        if kind == "announced":
+            self.announced.take(answer.announced)
             return
-        if kind == "negotiated":
-            waiting.set_result(answer.negotiated)
-        else:
-            waiting.set_exception(refusal_from_wire(answer.refused))
+        if kind == "withdrawn":
+            self.announced.drop(answer.withdrawn)
+            return
+        question = self._waiting.pop(answer.call_id, None)
+        # Nobody waits for the answer to a negotiation any more that was cancelled or timed out.
+        if question is None:
+            return
+        question.waits_for.cancel()
+        question.answered(answer.negotiated if kind == "negotiated" else refusal_from_wire(answer.refused))
 
     def _fail_waiting(self, error: KvferryError) -> None:
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(error)
+        """Have who waits hear of it in a turn of their own: what they do then may ask this session again, or end it."""
+        loop = asyncio.get_running_loop()
+        for call_id, question in self._waiting.items():
+            question.waits_for.cancel()
+            question.waits_for = loop.call_soon(self._end, call_id, error)
 
     def _requeue_conclusions(self, failure: KvferryError) -> None:
         """Have the next stream begin with what the last may not have brought over."""
@@ -241,6 +279,9 @@ class NegotiationSession:
     def _go_unary(self) -> None:
         self._serves_sessions = False
         self._log.warning("the source serves no sessions; it is asked by unary calls")
+        for call_id, question in self._waiting.items():
+            question.waits_for.cancel()
+            question.waits_for = self._spawn(self._negotiate_unary(call_id, question.request, question.timeout_s))
         for request, _since in self._conclusions.values():
             self._spawn(self._conclude_unary(request))
         self._conclusions.clear()

@@ -7,7 +7,6 @@ snapshot.
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from grpc import aio
 
@@ -25,8 +24,9 @@ from kvferry.rpc.options import channel_options
 from kvferry.worker.v1 import worker_pb2 as pb_worker
 from kvferry.worker.v1.probe_pb2 import RankSettings
 from kvferry_control.pair_ways import refusal_of, way_mismatches
-from kvferry_control.peers.attested import Attested
+from kvferry_control.peers.negotiation import Answered, Negotiation
 from kvferry_control.peers.session import NegotiationSession
+from kvferry_control.peers.source import Source, located
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import PROTOCOL_VERSION, WorkerRecord
 from kvferry_control.tasks import Spawn
@@ -37,44 +37,8 @@ ATTESTED_WITHIN_S = 5.0
 """With a floor, the first pull waits so long for the probe."""
 REFUSED_FOR_S = 60.0
 """A pair that was refused for what was attested is offered again after this; the pull that takes it has it probed."""
-ATTEMPTS = 3
-ATTEMPT_PAUSE_S = 0.1
 DEADLINE_MARGIN_S = 0.02
 """The source gets a deadline this much earlier than ours, so that its answer, even a refusal, still arrives in time."""
-
-
-@dataclass(slots=True)
-class Source:
-    """One life of a source worker."""
-
-    worker: str
-    incarnation: int
-    instance_id: bytes
-    """Tells lives apart that have the same incarnation, as may be after etcd has lost its data."""
-    endpoint: str
-    channel: aio.Channel
-    session: NegotiationSession
-    layout: WorkerLayout | None = None
-    access: Sequence[pb.RankAccess] = ()
-    wire: pb.SourceDescription | None = None
-    connected: set[int] = field(default_factory=set)
-    """Ranks of this worker whose data plane was told about this source."""
-    attested: Attested = field(default_factory=Attested)
-    """What these data planes have found out about the ways to it."""
-    to_probe: set[int] = field(default_factory=set)
-    """Ranks of this worker whose data plane is to probe it again when it is next told about it."""
-    doubt: asyncio.TimerHandle | None = None
-    """When what was refused is doubted."""
-    verdict: tuple[WorkerLayout, tuple[Mismatch, ...]] | None = None
-    """Whether it can be paired with the layout named first."""
-
-    def is_life_of(self, record: WorkerRecord) -> bool:
-        """Whether ``record`` is of this life."""
-        return (self.incarnation, self.instance_id) == (record.incarnation, record.instance_id)
-
-    def peer(self, rank: int) -> str:
-        """The name under which our data planes know a rank of this source."""
-        return f"{self.worker}@{self.incarnation:x}/{rank}/{self.access[rank].boot_id.hex()}"
 
 
 class Sources:
@@ -94,13 +58,13 @@ class Sources:
         self._peers: dict[str, tuple[Source, int]] = {}
         """Ranks of sources, by the names under which data planes know them."""
 
-    async def negotiate(
-        self, record: WorkerRecord, transfer: str, handle: bytes, incarnation: int, deadline: float
-    ) -> tuple[Source, pb.NegotiateResponse]:
+    def ask(
+        self, record: WorkerRecord, transfer: str, handle: bytes, incarnation: int, deadline: float, answered: Answered
+    ) -> Negotiation:
         """Ask a source for a publication; ``deadline`` is monotonic, ``incarnation`` is this worker's.
 
-        Raises:
-            KvferryError: the source refused, with its reason; or it cannot be reached before the deadline.
+        ``answered`` hears of it later, never before this returns: the source's refusal, or that it cannot be reached
+        before the deadline, included.
         """
         source = self._source(record)
         request = pb.NegotiateRequest(
@@ -112,12 +76,19 @@ class Sources:
             want_description=source.layout is None,
             will_probe=not source.connected,
         )
-        response = await self._ask(source, request, deadline)
-        if response.incarnation != source.incarnation:
-            raise PeerError(f"workers/{source.worker} has become incarnation {response.incarnation}")
-        if response.HasField("description"):
-            self._learn(source, response.description)
-        return source, response
+        negotiation = Negotiation(source, request, deadline - DEADLINE_MARGIN_S, self._take, answered)
+        negotiation.ask()
+        return negotiation
+
+    def announced(self, record: WorkerRecord, handle: bytes) -> tuple[Source, pb.NegotiateResponse] | None:
+        """A source that every reading data plane may read at once, and what it has told of a publication; None if it
+        has not, or has to be asked for more.
+        """
+        source = self._sources.get((record.name, record.incarnation))
+        if source is None or source.layout is None or not source.is_life_of(record):
+            return None
+        answer = source.session.announced.find(handle)
+        return None if answer is None or answer.incarnation != source.incarnation else (source, answer)
 
     async def describe(self, record: WorkerRecord, time_s: float) -> tuple[Source, Sequence[RankSettings]]:
         """Ask a source what it is, without a publication; its data planes serve readers for so long.
@@ -132,7 +103,7 @@ class Sources:
         try:
             response = await NegotiationServiceStub(source.channel).Describe(request, timeout=time_s)
         except aio.AioRpcError as error:
-            raise _located(from_rpc(error), source) from error
+            raise located(from_rpc(error), source) from error
         if response.incarnation != source.incarnation:
             raise PeerError(f"workers/{source.worker} has become incarnation {response.incarnation}")
         self._learn(source, response.description)
@@ -153,7 +124,7 @@ class Sources:
         try:
             response = await source.session.checksums(request, left)
         except KvferryError as failure:
-            raise _located(failure, source) from failure
+            raise located(failure, source) from failure
         return {checksums.rank: checksums for checksums in response.ranks}
 
     def require_pairable(self, source: Source, destination: WorkerLayout) -> None:
@@ -310,19 +281,11 @@ class Sources:
         self._sources[key] = source
         return source
 
-    async def _ask(self, source: Source, request: pb.NegotiateRequest, deadline: float) -> pb.NegotiateResponse:
-        attempt = 0
-        while True:
-            attempt += 1
-            left = deadline - time.monotonic() - DEADLINE_MARGIN_S
-            if left <= 0:
-                raise DeadlineExceeded(f"no answer from workers/{source.worker} before the deadline")
-            try:
-                return await source.session.negotiate(request, left)
-            except KvferryError as failure:
-                if failure.reason not in (Reason.PEER_UNREACHABLE, Reason.NOT_READY) or attempt >= ATTEMPTS:
-                    raise _located(failure, source) from failure
-            await asyncio.sleep(min(ATTEMPT_PAUSE_S, max(left, 0)))
+    def _take(self, source: Source, answer: pb.NegotiateResponse) -> None:
+        if answer.incarnation != source.incarnation:
+            raise PeerError(f"workers/{source.worker} has become incarnation {answer.incarnation}")
+        if answer.HasField("description"):
+            self._learn(source, answer.description)
 
     def _learn(self, source: Source, description: pb.SourceDescription) -> None:
         layout = layout_from_wire(description.layout)
@@ -346,12 +309,3 @@ class Sources:
         if source.doubt is not None:
             source.doubt.cancel()
         self._spawn(source.channel.close(grace=1.0))
-
-
-def _located(failure: KvferryError, source: Source) -> KvferryError:
-    """The failure of a call with the peer's name, where gRPC itself made it."""
-    if failure.reason in (Reason.PEER_UNREACHABLE, Reason.DEADLINE_EXCEEDED):
-        where = {"worker": source.worker, "endpoint": source.endpoint}
-        message = f"workers/{source.worker} at {source.endpoint}: {failure.message}"
-        return type(failure)(message, reason=failure.reason, metadata=where)
-    return failure

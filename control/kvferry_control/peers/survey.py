@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from kvferry.core.errors import KvferryError, ResourceExhausted
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.worker.v1 import probe_pb2 as pb
-from kvferry_control.peers.sources import Source, Sources
+from kvferry_control.peers.source import Source
+from kvferry_control.peers.sources import Sources
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import WorkerRecord
 

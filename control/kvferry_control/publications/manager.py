@@ -99,7 +99,7 @@ class Publications:
         self._kept: deque[str] = deque()
         self._by_request: dict[str, str] = {}
         self._live = 0
-        self.on_ended: Callable[[Publication], None] = lambda _publication: None
+        self.on_ended: list[Callable[[Publication], None]] = []
         self._log = structlog.get_logger("kvferry.control.publications")
 
     @property
@@ -354,9 +354,8 @@ class Publications:
             self._end(publication)
 
     async def _clear(self, publication: Publication, link: RankLink) -> None:
-        release = dp.ReleaseLease(publication=publication.id)
         try:
-            await link.command(dp.SessionRequest(release_lease=release))
+            await link.command(dp.SessionRequest(release_lease=dp.ReleaseLease(publication=publication.id)))
         except KvferryError as error:
             # The rank still counts as held: the next session with it, or its restart, settles it.
             self._log.warning("lease not cleared yet", publication=publication.name, rank=link.rank, error=str(error))
@@ -378,7 +377,8 @@ class Publications:
             readers=publication.finished_count,
             held_s=round(time.time() - publication.created_at, 6),
         )
-        self.on_ended(publication)
+        for tell in self.on_ended:
+            tell(publication)
         # What is kept of ended publications must stay small, however many blocks they had.
         publication.blocks = {}
         self._kept.append(publication.id)

@@ -40,24 +40,13 @@ class TransferMaker:
         Raises:
             KvferryError: why it is not made.
         """
-        body = pb.CreateTransferRequest(
-            handle=request.handle,
-            destination_blocks=request.destination_blocks,
-            priority=request.priority,
-            first_token=request.first_token,
-            data_parallel_rank=request.data_parallel_rank,
-            resumable=request.resumable,
-            compare_every=request.compare_every if request.HasField("compare_every") else None,
-        )
-        request_id, body_print = check_id("request_id", request.request_id), fingerprint(body)
-        known = self._transfers.table.known(request_id, body_print)
-        if known is not None:
-            return known
+        request_id = check_id("request_id", request.request_id)
+        if self._transfers.table.is_known(request_id):
+            return self._transfers.table.known(request_id, _fingerprint(request))
         layout = self._worker.require_ready()
         self._worker.require_mapped(request.mapped_pools)
         wanted = PullRequest(
             request_id=request_id,
-            fingerprint=body_print,
             handle=request.handle,
             blocks=blocks_by_group(request.destination_blocks),
             timeout_s=self._timeout_of(request),
@@ -68,7 +57,10 @@ class TransferMaker:
             queue_timeout_s=self._queue_timeout_of(request),
             compare_every=self._compare_every(request),
         )
-        return self._transfers.create(wanted, layout, self._worker.identity.incarnation)
+        record = self._transfers.create(wanted, layout, self._worker.identity.incarnation)
+        # Of use only when the request comes again: the source is asked before.
+        record.fingerprint = _fingerprint(request)
+        return record
 
     def _timeout_of(self, request: pb.CreateTransferRequest) -> float:
         if not request.HasField("timeout"):
@@ -79,3 +71,17 @@ class TransferMaker:
         if not request.HasField("queue_timeout"):
             return None
         return checked_seconds("queue_timeout", request.queue_timeout, self._limits.timeout_s)
+
+
+def _fingerprint(request: pb.CreateTransferRequest) -> bytes:
+    return fingerprint(
+        pb.CreateTransferRequest(
+            handle=request.handle,
+            destination_blocks=request.destination_blocks,
+            priority=request.priority,
+            first_token=request.first_token,
+            data_parallel_rank=request.data_parallel_rank,
+            resumable=request.resumable,
+            compare_every=request.compare_every if request.HasField("compare_every") else None,
+        )
+    )

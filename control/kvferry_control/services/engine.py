@@ -14,7 +14,7 @@ from kvferry.rpc.lanes import LaneServer
 from kvferry.rpc.layouts import blocks_by_group, layout_from_wire
 from kvferry.rpc.streams import StreamServer
 from kvferry.rpc.times import checked_seconds, duration
-from kvferry_control.blocks import check_blocks, check_tokens
+from kvferry_control.blocks import check_blocks, check_tokens, shard_of
 from kvferry_control.config import ControlConfig
 from kvferry_control.handles import make_handle
 from kvferry_control.publications.machine import State
@@ -52,6 +52,8 @@ class EngineService(EngineServiceServicer):
         self._pull_timeout_s = config.pull_timeout_s
         self._busy = busy
         self._layout_replaced = layout_replaced
+        self.on_published: Callable[[bytes, Publication], None] = lambda _handle, _publication: None
+        """Told of each publication once it is live, before its engine is."""
         self._lanes = lanes
         self._watchers: set[asyncio.Queue[pb.WatchEngineResponse | None]] = set()
         self._pull_session_count = 0
@@ -83,7 +85,7 @@ class EngineService(EngineServiceServicer):
         request_id = check_id("request_id", request.request_id)
         blocks = blocks_by_group(request.blocks)
         shard = request.data_parallel_rank
-        check_blocks("blocks", blocks, layout, self._limits.blocks_per_request, shard)
+        check_blocks("blocks", blocks, shard_of(layout, shard), self._limits.blocks_per_request)
         ttl_s = checked_seconds("ttl", request.ttl, self._limits.ttl_s)
         if not 1 <= request.token_count <= TOKENS_MAX:
             raise InvalidArgument.of_field("token_count", request.token_count, f"must be 1 to {TOKENS_MAX}")
@@ -111,7 +113,9 @@ class EngineService(EngineServiceServicer):
             request.expected_reader_count,
             frozenset(rank.rank for rank in layout.ranks_of(shard)),
         )
-        return pb.PublishResponse(publication=publication.to_wire(), handle=self._handle_of(publication))
+        handle = self._handle_of(publication)
+        self.on_published(handle, publication)
+        return pb.PublishResponse(publication=publication.to_wire(), handle=handle)
 
     @unary_method
     async def RenewPublication(

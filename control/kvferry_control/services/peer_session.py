@@ -12,6 +12,7 @@ from kvferry.rpc.streams import Outgoing
 from kvferry.rpc.times import seconds_of
 
 ANSWERS_MAX = 8_192
+ANNOUNCEMENTS_WAITING_MAX = 64
 ACKNOWLEDGE_S = 0.1
 """Conclusions are acknowledged together, this long after the first of them."""
 
@@ -21,8 +22,8 @@ _log = structlog.get_logger("kvferry.control.negotiation")
 class Negotiator(Protocol):
     """Who knows the publications."""
 
-    def negotiate(self, request: pb.NegotiateRequest, time_left: float | None) -> pb.NegotiateResponse:
-        """Note a reader. Raises KvferryError."""
+    def negotiate(self, request: pb.NegotiateRequest, time_left: float | None, into: pb.NegotiateResponse) -> None:
+        """Note a reader, and write what it needs ``into`` the answer. Raises KvferryError."""
 
     def conclude(self, request: pb.ConcludeRequest) -> None:
         """Note that a reader is done. Raises KvferryError."""
@@ -53,16 +54,28 @@ class PeerSession:
                     unknown = InvalidArgument.of_field("call", "unset", "an unknown call")
                     self.outgoing.put(pb.SessionAnswer(call_id=call.call_id, refused=refusal_to_wire(unknown)))
 
+    def announce(self, announcement: pb.Announcement) -> None:
+        """Tell the peer of a publication, unless it is behind with reading: it can ask."""
+        if len(self.outgoing) < ANNOUNCEMENTS_WAITING_MAX:
+            self.outgoing.put(pb.SessionAnswer(announced=announcement))
+
+    def withdraw(self, handle: bytes) -> None:
+        """Tell the peer that an announced publication has ended."""
+        self.outgoing.put_or_end(pb.SessionAnswer(withdrawn=pb.Withdrawal(handle=handle)))
+
     def _negotiate(self, call: pb.SessionCall) -> pb.SessionAnswer:
+        # Written where it is sent from: the block lists are long.
+        answer = pb.SessionAnswer(call_id=call.call_id)
         try:
             time_left = seconds_of(call.time_left) if call.HasField("time_left") else None
-            response = self._negotiator.negotiate(call.negotiate, time_left)
-            return pb.SessionAnswer(call_id=call.call_id, negotiated=response)
+            self._negotiator.negotiate(call.negotiate, time_left, answer.negotiated)
         except KvferryError as error:
             refusal = error
         except Exception as error:
             _log.exception("defect in a negotiation")
             refusal = InternalError(f"{type(error).__name__} in a negotiation")
+        else:
+            return answer
         return pb.SessionAnswer(call_id=call.call_id, refused=refusal_to_wire(refusal))
 
     def _conclude(self, call: pb.SessionCall) -> None:

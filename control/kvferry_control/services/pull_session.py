@@ -1,7 +1,5 @@
 """One stream on which an engine makes and cancels its pulls and hears of their ends."""
 
-import asyncio
-
 import structlog
 
 from kvferry.core.errors import InternalError, InvalidArgument, KvferryError
@@ -30,9 +28,8 @@ class PullSession:
 
     def handle(self, request: pb.PullRequest) -> None:
         """Take some commands; one that fails is refused by itself."""
-        made = [(command, self._done(command)) for command in request.commands]
         # The negotiations go out first: what the engine waits for is the end, not the answer.
-        asyncio.get_running_loop().call_soon(self._answer_all, made)
+        self._answer_all([(command, self._done(command)) for command in request.commands])
 
     def close(self) -> None:
         """Hear of no more ends."""
@@ -69,7 +66,7 @@ class PullSession:
             return
         if record.id not in self._watched:
             self._watched[record.id] = []
-            self._transfers.watch(record.id, self._ended)
+            self._transfers.watch(record, self._ended)
         if answers is not None:
             self._watched[record.id].append(answers)
 
@@ -79,12 +76,16 @@ class PullSession:
                 refused = refusal_to_wire(result)
                 self.outgoing.put_or_end(pb.PullEvent(command_id=command.command_id, refused=refused))
             elif not command.answer_at_end or result.life.state.terminal:
-                self.outgoing.put_or_end(pb.PullEvent(command_id=command.command_id, transfer=result.to_wire()))
+                self._tell(command.command_id, result)
 
     def _ended(self, record: TransferRecord) -> None:
-        transfer = record.to_wire()
         for command_id in self._watched.pop(record.id) or [0]:
-            self.outgoing.put_or_end(pb.PullEvent(command_id=command_id, transfer=transfer))
+            self._tell(command_id, record)
+
+    def _tell(self, command_id: int, record: TransferRecord) -> None:
+        event = pb.PullEvent(command_id=command_id)
+        record.write_to(event.transfer)
+        self.outgoing.put_or_end(event)
 
 
 def message_of(events: list[pb.PullEvent]) -> pb.PullResponse:

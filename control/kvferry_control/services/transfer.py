@@ -1,6 +1,5 @@
 """TransferService: pulls into this worker."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from grpc import aio
@@ -33,10 +32,7 @@ class TransferService(TransferServiceServicer):
     ) -> pb.CreateTransferResponse:
         if not self._for_engine:
             raise PermissionDenied("transfers are created on the engine's socket, since they name the engine's blocks")
-        record = self._maker.make(request)
-        # The negotiation goes out first: what the engine waits for is its end, not this answer.
-        await asyncio.sleep(0)
-        return pb.CreateTransferResponse(transfer=record.to_wire())
+        return pb.CreateTransferResponse(transfer=self._maker.make(request).to_wire())
 
     @unary_method
     async def GetTransfer(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvferry.core.errors import InvalidArgument, PeerError, StaleIncarnation
-from kvferry.core.handles import payload_of, split
+from kvferry.core.handles import opened
 from kvferry.core.reasons import Reason
 from kvferry.rpc.reasons import reason_to_wire
 from kvferry.rpc.times import duration, seconds_of
@@ -91,8 +91,8 @@ def candidates_of(handle: bytes) -> list[Candidate]:
         InvalidArgument: the publications are of different numbers of tokens.
     """
     candidates, token_counts = [], []
-    for single in split(handle):
-        payload = parse_payload(payload_of(single))
+    for single, sealed in opened(handle):
+        payload = parse_payload(sealed)
         candidates.append(Candidate(payload.worker, payload.incarnation, payload.publication, single))
         token_counts.append(payload.token_count)
     for index, count in enumerate(token_counts):

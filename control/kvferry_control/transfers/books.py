@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from kvferry.core.errors import NotReady
-from kvferry_control.metrics import ControlMetrics
+from kvferry_control.metrics import Children, ControlMetrics
 from kvferry_control.transfers.machine import State
 from kvferry_control.transfers.record import TransferRecord
 
@@ -18,7 +18,10 @@ class Books:
     """Kept a moment after the end. ``conclude`` tells a transfer's source."""
 
     def __init__(self, metrics: ControlMetrics, conclude: Callable[[TransferRecord], None]) -> None:
-        self._metrics = metrics
+        self._transfers = Children(metrics.transfers)
+        self._received_bytes = Children(metrics.received_bytes)
+        self._descriptors = Children(metrics.descriptors)
+        self._stage_seconds = Children(metrics.stage_seconds)
         self._conclude = conclude
         self._ended: list[TransferRecord] = []
         self._log = structlog.get_logger("kvferry.control.transfers")
@@ -39,27 +42,29 @@ class Books:
                 # The source's lease ends by itself.
                 self._log.info("source not told of the end", transfer=record.name, error=str(error))
         for record in records:
-            self._measure(record)
-            self._report(record)
+            paths = record.paths
+            self._measure(record, paths)
+            self._report(record, paths)
             # What is kept of ended transfers must stay small, however many blocks they had.
             record.blocks, record.handle, record.negotiation, record.layout = {}, b"", None, None
             record.sources.clear()
 
-    def _measure(self, record: TransferRecord) -> None:
-        path = ",".join(record.paths) or "none"
+    def _measure(self, record: TransferRecord, paths: list[str]) -> None:
+        path, totals, state = ",".join(paths) or "none", record.totals, record.life.state
         reason = record.life.failure.reason.value if record.life.failure else ""
-        self._metrics.transfers.labels(record.life.state.name.lower(), reason, path).inc()
-        self._metrics.received_bytes.labels(path).inc(record.received_bytes)
-        self._metrics.descriptors.labels(path).inc(record.descriptor_count)
-        if record.life.state is State.SUCCEEDED:
-            stages = self._metrics.stage_seconds
-            stages.labels("negotiate").observe(record.negotiate_s)
-            stages.labels("total").observe(record.total_s)
-            for stage in ("queue", "read", "verify"):
-                stages.labels(stage).observe(record.slowest(f"{stage}_time"))
+        self._transfers[state.name.lower(), reason, path].inc()
+        self._received_bytes[path].inc(totals.received_bytes)
+        self._descriptors[path].inc(totals.descriptor_count)
+        if state is State.SUCCEEDED:
+            stages = self._stage_seconds
+            stages["negotiate"].observe(record.negotiate_s)
+            stages["total"].observe(record.total_s)
+            stages["queue"].observe(totals.queue_s)
+            stages["read"].observe(totals.read_s)
+            stages["verify"].observe(totals.verify_s)
 
-    def _report(self, record: TransferRecord) -> None:
-        failure = record.life.failure
+    def _report(self, record: TransferRecord, paths: list[str]) -> None:
+        failure, totals = record.life.failure, record.totals
         log = self._log.info if record.life.state is State.SUCCEEDED else self._log.warning
         log(
             "transfer ended",
@@ -72,17 +77,13 @@ class Books:
             source_incarnation=record.source_incarnation,
             publication=f"publications/{record.publication}",
             sources_given_up=len(record.attempts),
-            paths=record.paths,
-            received_bytes=record.received_bytes,
-            descriptors=record.descriptor_count,
-            negotiate_ms=_ms(record.negotiate_s),
-            queue_ms=_ms(record.slowest("queue_time")),
-            read_ms=_ms(record.slowest("read_time")),
-            verify_ms=_ms(record.slowest("verify_time")),
-            total_ms=_ms(record.total_s),
+            paths=paths,
+            received_bytes=totals.received_bytes,
+            descriptors=totals.descriptor_count,
+            negotiate_ms=round(record.negotiate_s * 1e3, 3),
+            queue_ms=round(totals.queue_s * 1e3, 3),
+            read_ms=round(totals.read_s * 1e3, 3),
+            verify_ms=round(totals.verify_s * 1e3, 3),
+            total_ms=round(record.total_s * 1e3, 3),
             settled=record.life.settled,
         )
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 3)

@@ -42,10 +42,14 @@ class State(Enum):
     CANCELLED = "CANCELLED"
     SWITCHING = "SWITCHING"
 
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing changes any more."""
-        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+    terminal: bool
+    """Whether nothing changes any more."""
+
+    def __init__(self, name: str) -> None:
+        self.terminal = name in ("SUCCEEDED", "FAILED", "CANCELLED")
+
+    # There is one of each: to hash their names, as Enum does, is only slower.
+    __hash__ = object.__hash__
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,7 @@ def confirmed(life: Life, rank: int) -> Life:
 
 def _negotiated(life: Life, event: Event) -> Life:
     assert isinstance(event, Negotiated)
-    return replace(life, state=State.READING, ranks=event.ranks, pending=event.ranks - life.done)
+    return _reading(life, State.READING, event.ranks - life.done, life.done, event.ranks)
 
 
 def _refused(life: Life, event: Event) -> Life:
@@ -184,7 +188,26 @@ def _refused(life: Life, event: Event) -> Life:
 
 def _rank_succeeded(life: Life, event: Event) -> Life:
     assert isinstance(event, RankSucceeded)
-    return _without(replace(life, done=life.done | (life.pending & {event.rank})), event.rank)
+    rank = frozenset((event.rank,))
+    pending, done = life.pending - rank, life.done | (life.pending & rank)
+    if life.state is State.READING and life.failure is None:
+        return _reading(life, life.state if pending else State.SUCCEEDED, pending, done, life.ranks)
+    return _without(replace(life, done=done), event.rank)
+
+
+def _reading(life: Life, state: State, pending: frozenset[int], done: frozenset[int], ranks: frozenset[int]) -> Life:
+    """The life of a transfer to which nothing happens: each takes these steps, and ``replace`` is slow."""
+    return Life(
+        state=state,
+        pending=pending,
+        failure=life.failure,
+        settled=life.settled,
+        sources_left=life.sources_left,
+        given_up=life.given_up,
+        done=done,
+        ranks=ranks,
+        unsettled=life.unsettled,
+    )
 
 
 def _rank_failed(life: Life, event: Event) -> Life:

@@ -3,27 +3,29 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
-from kvferry.core.errors import DataPlaneLost, InternalError, InvalidArgument, KvferryError
+from kvferry.core.errors import DataPlaneLost, InternalError, KvferryError
 from kvferry.core.layouts import WorkerLayout
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
 from kvferry.negotiation.v1 import negotiation_pb2 as neg
 from kvferry.rpc.reasons import reason_from_wire
-from kvferry_control.blocks import check_blocks, check_tokens
+from kvferry.transfer.v1 import transfer_pb2 as pb
+from kvferry_control.blocks import Shards, check_blocks
 from kvferry_control.config import LimitsSection
 from kvferry_control.metrics import ControlMetrics
-from kvferry_control.peers.sources import Source, Sources
+from kvferry_control.peers.source import Source
+from kvferry_control.peers.sources import Sources
 from kvferry_control.ranks.link import RankLink
 from kvferry_control.records import WorkerRecord
 from kvferry_control.tasks import Spawn
 from kvferry_control.transfers import machine
-from kvferry_control.transfers.attempts import CURABLE, candidates_of, figures_since, live_source, living_first
+from kvferry_control.transfers.asking import Asking, Sums
+from kvferry_control.transfers.attempts import CURABLE, candidates_of, figures_since, living_first
 from kvferry_control.transfers.books import Books
-from kvferry_control.transfers.checksums import checksum_scope
 from kvferry_control.transfers.machine import Failure, State
 from kvferry_control.transfers.read_command import read_command
 from kvferry_control.transfers.record import TransferRecord
@@ -50,12 +52,15 @@ class Transfers:
         self.table = TransferTable(limits)
         self._worker = worker
         self._links = links
+        self._shards = Shards()
         self._sources = sources
         self._limits = limits
         self._metrics = metrics
         metrics.active_transfers.set_function(lambda: self.table.active_count)
         self.books = Books(metrics, self._conclude)
-        self._spawn = spawn
+        self._asking = Asking(
+            worker, sources, worker_record, spawn, self._reading, self._send_reads, self.apply, self._take_held
+        )
         self._worker_record = worker_record
         self.silent_ranks: set[int] = set()
         """Data planes that did not confirm the end of a read within its bound, and have ended none since."""
@@ -71,13 +76,13 @@ class Transfers:
             ResourceExhausted: too many transfers are active.
         """
         sources = candidates_of(request.handle)
-        shard = request.data_parallel_rank
-        check_blocks("destination_blocks", request.blocks, layout, self._limits.blocks_per_request, shard)
+        shard = self._shards.of(layout, request.data_parallel_rank)
+        check_blocks("destination_blocks", request.blocks, shard, self._limits.blocks_per_request)
         first, *others = living_first(sources, self._worker_record)
+        now = time.monotonic()
         record = TransferRecord(
             id=secrets.token_hex(12),
             request_id=request.request_id,
-            fingerprint=request.fingerprint,
             handle=first.handle,
             source_worker=first.worker,
             source_incarnation=first.incarnation,
@@ -87,8 +92,9 @@ class Transfers:
             blocks=request.blocks,
             priority=request.priority,
             first_token=request.first_token,
-            ranks=frozenset(rank.rank for rank in layout.ranks_of(shard)),
-            deadline=time.monotonic() + request.total_s,
+            ranks=shard.ranks,
+            begun=now,
+            deadline=now + request.total_s,
             service_s=request.timeout_s,
             queue_deadline=deadline_in(request.queue_timeout_s),
             life=machine.Life(sources_left=len(others)),
@@ -98,14 +104,14 @@ class Transfers:
             compare_every=request.compare_every,
         )
         self._add(record)
+        # What the source has to do is under way while the rest is seen to.
+        self._ask_source(record)
         loop = asyncio.get_running_loop()
-        record.timers = [
-            loop.call_later(request.total_s, self._deadline_passed, record),
-            loop.call_later(request.total_s + SETTLE_BOUND_S, self.apply, record, machine.SettleTimedOut()),
-        ]
+        record.timers.append(loop.call_later(record.seconds_left, self._deadline_passed, record))
         if request.queue_timeout_s is not None:
             record.timers.append(loop.call_later(request.queue_timeout_s, self._queue_timed_out, record))
-        self._ask_source(record, layout)
+        if self._asking.begin_early(record):
+            self._metrics.early_reads.inc()
         return record
 
     def cancel(self, record: TransferRecord) -> None:
@@ -117,12 +123,15 @@ class Transfers:
     def _end(self, record: TransferRecord, failure: Failure) -> None:
         self.apply(record, machine.Ended(failure))
         if not record.life.state.terminal:
-            loop = asyncio.get_running_loop()
-            record.timers.append(loop.call_later(SETTLE_BOUND_S, self.apply, record, machine.SettleTimedOut()))
+            self._bound_settling(record, SETTLE_BOUND_S)
 
-    def watch(self, transfer: str, ended: Callable[[TransferRecord], None]) -> None:
+    def _bound_settling(self, record: TransferRecord, seconds: float) -> None:
+        timed_out = machine.SettleTimedOut()
+        record.timers.append(asyncio.get_running_loop().call_later(seconds, self.apply, record, timed_out))
+
+    def watch(self, record: TransferRecord, ended: Callable[[TransferRecord], None]) -> None:
         """Have ``ended`` called once an active transfer is terminal."""
-        self.table.get(transfer).watchers.append(ended)
+        record.watchers.append(ended)
 
     def unwatch(self, transfer: str, ended: Callable[[TransferRecord], None]) -> None:
         """Take back :meth:`watch`."""
@@ -145,22 +154,42 @@ class Transfers:
             self._finish(record)
         self.table.changed(record)
         if record.life.state.terminal:
+            self._tell_end(record)
+
+    def _tell_end(self, record: TransferRecord) -> None:
+        """Those who wait hear of the end before anything is put away."""
+        try:
             for ended in record.watchers:
                 ended(record)
+        finally:
             record.watchers.clear()
+            self._put_away(record)
 
     def read_finished(self, rank: int, event: dp.ReadFinished) -> None:
         """A data plane confirmed the end of a read."""
         self.silent_ranks.discard(rank)
-        self._confirm(rank, event.transfer)
         record = self.table.find(event.transfer)
-        if record is None or rank not in record.life.pending:
+        if record is None:
             return
-        record.figures[rank] = figures_since(record.figures.get(rank), event.figures, len(record.attempts))
+        self._confirm(rank, record)
+        if rank not in record.life.pending:
+            return
+        record.take_figures(rank, figures_since(record.figures.get(rank), event.figures, len(record.attempts)))
         if not event.HasField("failure"):
             self.apply(record, machine.RankSucceeded(rank))
-            return
-        failure = Failure(reason_from_wire(event.failure.reason), event.failure.message, rank)
+        elif record.is_early and record.life.state is State.READING:
+            record.held_failures.append((rank, event.failure))
+        else:
+            self._read_failed(rank, record, event.failure)
+
+    def _take_held(self, record: TransferRecord) -> None:
+        held, record.held_failures = record.held_failures, []
+        for rank, failure in held:
+            if rank in record.life.pending:
+                self._read_failed(rank, record, failure)
+
+    def _read_failed(self, rank: int, record: TransferRecord, told: pb.Failure) -> None:
+        failure = Failure(reason_from_wire(told.reason), told.message, rank)
         self.apply(record, machine.RankFailed(rank, failure, curable=failure.reason in CURABLE))
 
     def read_refused(self, rank: int, transfer: str, error: KvferryError) -> None:
@@ -185,16 +214,15 @@ class Transfers:
         """End reads that nobody waits for any more; reads that it does not know can write nothing."""
         for known in self.table.unsettled(link.rank):
             if known.id not in transfers:
-                self._confirm(link.rank, known.id)
+                self._confirm(link.rank, known)
         for transfer in transfers:
             record = self.table.find(transfer)
             if record is None or link.rank not in record.life.pending:
                 link.post(dp.SessionRequest(cancel_read=dp.CancelRead(transfer=transfer)))
 
-    def _confirm(self, rank: int, transfer: str) -> None:
+    def _confirm(self, rank: int, record: TransferRecord) -> None:
         """Settle what ended without this rank's confirmation."""
-        record = self.table.find(transfer)
-        if record is not None and rank in record.life.unsettled:
+        if rank in record.life.unsettled:
             record.life = machine.confirmed(record.life, rank)
             self.table.changed(record)
             self._log.info("late confirmation", transfer=record.name, rank=rank, settled=record.life.settled)
@@ -212,14 +240,12 @@ class Transfers:
             self._metrics.count_refusal(error)
             raise
 
-    def _ask_source(self, record: TransferRecord, layout: WorkerLayout) -> None:
-        record.asked_at = time.monotonic()
+    def _ask_source(self, record: TransferRecord) -> None:
         if record.sources:
             share_s = max(record.seconds_left, 0) * self._limits.source_time_share
             loop = asyncio.get_running_loop()
             record.share_timer = loop.call_later(share_s, self._share_over, record, share_s)
-        record.negotiated = False
-        record.negotiation = self._spawn(self._negotiate(record, layout))
+        self._asking.begin(record)
 
     def _leave_source(self, record: TransferRecord, before: State) -> None:
         """Have a source's reads ended, and once they are, go on with the next."""
@@ -228,7 +254,7 @@ class Transfers:
             self._cancel_reads(record)
         if record.life.state is not State.NEGOTIATING:
             return
-        self._stop_negotiating(record)
+        self._asking.stop(record)
         self._conclude(record)
         attempt = record.give_up_source(time.monotonic())
         self._metrics.sources_given_up.labels(attempt.failure.reason.value).inc()
@@ -241,99 +267,28 @@ class Transfers:
             verified_tokens=attempt.verified_tokens,
             next_source=f"workers/{record.source_worker}",
         )
-        assert record.layout is not None
-        self._ask_source(record, record.layout)
-
-    async def _negotiate(self, record: TransferRecord, layout: WorkerLayout) -> None:
-        try:
-            try:
-                source, answer = await self._answer(record, layout)
-            except KvferryError as error:
-                failure = Failure.of(error)
-                in_time = record.seconds_left > 0
-                self._refuse(record, machine.SourceFailed(failure) if in_time else machine.Ended(failure))
-                return
-            check_tokens("destination_blocks", record.blocks, layout, answer.token_count, record.first_token)
-            record.token_count = answer.token_count
-            try:
-                sums = await self._checksums(record, source, layout)
-                await self._require_floor(record, source)
-            except KvferryError as error:
-                self._refuse(record, machine.SourceFailed(Failure.of(error)))
-                return
-            self._send_reads(record, source, answer, sums)
-        except KvferryError as error:
-            self._refuse(record, machine.Ended(Failure.of(error)))
-        except Exception as error:
-            self._log.exception("defect while negotiating", transfer=record.name)
-            failure = Failure(Reason.INTERNAL, f"{type(error).__name__} while negotiating")
-            self._refuse(record, machine.Ended(failure))
-
-    async def _checksums(
-        self, record: TransferRecord, source: Source, layout: WorkerLayout
-    ) -> dict[int, neg.RankChecksums]:
-        """What the source says of its blocks, by rank; nothing unless it is to be compared."""
-        if not record.compare_every:
-            return {}
-        scope = checksum_scope(layout, record)
-        # Until they are here the source has not answered: an end of the transfer ends the asking.
-        record.negotiated = False
-        sums = await self._sources.checksums(source, record.id, record.handle, scope, record.deadline)
-        record.negotiated = True
-        return sums
-
-    async def _require_floor(self, record: TransferRecord, source: Source) -> None:
-        """See to it that the ways to the source are those that are demanded; they may have to be probed first."""
-        # As for checksums: an end of the transfer ends the wait.
-        record.negotiated = False
-        await self._sources.require_floor(source, self._reading(record), record.deadline)
-        record.negotiated = True
-
-    async def _answer(self, record: TransferRecord, layout: WorkerLayout) -> tuple[Source, neg.NegotiateResponse]:
-        """What the source answers, if it can be used. Whatever is raised here is its own fault."""
-        worker = live_source(record.source, self._worker_record)
-        self._sources.require_ways(worker, self._worker_record(self._worker))
-        source, answer = await self._sources.negotiate(
-            worker, record.id, record.handle, record.destination_incarnation, record.deadline
-        )
-        record.negotiated = True
-        record.negotiate_s += time.monotonic() - record.asked_at
-        self._sources.require_pairable(source, layout)
-        if record.token_count not in (0, answer.token_count):
-            raise InvalidArgument.of_field(
-                "handle.token_count", answer.token_count, f"an earlier source holds {record.token_count} tokens"
-            )
-        return source, answer
-
-    def _refuse(self, record: TransferRecord, event: machine.Event) -> None:
-        if not record.life.state.terminal:
-            self.apply(record, event)
+        self._ask_source(record)
 
     def _send_reads(
         self,
         record: TransferRecord,
         source: Source,
         answer: neg.NegotiateResponse,
-        sums: Mapping[int, neg.RankChecksums],
+        sums: Sums,
     ) -> None:
         """Give each reading rank its read. Every source rank is named: the data plane knows which it needs."""
         links = self._reading(record)
         for link in links:
             if not link.up:
                 raise DataPlaneLost(f"rank {link.rank}: no session", metadata={"rank": str(link.rank)})
-        sources = [
-            dp.ReadSource(peer=source.peer(lease.rank), lease=lease, checksums=sums.get(lease.rank))
-            for lease in answer.leases
-        ]
-        if not sources:
+        if not answer.leases:
             raise InternalError(f"workers/{source.worker} gave no leases")
+        span_bytes, require_path = self._limits.span_bytes, self._sources.floor.require_path
         self.apply(record, machine.Negotiated(record.ranks))
         for link in links:
             try:
                 self._sources.connect(source, link)
-                link.post(
-                    read_command(record, link.rank, sources, answer, self._limits.span_bytes, self._sources.floor)
-                )
+                link.post(read_command(record, link.rank, source, answer, sums, span_bytes, require_path))
             except KvferryError as error:
                 self.apply(record, machine.RankFailed(link.rank, Failure.of(error, link.rank)))
 
@@ -349,10 +304,14 @@ class Transfers:
     def _share_over(self, record: TransferRecord, share_s: float) -> None:
         where = f"workers/{record.source_worker} had its share of the time, {share_s:.3g} s"
         failure = Failure(Reason.DEADLINE_EXCEEDED, f"{where}, while {record.life.state.name.lower()}")
-        self._refuse(record, machine.SourceFailed(failure))
+        if not record.life.state.terminal:
+            self.apply(record, machine.SourceFailed(failure))
 
     def _deadline_passed(self, record: TransferRecord) -> None:
-        if record.life.state.terminal or record.life.state is State.SETTLING:
+        if record.life.state.terminal:
+            return
+        self._bound_settling(record, record.seconds_left + SETTLE_BOUND_S)
+        if record.life.state is State.SETTLING:
             return
         stage = record.life.state.name.lower()
         waiting = sorted(record.life.pending)
@@ -361,6 +320,8 @@ class Transfers:
         self.apply(record, machine.Ended(failure))
 
     def _cancel_reads(self, record: TransferRecord) -> None:
+        if record.held_failures:
+            asyncio.get_running_loop().call_soon(self._take_held, record)
         for link in self._links:
             if link.rank in record.life.pending and link.up:
                 try:
@@ -370,22 +331,18 @@ class Transfers:
                     self._log.warning("cancel not sent", transfer=record.name, rank=link.rank, error=str(error))
 
     def _finish(self, record: TransferRecord) -> None:
+        record.name_sources_given_up()
+        record.ended_at = time.time()
+        record.total_s = time.monotonic() - record.begun
+
+    def _put_away(self, record: TransferRecord) -> None:
         for timer in record.timers:
             timer.cancel()
         record.timers.clear()
         self._drop_share(record)
-        record.name_sources_given_up()
-        record.ended_at = time.time()
-        record.total_s = time.monotonic() - record.begun
-        self._stop_negotiating(record)
+        self._asking.stop(record)
         self.table.ended(record)
         self.books.ended(record)
-
-    def _stop_negotiating(self, record: TransferRecord) -> None:
-        if record.negotiation is not None and not record.negotiated:
-            if record.negotiation is not asyncio.current_task():
-                record.negotiation.cancel()
-            record.negotiation = None
 
     def _drop_share(self, record: TransferRecord) -> None:
         if record.share_timer is not None:

@@ -4,15 +4,25 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-
-from google.protobuf.duration_pb2 import Duration
+from typing import Protocol
 
 from kvferry.core.layouts import WorkerLayout
-from kvferry.rpc.times import duration, seconds_of, timestamp
+from kvferry.rpc.times import put_duration, put_time
 from kvferry.transfer.v1 import transfer_pb2 as pb
 from kvferry_control.blocks import Blocks
 from kvferry_control.transfers.attempts import Attempt, Candidate, failure_to_wire
-from kvferry_control.transfers.machine import Life
+from kvferry_control.transfers.machine import Life, State
+from kvferry_control.transfers.totals import Totals, totals_of
+
+_STATES = {state: pb.TransferState.Value(f"TRANSFER_STATE_{state.name}") for state in State}
+_PATHS = {value: name.removeprefix("PATH_").lower() for name, value in pb.Path.items()}
+
+
+class Cancellable(Protocol):
+    """A question, a task or a timer."""
+
+    def cancel(self) -> object:
+        """Have nothing come of it."""
 
 
 @dataclass(slots=True)
@@ -21,7 +31,6 @@ class TransferRecord:
 
     id: str
     request_id: str
-    fingerprint: bytes
     handle: bytes
     source_worker: str
     source_incarnation: int
@@ -41,6 +50,8 @@ class TransferRecord:
     """When it must be served; None: whenever, before its deadline."""
     compare_every: int = 0
     """Checksums of one block in so many are compared; 0: none."""
+    fingerprint: bytes = b""
+    """Of the request that made it."""
     begun: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - asked for anew each time
     created_at: float = field(default_factory=lambda: time.time())  # noqa: PLW0108 - asked for anew each time
     ended_at: float = 0.0
@@ -51,6 +62,10 @@ class TransferRecord:
     total_s: float = 0.0
     negotiated: bool = False
     """The source has answered."""
+    is_early: bool = False
+    """Its reads were sent by what the source had told unasked, and it has not answered."""
+    held_failures: list[tuple[int, pb.Failure]] = field(default_factory=list)
+    """Of such reads, by rank: the source may know better why, and is about to answer."""
     layout: WorkerLayout | None = None
     """This worker's, when the transfer was made."""
     sources: list[Candidate] = field(default_factory=list)
@@ -65,9 +80,11 @@ class TransferRecord:
     """Ends the source's share of the time."""
     figures: dict[int, pb.RankFigures] = field(default_factory=dict)
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
-    negotiation: "asyncio.Task[None] | None" = None
+    negotiation: Cancellable | None = None
+    """What was asked of the source."""
     watchers: "list[Callable[[TransferRecord], None]]" = field(default_factory=list)
     """Called once it is terminal."""
+    _totals: Totals | None = None
 
     @property
     def name(self) -> str:
@@ -80,9 +97,16 @@ class TransferRecord:
         return self.deadline - time.monotonic()
 
     @property
-    def received_bytes(self) -> int:
-        """Bytes that arrived, over all ranks."""
-        return sum(figures.received_bytes for figures in self.figures.values())
+    def totals(self) -> Totals:
+        """What all ranks have done together, added up once for each time that they say something."""
+        if self._totals is None:
+            self._totals = totals_of(self.figures.values())
+        return self._totals
+
+    def take_figures(self, rank: int, figures: pb.RankFigures) -> None:
+        """Note what a rank has done; the message is kept, and not to be changed any more."""
+        self.figures[rank] = figures
+        self._totals = None
 
     @property
     def source(self) -> Candidate:
@@ -97,7 +121,7 @@ class TransferRecord:
     @property
     def is_served(self) -> bool:
         """Whether a byte has arrived, as far as is known."""
-        return any(figures.received_bytes for figures in self.figures.values())
+        return self.totals.received_bytes > 0
 
     def first_token_of(self, rank: int) -> int:
         """The first token that a rank still needs."""
@@ -118,7 +142,7 @@ class TransferRecord:
         attempt = Attempt(
             source=self.source,
             failure=self.life.given_up[len(self.attempts)],
-            received_bytes=self.received_bytes - sum(attempt.received_bytes for attempt in self.attempts),
+            received_bytes=self.totals.received_bytes - sum(attempt.received_bytes for attempt in self.attempts),
             verified_tokens=self.verified_tokens,
             total_s=now - self.asked_at,
         )
@@ -129,56 +153,55 @@ class TransferRecord:
         return attempt
 
     @property
-    def descriptor_count(self) -> int:
-        """Pieces read, over all ranks."""
-        return sum(figures.descriptor_count for figures in self.figures.values())
-
-    @property
     def paths(self) -> list[str]:
         """The paths taken, without repetitions: for example ``["nixl/UCX"]``."""
         return sorted(
             {
-                f"{pb.Path.Name(figures.path).removeprefix('PATH_').lower()}/{figures.backend}"
+                f"{_PATHS[figures.path]}/{figures.backend}"
                 for figures in self.figures.values()
                 if figures.path != pb.PATH_UNSPECIFIED
             }
         )
 
-    def slowest(self, stage: str) -> float:
-        """Seconds of the slowest rank in ``queue_time``, ``read_time``, ``verify_time`` or ``checksum_time``."""
-        times: list[Duration] = [getattr(figures, stage) for figures in self.figures.values()]
-        return max(map(seconds_of, times), default=0.0)
-
     def to_wire(self) -> pb.Transfer:
         """Its wire form."""
-        life = self.life
-        return pb.Transfer(
-            name=self.name,
-            request_id=self.request_id,
-            state=pb.TransferState.Value(f"TRANSFER_STATE_{life.state.name}"),
-            revision=self.revision,
-            source_worker=f"workers/{self.source_worker}",
-            source_incarnation=self.source_incarnation,
-            publication=f"publications/{self.publication}",
-            destination_worker=f"workers/{self.destination_worker}",
-            destination_incarnation=self.destination_incarnation,
-            token_count=self.token_count,
-            priority=self.priority,
-            create_time=timestamp(self.created_at),
-            end_time=timestamp(self.ended_at) if life.state.terminal else None,
-            failure=failure_to_wire(life.failure) if life.failure is not None else None,
-            received_bytes=self.received_bytes,
-            descriptor_count=self.descriptor_count,
-            negotiate_time=duration(self.negotiate_s),
-            queue_time=duration(self.slowest("queue_time")),
-            read_time=duration(self.slowest("read_time")),
-            verify_time=duration(self.slowest("verify_time")),
-            total_time=duration(self.total_s),
-            ranks=[self.figures[rank] for rank in sorted(self.figures)],
-            destination_settled=life.settled and life.state.terminal,
-            first_token=self.first_token,
-            attempts=[attempt.to_wire() for attempt in self.attempts],
-            verified_token_count=self.verified_tokens,
-            compared_bytes=sum(figures.compared_bytes for figures in self.figures.values()),
-            checksum_time=duration(self.slowest("checksum_time")),
-        )
+        wire = pb.Transfer()
+        self.write_to(wire)
+        return wire
+
+    def write_to(self, wire: pb.Transfer) -> None:
+        """Write its wire form into a message that has nothing in it yet: to put it there afterwards would copy it."""
+        life, totals = self.life, self.totals
+        wire.name = self.name
+        wire.request_id = self.request_id
+        wire.state = _STATES[life.state]
+        wire.revision = self.revision
+        wire.source_worker = f"workers/{self.source_worker}"
+        wire.source_incarnation = self.source_incarnation
+        wire.publication = f"publications/{self.publication}"
+        wire.destination_worker = f"workers/{self.destination_worker}"
+        wire.destination_incarnation = self.destination_incarnation
+        wire.token_count = self.token_count
+        wire.priority = self.priority
+        if life.failure is not None:
+            wire.failure.CopyFrom(failure_to_wire(life.failure))
+        wire.received_bytes = totals.received_bytes
+        wire.descriptor_count = totals.descriptor_count
+        wire.ranks.extend([self.figures[rank] for rank in sorted(self.figures)])
+        wire.destination_settled = life.settled and life.state.terminal
+        wire.first_token = self.first_token
+        wire.attempts.extend([attempt.to_wire() for attempt in self.attempts])
+        wire.verified_token_count = self.verified_tokens
+        wire.compared_bytes = totals.compared_bytes
+        self._write_times(wire, totals)
+
+    def _write_times(self, wire: pb.Transfer, totals: Totals) -> None:
+        put_time(wire.create_time, self.created_at)
+        if self.life.state.terminal:
+            put_time(wire.end_time, self.ended_at)
+        put_duration(wire.negotiate_time, self.negotiate_s)
+        put_duration(wire.queue_time, totals.queue_s)
+        put_duration(wire.read_time, totals.read_s)
+        put_duration(wire.verify_time, totals.verify_s)
+        put_duration(wire.checksum_time, totals.checksum_s)
+        put_duration(wire.total_time, self.total_s)

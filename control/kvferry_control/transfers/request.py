@@ -8,10 +8,9 @@ from kvferry_control.blocks import Blocks
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """A pull, its fields checked by themselves but not yet against the layout. ``fingerprint`` is of the body."""
+    """A pull, its fields checked by themselves but not yet against the layout."""
 
     request_id: str
-    fingerprint: bytes
     handle: bytes
     blocks: Blocks
     timeout_s: float

@@ -61,14 +61,18 @@ class TransferTable:
             raise NotFound.of_field("name", f"transfers/{transfer_id}", "no such transfer")
         return record
 
-    def known(self, request_id: str, body: bytes) -> TransferRecord | None:
-        """The transfer that this request made before.
+    def is_known(self, request_id: str) -> bool:
+        """Whether a transfer is kept that this request made before."""
+        return self._by_request.get(request_id) in self._by_change
+
+    def known(self, request_id: str, body: bytes) -> TransferRecord:
+        """The transfer that a known request made.
 
         Raises:
             RequestIdReused: the id came with another body.
         """
-        record = self.find(self._by_request.get(request_id, ""))
-        if record is not None and record.fingerprint != body:
+        record = self._by_change[self._by_request[request_id]]
+        if record.fingerprint != body:
             raise RequestIdReused.of_field("request_id", request_id, "was used with another body")
         return record
 

@@ -54,7 +54,7 @@ class PackedAgent:
             self._reader.disconnect(peer.pack)
             self._slots.disconnect(peer)
 
-    def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
+    def read_blocks(self, source: ReadPart, batch: Batch, priority: int, *, awaited: bool = False) -> int:
         """Ask for a batch."""
         assert isinstance(batch, CopyPlan)
         assert source.peer.pack is not None
@@ -93,6 +93,9 @@ class PackedAgent:
         if done:
             self._forget(handle)
         return done
+
+    def wait(self, handle: int, seconds: float) -> None:
+        """Nothing: what is under way wakes the thread."""
 
     def device_seconds(self, handle: int) -> float:
         """0: sockets bring the bytes."""

@@ -42,8 +42,9 @@ class ReadAgent(Protocol):
         """Forget a peer."""
         ...
 
-    def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
-        """Start a batch of copies into the pool; returns a handle."""
+    def read_blocks(self, source: ReadPart, batch: Batch, priority: int, *, awaited: bool = False) -> int:
+        """Start a batch of copies into the pool; returns a handle. ``awaited``: its end need wake nobody, since
+        :meth:`wait` follows."""
         ...
 
     def read_word(self, source: ReadPart, cell: int) -> int:
@@ -56,6 +57,10 @@ class ReadAgent(Protocol):
 
     def is_done(self, handle: int) -> bool:
         """Make progress, and say whether what the handle stands for has arrived, or was stopped."""
+        ...
+
+    def wait(self, handle: int, seconds: float) -> None:
+        """Wait so long for a batch; returns at once where nothing can be waited for."""
         ...
 
     def device_seconds(self, handle: int) -> float:
@@ -104,7 +109,7 @@ class TransportReadAgent:
         for _ in range(_CLOSING_POLLS):
             self._agent.progress()
 
-    def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
+    def read_blocks(self, source: ReadPart, batch: Batch, priority: int, *, awaited: bool = False) -> int:
         """Start a batch of copies into the pool; transports know no priorities."""
         assert isinstance(batch, CopyPlan)
         peer = source.peer
@@ -137,6 +142,9 @@ class TransportReadAgent:
     def is_done(self, handle: int) -> bool:
         """Make progress, and say whether it has arrived."""
         return self._agent.is_done(handle)
+
+    def wait(self, handle: int, seconds: float) -> None:
+        """Nothing: transports have to be polled."""
 
     def device_seconds(self, handle: int) -> float:
         """0: transports do not say."""

@@ -58,6 +58,8 @@ def cut(plan: CopyPlan, batch_bytes_max: int, batch_descriptors_max: int) -> lis
 
 def cut_regions(regions: Regions, batch_bytes_max: int) -> list[Regions]:
     """The same copies in batches of about so many bytes, none of more unless what one base names is."""
+    if 0 < regions.total_bytes <= batch_bytes_max:
+        return [regions]
     batches: list[Regions] = []
     batch: list[StridedCopy] = []
     left = batch_bytes_max

@@ -13,16 +13,18 @@ All this is NIXL's. The agents of the other paths end a batch when they are aske
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from kvferry.core.errors import Cancelled, DeadlineExceeded, Fenced, KvferryError, NotReady, PeerError, QueueTimeout
+from kvferry.core.errors import Cancelled, DeadlineExceeded, KvferryError, NotReady, PeerError, QueueTimeout
 from kvferry.core.reasons import Reason
 from kvferry_dataplane.paths import Path
 from kvferry_dataplane.peers import Peer, peer_lost
 from kvferry_dataplane.reads.activation import ActiveReads
-from kvferry_dataplane.reads.active import ActiveRead
+from kvferry_dataplane.reads.active import ActivePart, ActiveRead
 from kvferry_dataplane.reads.agent import ReadAgent
+from kvferry_dataplane.reads.at_once import AtOnce, Begun, fenced
 from kvferry_dataplane.reads.deadlines import Deadlines
 from kvferry_dataplane.reads.generation import Flight, Generation, Purpose
 from kvferry_dataplane.reads.generations import Generations
+from kvferry_dataplane.reads.next_step import NextStep
 from kvferry_dataplane.reads.posting import Posting, Reactions
 from kvferry_dataplane.reads.queue import ReadQueue
 from kvferry_dataplane.reads.request import ReadBounds, ReadOutcome, ReadRequest
@@ -58,6 +60,10 @@ class ReadExecutor:
         self._deadlines = Deadlines()
         self._posting = Posting(
             self._generations, self._bounds, clock, Reactions(self._served, self._failed, self._end)
+        )
+        self._at_once = AtOnce(self._generations, routing, self._bounds, clock)
+        self._next = NextStep(
+            self._bounds, self._generations, self._queue, self._active, self._deadlines, self._posting
         )
         self._leaving: dict[str, Peer] = {}
         self._moved_count = 0
@@ -112,8 +118,44 @@ class ReadExecutor:
     def submit(self, request: ReadRequest) -> None:
         """Queue a read. Its transfer id must be unused."""
         self._queue.push(request)
+        self._bound(request)
+
+    def _bound(self, request: ReadRequest) -> None:
         at = request.deadline if request.queue_deadline is None else request.queue_deadline
         self._deadlines.set(request.transfer, at)
+
+    def read_at_once(self, request: ReadRequest, now: float) -> bool:
+        """Read mapped memory on the spot, as :meth:`AtOnce.read`, where nothing else is queued or active; returns
+        whether it was begun. What has not ended in time goes on by :meth:`step`, as any read.
+        """
+        begun = self._at_once.read(request) if self.is_free else None
+        if begun is None:
+            return False
+        for part in begun.read.parts:
+            self._carried(part, begun.read.last_arrived_at)
+        if begun.is_over:
+            self._on_finished(begun.read.outcome(self._clock()))
+        else:
+            self._take_over(begun, now)
+        return True
+
+    def _take_over(self, begun: Begun, now: float) -> None:
+        """Go on with a read that was begun at once."""
+        self._bound(begun.read.request)
+        self._active.add(begun.read)
+        begun.read.is_served = True
+        self._served(begun.read, now)
+        mapped = self._generations.current(Path.LOCAL)
+        mapped.flights += begun.flights
+        if begun.refused is not None:
+            flight, error = begun.refused
+            mapped.flights.append(flight)
+            self._failed(mapped, flight, error, now)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is queued or active."""
+        return not (self._active or self._queue)
 
     def cancel(self, transfer: str, now: float) -> None:
         """End a read early; nothing happens if it is over."""
@@ -152,7 +194,7 @@ class ReadExecutor:
         for generation in self._generations.due(now):
             self._destroy(generation)
         self._generations.let_go(self._leaving)
-        return self._wait(now, moved=self.progress_count != moved_before)
+        return self._next.wait(now, moved=self.progress_count != moved_before)
 
     def _end_overdue(self, now: float) -> None:
         for transfer in self._deadlines.passed(now):
@@ -241,15 +283,19 @@ class ReadExecutor:
             return
         part.received_bytes += batch_bytes
         read.last_arrived_at = self._clock()
-        seconds = part.seconds(read.last_arrived_at)
-        if seconds is not None and not read.ending:
+        if not read.ending:
+            self._carried(part, read.last_arrived_at)
+
+    def _carried(self, part: ActivePart, arrived_at: float | None) -> None:
+        seconds = None if arrived_at is None else part.seconds(arrived_at)
+        if seconds is not None:
+            self._posting.lost.discard(part.source.peer.name)
             self._routing.carried(part.source, part.route, part.descriptor_count, seconds)
 
     def _verify(self, read: ActiveRead, part: int, word: int, now: float) -> None:
         read.words_in_flight.discard(part)
         if word != read.request.parts[part].word:
-            peer = read.request.parts[part].peer.name
-            self._end(read.request.transfer, Fenced(f"the lease on {peer} ended while it was read"), now)
+            self._end(read.request.transfer, fenced(read.request.parts[part]), now)
             return
         read.words_verified.add(part)
         if read.is_verified:
@@ -352,18 +398,3 @@ class ReadExecutor:
     def _requests(self) -> Iterator[ReadRequest]:
         yield from self._queue.waiting()
         yield from (read.request for read in self._active)
-
-    def _wait(self, now: float, *, moved: bool) -> float | None:
-        if self._generations.to_be_polled() or (moved and (self._active or self._queue)):
-            return 0.0
-        if not self._generations.in_flight() and any(not read.ending for read in self._active):
-            return 0.0
-        timers = [read.settle_at for read in self._active if read.ending and read.settle_at > now]
-        timers += [at for at in self._timers(now) if at is not None]
-        return max(min(timers) - now, 0.0) if timers else None
-
-    def _timers(self, now: float) -> tuple[float | None, ...]:
-        waiting = (request for request in self._queue.eldest() if not self._active.has_room(request))
-        elders = (request.accepted_at + self._bounds.patience_seconds for request in waiting)
-        next_elder = min((at for at in elders if at > now), default=None)
-        return self._deadlines.next(), self._generations.next_destruction(), self._posting.next_change(now), next_elder

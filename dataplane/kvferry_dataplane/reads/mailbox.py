@@ -41,14 +41,17 @@ class Mailbox:
         if self._connections.pop(connection, None) is not None:
             self._epoll.unregister(connection)
 
-    def take(self, seconds: float | None) -> list[Command]:
-        """The commands that came, in order; waits so long for the first thing to happen, None: for ever."""
+    def wait(self, seconds: float | None) -> None:
+        """Wait so long for the first thing to happen, None: for ever."""
         for descriptor, _ in self._epoll.poll(seconds):
             if descriptor == self.descriptor:
                 os.eventfd_read(self.descriptor)
             elif (command := self._connections.get(descriptor)) is not None:
                 self.unwatch(descriptor)
                 self._commands.append(command)
+
+    def take(self) -> list[Command]:
+        """The commands that came, in order."""
         taken = []
         while self._commands:
             taken.append(self._commands.popleft())

@@ -139,6 +139,18 @@ class ReadBounds:
     orphan_seconds: float = 1.0
     """How long an idle agent keeps word reads that nobody waits for."""
 
+    at_once_bytes_max: int = 2 << 20
+    """A read of mapped memory of at most so many bytes, that is alone, is done by who asks for it."""
+    at_once_device_bytes_max: int = 64 << 20
+    """The same where a device copies."""
+    at_once_seconds: float = 300e-6
+    """So long such a read is waited for."""
+
+    def reads_at_once(self, route: Route, request: ReadRequest) -> bool:
+        """Whether what comes by a route is little enough to be read on the spot."""
+        most = self.at_once_device_bytes_max if route.is_device_copy else self.at_once_bytes_max
+        return route.path is Path.LOCAL and request.total_bytes <= most
+
     def limits(self, route: Route) -> BatchLimits:
         """Those of a route."""
         if route.is_device_copy:

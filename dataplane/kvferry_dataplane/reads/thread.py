@@ -21,6 +21,8 @@ _STEPS_PER_PAUSE = 16
 class ReadThread:
     """Runs a :class:`ReadExecutor`: polls closely while NIXL reads are in flight, and sleeps otherwise.
 
+    Small reads of mapped memory are done by who asks for them, while nothing else is under way.
+
     Its methods may be called from any thread.
     """
 
@@ -30,6 +32,8 @@ class ReadThread:
         self._mailbox = mailbox
         self._on_defect = on_defect
         self._stopping = False
+        self._turn = threading.Lock()
+        """Held by whoever uses the executor."""
         self._ready = threading.Event()
         self._start_error: KvferryError | None = None
         self._thread = threading.Thread(target=self._run, name="kvferry-reads", daemon=True)
@@ -51,6 +55,15 @@ class ReadThread:
         self._mailbox.put(self._stop)
         self._thread.join()
 
+    def read(self, request: ReadRequest) -> None:
+        """Read at once where nothing stands before it and it takes but a moment, else queue it.
+
+        A small read is over sooner than another thread has woken up. The caller is held up for
+        ``ReadBounds.at_once_seconds`` and the work of one read.
+        """
+        if not self._read_at_once(request):
+            self.submit(request)
+
     def submit(self, request: ReadRequest) -> None:
         """Queue a read."""
         self._mailbox.put(lambda _: self._executor.submit(request))
@@ -70,6 +83,23 @@ class ReadThread:
     def ping(self, answer: Callable[[], None]) -> None:
         """Have ``answer`` called on the thread."""
         self._mailbox.put(lambda _: answer())
+
+    def _read_at_once(self, request: ReadRequest) -> bool:
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            # What was put into the mailbox before comes first: it may be about the same peer.
+            if self._stopping or self._mailbox:
+                return False
+            begun = self._executor.read_at_once(request, time.monotonic())
+            if begun and not self._executor.is_free:
+                self._mailbox.put(_look)
+        except BaseException as error:
+            self._on_defect(error)
+            raise
+        finally:
+            self._turn.release()
+        return begun
 
     def _stop(self, _: float) -> None:
         self._stopping = True
@@ -100,22 +130,31 @@ class ReadThread:
     def _loop(self) -> None:
         pacing = Pacing()
         wait: float | None = None
-        while self._take_commands(wait):
-            moved_before = self._executor.progress_count
-            for _ in range(_STEPS_PER_PAUSE):
-                wait = self._executor.step(time.monotonic())
-                if wait != 0.0 or self._mailbox:
-                    break
+        while not self._stopping:
+            self._mailbox.wait(wait)
+            with self._turn:
+                moved_before = self._executor.progress_count
+                wait = self._take_turn()
             if wait == 0.0:
                 pause = pacing.pause(self._executor.progress_count != moved_before, time.monotonic())
                 # Also a pause of nothing matters: it lets the other threads have the interpreter.
                 time.sleep(pause)
         self._executor.close(time.monotonic())
 
-    def _take_commands(self, wait: float | None) -> bool:
-        """Run the commands that came; sleeps up to ``wait`` for one. False once the thread shall stop."""
-        commands = self._mailbox.take(wait)
+    def _take_turn(self) -> float | None:
+        """Run the commands that came and do what can be done at once; returns as :meth:`ReadExecutor.step`."""
+        wait: float | None = None
         now = time.monotonic()
-        for command in commands:
+        for command in self._mailbox.take():
             command(now)
-        return not self._stopping
+        for _ in range(_STEPS_PER_PAUSE):
+            if self._stopping:
+                break
+            wait = self._executor.step(time.monotonic())
+            if wait != 0.0 or self._mailbox:
+                break
+        return wait
+
+
+def _look(_: float) -> None:
+    """Have the thread look at what was begun on another one."""

@@ -22,6 +22,7 @@ class _Copy:
 
     job: CopyJob
     source: Source
+    wakes: bool
 
 
 class LocalAgent:
@@ -44,7 +45,7 @@ class LocalAgent:
     @property
     def wakes(self) -> bool:
         """Whether every copy under way wakes the thread at its end."""
-        return all(copy.source.pool.copier.wakes for copy in self._copies.values())
+        return all(copy.wakes for copy in self._copies.values())
 
     def connect(self, peer: Peer) -> None:
         """Peers are mapped by the book of sources."""
@@ -52,15 +53,15 @@ class LocalAgent:
     def disconnect(self, peer: Peer) -> None:
         """Peers are unmapped by the book of sources."""
 
-    def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
+    def read_blocks(self, source: ReadPart, batch: Batch, priority: int, *, awaited: bool = False) -> int:
         """Start copying a plan."""
         assert isinstance(batch, Regions)
         mapped = self._sources.source(source.peer)
         pool = mapped.pool
-        job = pool.copier.submit(pool.source, pool.destination, batch.copies, priority=priority)
+        job = pool.copier.submit(pool.source, pool.destination, batch.copies, priority=priority, silent=awaited)
         mapped.users += 1
         handle = next(self._handles)
-        self._copies[handle] = _Copy(job, mapped)
+        self._copies[handle] = _Copy(job, mapped, wakes=pool.copier.wakes and not awaited)
         return handle
 
     def read_word(self, source: ReadPart, cell: int) -> int:
@@ -94,6 +95,12 @@ class LocalAgent:
         self._device_seconds[handle] = copy.job.device_seconds
         self._forget(handle)
         return True
+
+    def wait(self, handle: int, seconds: float) -> None:
+        """Wait so long for a copy."""
+        copy = self._copies.get(handle)
+        if copy is not None and seconds > 0:
+            copy.job.wait(seconds)
 
     def device_seconds(self, handle: int) -> float:
         """How long a device was at a copy that is done."""

@@ -37,7 +37,7 @@ void use(Copier &copier, unsigned seed) {
         const std::vector<char> destination(SIZE, 0);
         try {
             const JobPointer job =
-                copier.submit(random_plan(random), window(source), window(destination), random() % 3);
+                copier.submit(random_plan(random), window(source), window(destination), random() % 3, random() % 2 == 0);
             if (random() % 3 == 0)
                 copier.cancel(job);
             while (!copier.wait(job, 0.01)) {

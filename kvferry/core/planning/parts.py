@@ -110,11 +110,12 @@ def _merge_segments(part: Part) -> Part:
     if part.source_starts.size < 2:
         return part
     lengths = part.template.inner.lengths if part.run_lengths is None else part.run_lengths[:-1]
-    touching = np.diff(part.source_starts) == lengths
-    if not touching.any():
+    starts, others = part.source_starts, part.destination_starts
+    touching = starts[1:] - starts[:-1] == lengths
+    if not np.count_nonzero(touching):
         return part
-    touching &= np.diff(part.destination_starts) == lengths
-    if not touching.any():
+    touching &= others[1:] - others[:-1] == lengths
+    if not np.count_nonzero(touching):
         return part
     firsts = np.flatnonzero(np.concatenate(([True], ~touching)))
     every = np.broadcast_to(part.template.inner.lengths, part.source_starts.shape)

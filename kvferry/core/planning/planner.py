@@ -76,8 +76,10 @@ class PairPlan:
         self._segment_sizes: dict[tuple[int, str, int], PlanSize] = {}
         held = {group.name: group for group in source.groups}
         self._groups = {wanted.name: (held[wanted.name], wanted) for wanted in destination.groups}
+        self._all_groups = set(self._groups) if set(self._groups) == set(held) else set()
+        """Of both workers; empty if one of them has a group that the other has not."""
 
-    @property
+    @cached_property
     def source_ranks(self) -> tuple[int, ...]:
         """The source ranks that this rank reads from, ascending."""
         return tuple(sorted({number for number, _ in self._shares}))
@@ -157,6 +159,11 @@ class PairPlan:
         return template
 
     def _check_groups(self, source_blocks: BlockLists, destination_blocks: BlockLists) -> None:
+        if source_blocks.keys() == destination_blocks.keys() == self._all_groups:
+            # All that there is to check then: groups that move together are both listed.
+            for field, blocks in ("source_blocks", source_blocks), ("destination_blocks", destination_blocks):
+                require_few_blocks(field, [ids.size for ids in blocks.values()])
+            return
         for field, blocks, layout in (
             ("source_blocks", source_blocks, self.source),
             ("destination_blocks", destination_blocks, self.destination),
@@ -192,8 +199,12 @@ class RequestPlan:
     def sizes(self) -> dict[int, PlanSize]:
         """What comes from each source rank that something is read from, without making the plans."""
         kinds = {name: segments.kinds() for name, segments in self._segments.items()}
-        sizes = {rank: self._size(rank, kinds) for rank in self._pair.source_ranks}
-        return {rank: size for rank, size in sizes.items() if size.total_bytes}
+        sizes: dict[int, PlanSize] = {}
+        for rank in self._pair.source_ranks:
+            size = self._size(rank, kinds)
+            if size.total_bytes:
+                sizes[rank] = size
+        return sizes
 
     def _size(self, source_rank: int, kinds: Mapping[str, Mapping[int, int]]) -> PlanSize:
         total_bytes = pieces = 0

@@ -100,6 +100,8 @@ def segments_of(
         InvalidArgument: the source's window no longer holds the tokens.
     """
     here, there = source.tokens_per_block, destination.tokens_per_block
+    if here == there and _is_all(source, destination, held, wanted, tokens):
+        return _whole_blocks(held, wanted, 0, 0, held.size * here, here)
     start, stop, total = tokens_read(source, destination, held.size, tokens)
     first_held = _first_listed("source_blocks", source, held.size, start, total)
     first_wanted = _first_listed("destination_blocks", destination, wanted.size, start, stop)
@@ -125,6 +127,25 @@ def segments_of(
         return segments
     # Segments of one block keep their order. A key of its own for each makes the fast, unstable sort do that.
     return segments[np.argsort(key * key.size + np.arange(key.size))]
+
+
+def _is_all(
+    source: LayerGroup, destination: LayerGroup, held: BlockIds, wanted: BlockIds, tokens: TokenRange | None
+) -> bool:
+    """Whether whole blocks are copied, and all that are listed on either side, their sizes being equal: nothing else
+    has to be worked out then.
+    """
+    if not held.size or held.size != wanted.size or source.per_sequence:
+        return False
+    if tokens is None:
+        return True
+    no_windows = not source.window_tokens and not destination.window_tokens
+    return (
+        no_windows
+        and not tokens.start
+        and tokens.span is None
+        and tokens.stop == tokens.total == (held.size * source.tokens_per_block)
+    )
 
 
 def tokens_read(
@@ -153,11 +174,12 @@ def _whole_blocks(
     count = token_count // each
     source = held[held_before : held_before + count]
     destination = wanted[wanted_before : wanted_before + count]
-    if count > 1 and not bool((source[1:] >= source[:-1]).all()):
+    if np.count_nonzero(source[1:] < source[:-1]):
         order = ascending(source)
         source, destination = source[order], destination[order]
     nothing = np.zeros(count, dtype=np.int64)
-    counts = np.full(count, each, dtype=np.int64)
+    counts = np.empty(count, dtype=np.int64)
+    counts.fill(each)
     return Segments(source, nothing, destination, nothing, counts, by_destination=False, whole_tokens=each)
 
 

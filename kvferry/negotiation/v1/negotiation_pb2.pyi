@@ -700,8 +700,10 @@ class SessionAnswer(_message.Message):
     NEGOTIATED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     CONCLUDED_FIELD_NUMBER: _builtins.int
+    ANNOUNCED_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
-    """The call that this answers."""
+    """The call that this answers; 0 for what was not asked for."""
     @_builtins.property
     def negotiated(self) -> Global___NegotiateResponse:
         """What is needed to read the publication."""
@@ -714,6 +716,16 @@ class SessionAnswer(_message.Message):
     def concluded(self) -> Global___ConcludeResponse:
         """This conclusion and all before it were taken."""
 
+    @_builtins.property
+    def announced(self) -> Global___Announcement:
+        """What a negotiation of a new publication will answer. Whoever is told may begin to read before its own negotiation,
+        which it needs all the same, is answered.
+        """
+
+    @_builtins.property
+    def withdrawn(self) -> Global___Withdrawal:
+        """An announced publication has ended."""
+
     def __init__(
         self,
         *,
@@ -721,13 +733,65 @@ class SessionAnswer(_message.Message):
         negotiated: Global___NegotiateResponse | None = ...,
         refused: _error_pb2.Refusal | None = ...,
         concluded: Global___ConcludeResponse | None = ...,
+        announced: Global___Announcement | None = ...,
+        withdrawn: Global___Withdrawal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "concluded", b"concluded", "negotiated", b"negotiated", "refused", b"refused"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "answer", b"answer", "concluded", b"concluded", "negotiated", b"negotiated", "refused", b"refused", "withdrawn", b"withdrawn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "call_id", b"call_id", "concluded", b"concluded", "negotiated", b"negotiated", "refused", b"refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "answer", b"answer", "call_id", b"call_id", "concluded", b"concluded", "negotiated", b"negotiated", "refused", b"refused", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["negotiated", "refused", "concluded"]  # noqa: Y015
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["negotiated", "refused", "concluded", "announced", "withdrawn"]  # noqa: Y015
     _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
 
 Global___SessionAnswer: _TypeAlias = SessionAnswer  # noqa: Y015
+
+@_typing.final
+class Withdrawal(_message.Message):
+    """The end of a publication that was announced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    handle: _builtins.bytes
+    """Its handle."""
+    def __init__(
+        self,
+        *,
+        handle: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Withdrawal: _TypeAlias = Withdrawal  # noqa: Y015
+
+@_typing.final
+class Announcement(_message.Message):
+    """A publication, told to the workers that have read from its own before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    handle: _builtins.bytes
+    """Its handle: it is for who has been given the same by a router."""
+    @_builtins.property
+    def answer(self) -> Global___NegotiateResponse:
+        """Without a description."""
+
+    def __init__(
+        self,
+        *,
+        handle: _builtins.bytes = ...,
+        answer: Global___NegotiateResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "handle", b"handle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Announcement: _TypeAlias = Announcement  # noqa: Y015

@@ -169,7 +169,8 @@ class LocalEngine(_RealEngine):
         sources.connect(peer)
         mapping = sources.mapping(peer)
         while mapping is None:
-            for command in mailbox.take(WAIT_SECONDS):
+            mailbox.wait(WAIT_SECONDS)
+            for command in mailbox.take():
                 command(0.0)
             mapping = sources.mapping(peer)
         if not mapping.backend:

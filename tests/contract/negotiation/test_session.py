@@ -13,8 +13,10 @@ from kvferry.core.reasons import Reason
 from kvferry.negotiation.v1 import negotiation_pb2 as pb
 from kvferry.worker.v1 import worker_pb2
 from kvferry_control.peers import session
-from kvferry_control.peers.sources import Source, Sources
+from kvferry_control.peers.source import Source
+from kvferry_control.peers.sources import Sources
 from kvferry_control.records import PROTOCOL_VERSION, WorkerRecord
+from tests.contract.negotiation.asked import negotiated
 from tests.contract.negotiation.fake_source import FakeSource
 from tests.contract.sdk.waiting import until
 
@@ -46,12 +48,12 @@ class Asker:
     async def ask(self, source: FakeSource, transfer: str, timeout_s: float = 10.0) -> int:
         """Negotiate; the number in the answer, which is the one in the transfer's name."""
         deadline = time.monotonic() + timeout_s
-        _, answer = await self.sources.negotiate(record_of(source), transfer, b"handle", 1, deadline)
+        _, answer = await negotiated(self.sources, record_of(source), transfer, deadline)
         return answer.token_count
 
     async def known(self, source: FakeSource) -> Source:
         """The source after a negotiation."""
-        known, _ = await self.sources.negotiate(record_of(source), "t-1", b"handle", 1, time.monotonic() + 10.0)
+        known, _ = await negotiated(self.sources, record_of(source), "t-1", time.monotonic() + 10.0)
         return known
 
     async def checksums(self, known: Source, timeout_s: float = 10.0) -> dict[int, pb.RankChecksums]:

@@ -1,10 +1,13 @@
 """Pulls that end before their data planes have confirmed that no byte can still arrive."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 from kvferry.core.errors import Cancelled, DeadlineExceeded, InvalidArgument, NotReady, PeerError
+from kvferry.core.layouts import WorkerLayout
 from kvferry.core.reasons import Reason
 from kvferry.error.v1 import error_pb2
 from kvferry.sdk.engine import EngineClient
@@ -89,3 +92,24 @@ async def test_what_control_has_forgotten_is_not_settled(
     assert destination_settled(unnamed.value) is False
     with pytest.raises(NotReady, match="unnamed"):
         await engine.wait_settled(unnamed.value, timeout_s=5)
+
+
+async def test_closing_ends_the_wait(
+    control: FakeControl, layout: WorkerLayout, handle: bytes, tasks: asyncio.TaskGroup
+) -> None:
+    """Who waits for a destination to settle learns at once that the client was closed."""
+    async with EngineClient.connect(control.path, "engine", layout) as engine:
+        error = await unsettled(control, engine, handle)
+        never = asyncio.Event()
+        control.before["WatchTransfer"] = never.wait  # type: ignore[assignment]
+        waiting = tasks.create_task(_failure_of(engine.wait_settled(error, timeout_s=60)))
+        await until(lambda: "WatchTransfer" in control.calls, "control asked")
+    async with asyncio.timeout(1):
+        assert "closed" in (await waiting).message
+    never.set()
+
+
+async def _failure_of(waiting: Coroutine[Any, Any, object]) -> NotReady:
+    with pytest.raises(NotReady) as caught:
+        await waiting
+    return caught.value

@@ -227,15 +227,16 @@ async def test_a_port_that_is_taken_is_named(pair: Pair) -> None:
 
 
 @pytest.mark.long
-async def test_a_source_that_leaves_the_cluster_during_negotiation(pair: Pair) -> None:
+async def test_a_source_that_leaves_the_cluster_during_negotiation() -> None:
     """A source whose control is frozen until its registration is gone ends the pull typed, never as a defect."""
-    publication = await pair.publish([1], ttl_s=60)
-    pair.prefill.control.pause()
-    try:
-        with pytest.raises(KvferryError) as caught:
-            await pair.destination.pull(publication.handle, [1], timeout_s=8)
-    finally:
-        pair.prefill.control.resume()
+    async with running_pair() as pair:
+        publication = await pair.publish([1], ttl_s=60)
+        pair.prefill.control.pause()
+        try:
+            with pytest.raises(KvferryError) as caught:
+                await pair.destination.pull(publication.handle, [1], timeout_s=8)
+        finally:
+            pair.prefill.control.resume()
     assert caught.value.reason in (Reason.PEER_UNREACHABLE, Reason.PEER_LOST, Reason.DEADLINE_EXCEEDED)
 
 

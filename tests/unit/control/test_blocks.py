@@ -1,6 +1,7 @@
 """Block lists of requests are checked before anything is done with them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from kvferry.core.layouts import ElementType
 from kvferry.core.reasons import Reason
 from kvferry.layout.v1.layout_pb2 import BlockList
 from kvferry.rpc.block_lists import block_list
-from kvferry_control.blocks import check_blocks, check_tokens
+from kvferry_control.blocks import Shards, check_blocks, check_tokens, shard_of
 
 LAYOUT = dense_layout(
     DenseModel(model="m", layer_count=1, kv_heads=1, head_dim=8, tokens_per_block=16, element_type=ElementType.FLOAT16),
     block_count=10,
 )
+SHARD = shard_of(LAYOUT, 0)
 
 
 TORN = {"full": BlockList(group="full", packed_ids=bytes(7))}
@@ -54,14 +56,14 @@ def test_wrong_lists_are_refused(
 ) -> None:
     """Each mistake has its reason, and the error names where it is."""
     with pytest.raises(kind) as caught:
-        check_blocks("blocks", blocks, LAYOUT, count_max=20)
+        check_blocks("blocks", blocks, SHARD, count_max=20)
     assert (reason, field) == (caught.value.reason, caught.value.metadata["field"])
 
 
 def test_every_block_of_the_pool_may_be_named() -> None:
     """The first and the last block are in range."""
-    check_blocks("blocks", lists(full=list(range(10))), LAYOUT, count_max=20)
-    check_blocks("blocks", packed(*range(10)), LAYOUT, count_max=20)
+    check_blocks("blocks", lists(full=list(range(10))), SHARD, count_max=20)
+    check_blocks("blocks", packed(*range(10)), SHARD, count_max=20)
 
 
 def test_lists_must_hold_the_tokens() -> None:
@@ -83,3 +85,16 @@ def test_a_prefix_that_is_there_needs_no_blocks() -> None:
     with pytest.raises(InvalidArgument) as caught:
         check_tokens("blocks", lists(full=[1, 2]), LAYOUT, token_count=32, first_token=33)
     assert "first_token" == caught.value.metadata["field"]
+
+
+def test_a_shard_is_worked_out_once_for_each_layout() -> None:
+    """Another layout, be it equal, begins anew; a data-parallel rank that is not there is refused each time."""
+    shards, other = Shards(), replace(LAYOUT)
+    first = shards.of(LAYOUT, 0)
+    assert (frozenset({0}), {"full": 10}) == (first.ranks, first.block_counts)
+    assert first is shards.of(LAYOUT, 0)
+    assert first is not shards.of(other, 0)
+    for _ in range(2):
+        with pytest.raises(InvalidArgument) as caught:
+            shards.of(LAYOUT, 1)
+        assert "data_parallel_rank" == caught.value.metadata["field"]

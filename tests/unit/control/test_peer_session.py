@@ -19,9 +19,9 @@ class Negotiator:
         self._negotiate = negotiate
         self.concluded: list[str] = []
 
-    def negotiate(self, request: pb.NegotiateRequest, time_left: float | None) -> pb.NegotiateResponse:
+    def negotiate(self, request: pb.NegotiateRequest, time_left: float | None, into: pb.NegotiateResponse) -> None:
         """Answer."""
-        return self._negotiate(request, time_left)
+        into.CopyFrom(self._negotiate(request, time_left))
 
     def conclude(self, request: pb.ConcludeRequest) -> None:
         """Take a conclusion; one of a publication that has ended is refused."""

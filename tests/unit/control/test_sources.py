@@ -14,6 +14,7 @@ from kvferry.core.reasons import Reason
 from kvferry.worker.v1 import worker_pb2
 from kvferry_control.peers.sources import Sources
 from kvferry_control.records import PROTOCOL_VERSION, WorkerRecord
+from tests.contract.negotiation.asked import negotiated
 
 
 @pytest.mark.parametrize("instances", [{}, {"gone-0": b"j" * 16}], ids=["gone", "another life"])
@@ -40,7 +41,7 @@ async def test_a_negotiation_with_a_source_that_left_is_peer_lost(instances: dic
             return tasks.create_task(work)
 
         sources = Sources("decode-0", [], spawn)
-        asking = tasks.create_task(caught(sources.negotiate(record, "t", b"h", 1, time.monotonic() + 20)))
+        asking = tasks.create_task(caught(negotiated(sources, record, "t", time.monotonic() + 20)))
         # A connection that is taken and never answered.
         silent, _ = await asyncio.get_running_loop().sock_accept(server)
         sources.workers_changed({name: replace(record, instance_id=instance) for name, instance in instances.items()})

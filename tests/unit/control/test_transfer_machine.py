@@ -120,3 +120,15 @@ def test_invariants_hold_in_every_order(events: list[Event]) -> None:
     assert not life.pending
     assert (life.failure is None) == (life.state is State.SUCCEEDED)
     assert life == advance(life, Ended(CANCEL))
+
+
+def test_the_steps_of_a_transfer_that_succeeds_leave_the_rest_as_it_was() -> None:
+    """What earlier sources have left behind stays."""
+    before = Life(sources_left=2, given_up=(FENCED,), done=frozenset({0}), settled=False, unsettled=frozenset({9}))
+    reading = advance(before, Negotiated(RANKS))
+    assert replace(before, state=State.READING, pending=frozenset({1, 2}), ranks=RANKS) == reading
+    one_left = advance(reading, RankSucceeded(1))
+    assert replace(reading, pending=frozenset({2}), done=frozenset({0, 1})) == one_left
+    assert one_left == advance(one_left, RankSucceeded(1))
+    ended = advance(one_left, RankSucceeded(2))
+    assert replace(one_left, state=State.SUCCEEDED, pending=frozenset(), done=RANKS) == ended

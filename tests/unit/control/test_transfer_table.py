@@ -6,7 +6,7 @@ from contextlib import aclosing
 import pytest
 
 from kvferry.core.drain import RETRY_S_MAX
-from kvferry.core.errors import ResourceExhausted
+from kvferry.core.errors import RequestIdReused, ResourceExhausted
 from kvferry_control.config import LimitsSection
 from kvferry_control.transfers.machine import Life
 from kvferry_control.transfers.record import TransferRecord
@@ -18,7 +18,6 @@ def record(name: str) -> TransferRecord:
     return TransferRecord(
         id=name,
         request_id=name,
-        fingerprint=b"",
         handle=b"",
         source_worker="prefill-0",
         source_incarnation=1,
@@ -74,3 +73,22 @@ def test_transfers_that_a_rank_left_unsettled_are_found() -> None:
     second.life = Life(settled=False, unsettled=frozenset({1}))
     assert [second] == table.unsettled(1)
     assert [] == table.unsettled(0)
+
+
+def test_a_request_that_comes_again_gives_the_same_transfer() -> None:
+    """As long as the transfer is kept, and only with the same body."""
+    table = TransferTable(LimitsSection(kept_transfers=1))
+    first = record("first")
+    first.fingerprint = b"body"
+    assert not table.is_known("first")
+    table.add(first)
+    assert table.is_known("first")
+    assert first is table.known("first", b"body")
+    with pytest.raises(RequestIdReused):
+        table.known("first", b"another")
+    second = record("second")
+    table.add(second)
+    table.ended(first)
+    assert table.is_known("first")
+    table.ended(second)
+    assert not table.is_known("first")

@@ -123,7 +123,7 @@ class FakeAgent:
         """Forget a peer."""
         self.connected.remove(peer.agent_name)
 
-    def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
+    def read_blocks(self, source: ReadPart, batch: Batch, priority: int, *, awaited: bool = False) -> int:
         """Start a batch."""
         assert not self.closed
         assert isinstance(batch, CopyPlan)
@@ -150,6 +150,9 @@ class FakeAgent:
         if cell is not None:
             self.cells[cell] = self.network.words.get(peer.name, WORD)
         return True
+
+    def wait(self, handle: int, seconds: float) -> None:
+        """Nothing can be waited for."""
 
     def device_seconds(self, handle: int) -> float:
         """No device."""
@@ -207,6 +210,19 @@ class Bench:
         queue_seconds: float | None = None,
     ) -> None:
         """Queue a read of so many batches from a peer; with ``queue_seconds`` the deadline begins when it is served."""
+        self.executor.submit(self.request(transfer, source, batches, deadline, priority, queue_seconds=queue_seconds))
+
+    def request(
+        self,
+        transfer: str,
+        source: str,
+        batches: int = 1,
+        deadline: float = 100.0,
+        priority: int = 0,
+        *,
+        queue_seconds: float | None = None,
+    ) -> ReadRequest:
+        """A read as :meth:`submit` queues it."""
         lengths = np.full(batches, 100, dtype=np.int64)
         offsets = np.arange(batches, dtype=np.int64) * 200
         region = StridedCopy(offsets, offsets, (), 100)
@@ -220,19 +236,17 @@ class Bench:
             100 * batches,
         )
         queue_deadline = None if queue_seconds is None else self.now + queue_seconds
-        self.executor.submit(
-            ReadRequest(
-                transfer,
-                (part,),
-                100 * batches,
-                batches,
-                self.now,
-                deadline if queue_deadline is None else queue_deadline + deadline,
-                priority,
-                source,
-                queue_deadline,
-                deadline,
-            )
+        return ReadRequest(
+            transfer,
+            (part,),
+            100 * batches,
+            batches,
+            self.now,
+            deadline if queue_deadline is None else queue_deadline + deadline,
+            priority,
+            source,
+            queue_deadline,
+            deadline,
         )
 
     def run(self, seconds: float = 0.0, step: float = 0.01) -> float | None:

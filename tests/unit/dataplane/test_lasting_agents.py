@@ -27,7 +27,7 @@ class Copies:
     def disconnect(self, peer: Peer) -> None:
         """Nothing to do."""
 
-    def read_blocks(self, source: ReadPart, batch: Batch, priority: int) -> int:
+    def read_blocks(self, source: ReadPart, batch: Batch, priority: int, *, awaited: bool = False) -> int:
         """Copy."""
         return 1
 
@@ -44,6 +44,9 @@ class Copies:
     def is_done(self, handle: int) -> bool:
         """Everything is."""
         return True
+
+    def wait(self, handle: int, seconds: float) -> None:
+        """Nothing can be waited for."""
 
     def device_seconds(self, handle: int) -> float:
         """No device."""

@@ -140,7 +140,8 @@ class Book:
         give_up = time.monotonic() + 10
         while not until():
             assert time.monotonic() < give_up
-            for command in self.mailbox.take(0.05):
+            self.mailbox.wait(0.05)
+            for command in self.mailbox.take():
                 command(0.0)
 
     def close(self) -> None:

@@ -168,6 +168,26 @@ def test_every_end_is_signalled() -> None:
     os.close(descriptor)
 
 
+def test_the_end_of_a_silent_job_is_not_signalled() -> None:
+    """Whoever waits for a job wants no signal: neither from threads, nor from submit, nor of one that was cancelled."""
+    descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    used = HostCopier(1, descriptor, tuning=Tuning(inline_bytes_max=1, chunk_bytes_max=4096))
+    spans = memories(2)
+    places = window(spans[0]), window(spans[1])
+    assert used.submit(*places, [flat((0, 0, 1))], silent=True).done
+    assert used.submit(*places, [flat((0, 0, SIZE))], silent=True).wait(WAIT_S)
+    first, _ = slow_job(used)
+    waiting = used.submit(*places, [flat((0, 0, SIZE))], silent=True)
+    waiting.cancel()
+    assert waiting.wait(WAIT_S)
+    assert [] == select.select([descriptor], [], [], 0)[0]
+    first.cancel()
+    assert first.wait(WAIT_S)
+    used.close()
+    assert 1 == os.eventfd_read(descriptor)
+    os.close(descriptor)
+
+
 def test_without_a_descriptor_nothing_is_signalled() -> None:
     """A copier says whether it wakes anyone; what is no descriptor is refused."""
     assert not copier().wakes

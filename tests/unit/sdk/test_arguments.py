@@ -16,6 +16,7 @@ from kvferry.rpc.block_lists import block_list
 from kvferry.rpc.options import MESSAGE_BYTES_MAX
 from kvferry.sdk.arguments import (
     Blocks,
+    block_counts,
     checked_blocks,
     checked_handle,
     checked_id,
@@ -26,7 +27,7 @@ from kvferry.sdk.arguments import (
 )
 from kvferry.transfer.v1.transfer_pb2 import CreateTransferRequest
 
-LAYOUT = dense_layout(DenseModel("model", 1, 1, 8, 16, ElementType.FLOAT16), 64)
+COUNTS = block_counts(dense_layout(DenseModel("model", 1, 1, 8, 16, ElementType.FLOAT16), 64))
 
 
 def assert_names(error: KvferryError, field: str, value: str) -> None:
@@ -49,7 +50,7 @@ def assert_names(error: KvferryError, field: str, value: str) -> None:
 )
 def test_blocks_of_any_kind(blocks: Blocks) -> None:
     """Lists, tuples, numpy arrays, torch tensors and mappings by group give the same block list, in order."""
-    assert checked_blocks("blocks", blocks, LAYOUT) == [block_list("full", np.array([3, 1, 2]))]
+    assert checked_blocks("blocks", blocks, COUNTS) == [block_list("full", np.array([3, 1, 2]))]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_blocks_of_any_kind(blocks: Blocks) -> None:
 def test_blocks_that_are_no_lists_of_ids(blocks: object, field: str, value: str) -> None:
     """What is not a list of integers of a known group raises InvalidArgument."""
     with pytest.raises(InvalidArgument) as caught:
-        checked_blocks("blocks", cast("Blocks", blocks), LAYOUT)
+        checked_blocks("blocks", cast("Blocks", blocks), COUNTS)
     assert_names(caught.value, field, value)
 
 
@@ -80,13 +81,17 @@ def test_blocks_that_are_no_lists_of_ids(blocks: object, field: str, value: str)
     [
         ([0, -1], "blocks[full][1]", "-1", Reason.BLOCK_OUT_OF_RANGE),
         ([0, 64], "blocks[full][1]", "64", Reason.BLOCK_OUT_OF_RANGE),
+        ([0, 1 << 32], "blocks[full][1]", "4294967296", Reason.BLOCK_OUT_OF_RANGE),
+        ([0, 1 << 64], "blocks[full][1]", "18446744073709551616", Reason.BLOCK_OUT_OF_RANGE),
+        (np.array([0, -1], dtype=np.int8), "blocks[full][1]", "-1", Reason.BLOCK_OUT_OF_RANGE),
+        (np.array([0, 1 << 32]), "blocks[full][1]", "4294967296", Reason.BLOCK_OUT_OF_RANGE),
         ([5, 6, 5], "blocks[full]", "5", Reason.BLOCK_DUPLICATE),
     ],
 )
-def test_ids_that_are_no_blocks(blocks: list[int], field: str, value: str, reason: Reason) -> None:
+def test_ids_that_are_no_blocks(blocks: Blocks, field: str, value: str, reason: Reason) -> None:
     """Ids that are negative, beyond the layout or listed twice raise BlockError."""
     with pytest.raises(BlockError) as caught:
-        checked_blocks("blocks", blocks, LAYOUT)
+        checked_blocks("blocks", blocks, COUNTS)
     assert_names(caught.value, field, value)
     assert caught.value.reason is reason
 

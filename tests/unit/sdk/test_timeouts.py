@@ -4,7 +4,7 @@ import pytest
 
 from kvferry.core.errors import InvalidArgument
 from kvferry.rpc.times import seconds_of
-from kvferry.sdk.timeouts import TIME_LEFT_MIN_S, set_timeouts, shorten, total_seconds
+from kvferry.sdk.timeouts import TIME_LEFT_MIN_S, set_timeouts, shorten
 from kvferry.transfer.v1.transfer_pb2 import CreateTransferRequest
 
 
@@ -13,6 +13,17 @@ def request(timeout_s: float, queue_timeout_s: float | None) -> CreateTransferRe
     made = CreateTransferRequest()
     set_timeouts(made, timeout_s, queue_timeout_s)
     return made
+
+
+def total_seconds(pull: CreateTransferRequest) -> float:
+    """How long a pull may take in all, as written."""
+    return seconds_of(pull.timeout) + seconds_of(pull.queue_timeout)
+
+
+def test_the_total_is_that_of_both_times() -> None:
+    """Writing the times tells how long the pull may take in all."""
+    assert 10.0 == set_timeouts(CreateTransferRequest(), 10.0, None)
+    assert 12.5 == set_timeouts(CreateTransferRequest(), 10.0, 2.5)
 
 
 @pytest.mark.parametrize(

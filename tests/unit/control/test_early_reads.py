@@ -1,0 +1,231 @@
+"""Reads that are sent by what a source has told, while it is being asked."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from unittest.mock import Mock
+
+import pytest
+
+from kvferry.core.dense import DenseModel, dense_layout
+from kvferry.core.errors import KvferryError, LeaseEnded
+from kvferry.core.layouts import ElementType
+from kvferry.core.path_floor import ANY_PATH
+from kvferry.core.reasons import Reason
+from kvferry.dataplane.v1 import dataplane_pb2 as dp
+from kvferry.layout.v1.layout_pb2 import BlockList
+from kvferry.negotiation.v1 import negotiation_pb2 as neg
+from kvferry.rpc.reasons import reason_to_wire
+from kvferry.transfer.v1 import transfer_pb2
+from kvferry_control.config import LimitsSection
+from kvferry_control.handles import make_handle
+from kvferry_control.metrics import ControlMetrics
+from kvferry_control.peers.negotiation import Answered, Negotiation
+from kvferry_control.records import WorkerRecord
+from kvferry_control.transfers.machine import Failure, State
+from kvferry_control.transfers.manager import Transfers
+from kvferry_control.transfers.record import TransferRecord
+from kvferry_control.transfers.request import PullRequest
+
+LAYOUT = dense_layout(DenseModel("m", 1, 1, 8, 1, ElementType.INT8), 8)
+ANSWER = neg.NegotiateResponse(
+    incarnation=3,
+    blocks=[BlockList(group="full", block_ids=[5])],
+    token_count=1,
+    leases=[neg.RankLease(rank=0, slot=1, word=9)],
+)
+
+
+@dataclass
+class Bench:
+    """A destination of one rank whose source answers when a test says so."""
+
+    told: bool = True
+    heard: list[Answered] = field(default_factory=list)
+    taken_back: int = 0
+
+    def __post_init__(self) -> None:
+        self.source = Mock(worker="prefill", connected={0}, layout=LAYOUT)
+        self.source.peer = lambda rank: f"prefill/{rank}"
+        self.link = Mock(rank=0, up=True)
+        sources = Mock(floor=ANY_PATH)
+        sources.ask = self._ask
+        sources.announced = lambda _worker, _handle: (self.source, ANSWER) if self.told else None
+        worker = Mock(spec=WorkerRecord, incarnation=3)
+        self.metrics = ControlMetrics()
+        self.transfers = Transfers(
+            "decode", [self.link], sources, LimitsSection(), self.metrics, Mock(), lambda _name: worker
+        )
+
+    def _ask(self, *arguments: object) -> Negotiation:
+        heard = arguments[-1]
+        assert callable(heard)
+        self.heard.append(heard)
+        question = Mock(spec=Negotiation)
+
+        def cancel() -> None:
+            self.taken_back += 1
+
+        question.cancel = cancel
+        return question
+
+    def pull(self, compare_every: int = 0) -> TransferRecord:
+        """Begin a transfer."""
+        handle = make_handle("prefill", 3, "p", 1, b"k" * 32)
+        blocks = {"full": BlockList(group="full", block_ids=[2])}
+        request = PullRequest(
+            request_id="request",
+            handle=handle,
+            blocks=blocks,
+            timeout_s=10.0,
+            priority=0,
+            first_token=0,
+            data_parallel_rank=0,
+            compare_every=compare_every,
+        )
+        return self.transfers.create(request, LAYOUT, 1)
+
+    @property
+    def reads(self) -> list[dp.Read]:
+        """What the data plane was given to read."""
+        commands = [call.args[0] for call in self.link.post.call_args_list]
+        return [command.read for command in commands if command.WhichOneof("command") == "read"]
+
+    def answer(self, answer: neg.NegotiateResponse | KvferryError = ANSWER) -> None:
+        """The source answers."""
+        self.heard.pop()(self.source, answer)
+
+    def finish(self, record: TransferRecord, reason: Reason | None = None) -> None:
+        """The data plane says that its read is over."""
+        failure = None
+        if reason is not None:
+            failure = transfer_pb2.Failure(reason=reason_to_wire(reason), message="said the data plane")
+        event = dp.ReadFinished(transfer=record.id, failure=failure, figures=transfer_pb2.RankFigures())
+        self.transfers.read_finished(0, event)
+
+
+def state_of(record: TransferRecord) -> State:
+    """Where a transfer stands now."""
+    return record.life.state
+
+
+async def test_the_read_is_sent_before_the_answer() -> None:
+    """It is of what was told; the answer changes nothing, and the transfer succeeds with the read."""
+    bench = Bench()
+    record = bench.pull()
+    (read,) = bench.reads
+    assert ([5], [2], 9) == (
+        list(read.sources[0].blocks[0].block_ids),
+        list(read.destination_blocks[0].block_ids),
+        read.sources[0].lease.word,
+    )
+    assert State.READING is state_of(record)
+    bench.answer()
+    assert 1 == len(bench.reads)
+    bench.finish(record)
+    assert State.SUCCEEDED is state_of(record)
+    assert 1 == bench.metrics.early_reads._value.get()
+
+
+async def test_a_read_that_is_over_first_is_a_success() -> None:
+    """Its lease words have held: nobody waits for the answer any more."""
+    bench = Bench()
+    record = bench.pull()
+    bench.finish(record)
+    assert State.SUCCEEDED is state_of(record)
+    assert 1 == bench.taken_back
+
+
+async def test_why_it_failed_the_source_knows_better() -> None:
+    """A read that failed first waits for the answer; a refusal is the reason."""
+    bench = Bench()
+    record = bench.pull()
+    bench.finish(record, Reason.FENCED)
+    assert State.READING is state_of(record)
+    bench.answer(LeaseEnded("it has ended"))
+    assert (State.FAILED, True) == (state_of(record), record.life.settled)
+    assert record.life.failure is not None
+    assert Reason.LEASE_ENDED is record.life.failure.reason
+
+
+async def test_a_failure_is_told_where_the_source_does_not_refuse() -> None:
+    """The answer comes, and the read's own reason stands."""
+    bench = Bench()
+    record = bench.pull()
+    bench.finish(record, Reason.FENCED)
+    bench.answer()
+    assert record.life.failure is not None
+    assert (State.FAILED, Reason.FENCED) == (state_of(record), record.life.failure.reason)
+
+
+async def test_a_refusal_ends_the_read() -> None:
+    """What the source refuses is cancelled, and the transfer ends once that is confirmed."""
+    bench = Bench()
+    record = bench.pull()
+    bench.answer(LeaseEnded("it has ended"))
+    assert State.SETTLING is state_of(record)
+    assert record.id == bench.link.post.call_args.args[0].cancel_read.transfer
+    bench.finish(record, Reason.CANCELLED)
+    assert record.life.failure is not None
+    assert (State.FAILED, Reason.LEASE_ENDED) == (state_of(record), record.life.failure.reason)
+
+
+async def test_a_failure_that_waits_is_a_confirmation_all_the_same() -> None:
+    """A transfer that is cancelled meanwhile knows at once that no byte can still arrive."""
+    bench = Bench()
+    record = bench.pull()
+    bench.finish(record, Reason.FENCED)
+    bench.transfers.cancel(record)
+    await asyncio.sleep(0)
+    assert (State.CANCELLED, True) == (state_of(record), record.life.settled)
+
+
+async def test_nothing_is_held_once_the_end_is_decided() -> None:
+    """After a cancellation the data plane's confirmation counts when it comes."""
+    bench = Bench()
+    record = bench.pull()
+    bench.transfers.cancel(record)
+    bench.finish(record, Reason.CANCELLED)
+    assert (State.CANCELLED, True) == (state_of(record), record.life.settled)
+
+
+def untold(bench: Bench) -> None:
+    """The source has told nothing."""
+    bench.told = False
+
+
+def unknown_there(bench: Bench) -> None:
+    """The data plane was not told about the source."""
+    bench.source.connected = set()
+
+
+def down(bench: Bench) -> None:
+    """The data plane has no session for the moment."""
+    bench.link.up = False
+
+
+@pytest.mark.parametrize("change", [untold, unknown_there, down])
+async def test_else_the_answer_is_waited_for(change: Callable[[Bench], None]) -> None:
+    """Where not all is known, nothing is read before the source has answered."""
+    bench = Bench()
+    change(bench)
+    record = bench.pull()
+    assert not bench.reads
+    assert State.NEGOTIATING is state_of(record)
+    bench.link.up = True
+    bench.answer()
+    assert 1 == len(bench.reads)
+    bench.finish(record, Reason.FENCED)
+    assert State.FAILED is state_of(record)
+
+
+async def test_what_is_compared_is_asked_for_first() -> None:
+    """The sums of what is read come before the read."""
+    bench = Bench()
+    record = bench.pull(compare_every=1)
+    assert not bench.reads
+    assert State.NEGOTIATING is state_of(record)
+    bench.transfers.end_all(Failure(Reason.CANCELLED, "the test is over"))
+    assert record.life.state.terminal
+    assert time.monotonic() < record.deadline
