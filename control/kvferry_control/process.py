@@ -25,6 +25,7 @@ from kvferry.worker.v1.worker_pb2_grpc import add_WorkerServiceServicer_to_serve
 from kvferry_control.cluster import Cluster
 from kvferry_control.config import ControlConfig
 from kvferry_control.drain import Drain
+from kvferry_control.engine_lives import EngineLives
 from kvferry_control.membership import Membership
 from kvferry_control.metrics import ControlMetrics
 from kvferry_control.peers.sources import Sources
@@ -172,6 +173,7 @@ class ControlProcess:
             self._worker,
             publications,
             partial(PullSession, maker, transfers),
+            EngineLives(transfers, self._links),
             self._config,
             self._busy,
             lambda: self._layout_replaced(spawn),
@@ -222,16 +224,16 @@ class ControlProcess:
         self._boots[link.rank] = boot
         self._metrics.ranks_up.set(sum(other.up for other in self._links))
         self._parts.sources.link_up(link, is_new=known != boot)
+        # At once: what it confirms next may be the end of one of these.
+        self._parts.transfers.link_up(link, opened.transfers)
         if not self._established:
             if all(other.up for other in self._links):
                 await self._establish()
         elif known != boot:
             await self._new_life(f"the data plane of rank {link.rank} was restarted", link.rank)
-            self._parts.transfers.link_up(link, opened.transfers)
         else:
             await link.adopt(self._worker.adoption(link.rank))
             self._parts.publications.link_up(link, opened.leases)
-            self._parts.transfers.link_up(link, opened.transfers)
         if self._established:
             self._parts.engine.pool_changed(link)
         self._worker_changed()
@@ -284,7 +286,6 @@ class ControlProcess:
         await self._worker.adopt_ranks()
         for link in self._links:
             self._parts.publications.link_up(link, self._opened[link.rank].leases)
-            self._parts.transfers.link_up(link, self._opened[link.rank].transfers)
         self._established = True
         self._parts.membership.begin()
 

@@ -36,7 +36,7 @@ def open_health(
     loop, table = asyncio.get_running_loop(), transfers.table
 
     def silent() -> str | None:
-        ranks = sorted(transfers.silent_ranks)
+        ranks = sorted(transfers.settling.silent_ranks)
         return f"the data planes of ranks {ranks} do not confirm the end of reads" if ranks else None
 
     def overdue() -> str | None:

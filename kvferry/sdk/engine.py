@@ -15,6 +15,7 @@ from kvferry.core.layouts import WorkerLayout, validate_layout
 from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.engine.v1.engine_pb2_grpc import EngineServiceStub
 from kvferry.publication.v1.publication_pb2_grpc import PublicationServiceStub
+from kvferry.rpc.engine_life import new_life
 from kvferry.rpc.layouts import layout_to_wire
 from kvferry.rpc.options import channel_options
 from kvferry.rpc.times import duration
@@ -68,7 +69,7 @@ class EngineClient:
         on_event: Callable[[EngineEvent], None] | None,
     ) -> None:
         self._path = checked_path(socket_path)
-        self._request = pb.OpenEngineRequest(engine_id=checked_id("engine_id", engine_id))
+        self._request = pb.OpenEngineRequest(engine_id=checked_id("engine_id", engine_id), life=new_life())
         if layout is not None:
             validate_layout(layout)
             self._request.layout.CopyFrom(layout_to_wire(layout))
@@ -93,11 +94,11 @@ class EngineClient:
         call_timeout_s: float = CALL_TIMEOUT_S,
         on_event: Callable[[EngineEvent], None] | None = None,
     ) -> Self:
-        """A client to enter with ``async with``; entering declares the engine.
+        """A client to enter with ``async with``, which declares the engine. ``on_event`` is called on its event loop.
 
-        ``engine_id`` is the same in every life of the same engine. Without ``layout`` the client only looks: it is no
-        sign of life of the engine. ``connect_timeout_s`` bounds the waiting for a control that is not up yet,
-        ``call_timeout_s`` every call without a timeout of its own. ``on_event`` is called on the event loop.
+        ``engine_id`` is the same in every life of the same engine; what lives that are gone were pulling has ended once
+        one with ``layout`` is entered. Without it the client only looks: it is no sign of life. ``connect_timeout_s``
+        bounds the wait for a control that is not up yet, ``call_timeout_s`` calls that have no timeout of their own.
 
         Raises:
             InvalidArgument, ConfigInvalid: an argument is wrong; names it and its value.

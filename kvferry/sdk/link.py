@@ -11,6 +11,7 @@ from grpc import aio
 
 from kvferry.core.errors import KvferryError, NotReady, RetryableError
 from kvferry.engine.v1 import engine_pb2 as pb
+from kvferry.rpc.engine_life import LIFE_KEY
 from kvferry.rpc.times import seconds_of
 from kvferry.sdk.calls import control_error
 from kvferry.sdk.log import sdk_log
@@ -91,6 +92,7 @@ class EngineLink:
             opened = await self._engines.OpenEngine(self._request, timeout=timeout_s, wait_for_ready=True)
         except aio.AioRpcError as error:
             raise control_error(error, self._where) from error
+        self._request.again = True
         self._listener.on_opened(opened)
         self._interval_s = max(seconds_of(opened.heartbeat_interval), HEARTBEAT_INTERVAL_MIN_S)
 
@@ -154,7 +156,7 @@ class EngineLink:
 
     async def _session(self) -> None:
         await self.open(ATTEMPT_S)
-        pulls = self._engines.Pull()
+        pulls = self._engines.Pull(metadata=((LIFE_KEY, self._request.life.hex()),))
         events = self._engines.WatchEngine(pb.WatchEngineRequest(engine_id=self._request.engine_id))
         try:
             await _first_message(pulls, "Pull")

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from kvferry.core.errors import DeadlineExceeded, KvferryError, NotFound, NotReady
-from kvferry.engine.v1.engine_pb2 import PullCommand
+from kvferry.engine.v1.engine_pb2 import PullCommand, WithdrawRequest
 from kvferry.sdk.calls import is_outcome_unknown, mark_outcome_unknown
 from kvferry.sdk.convert import TERMINAL_STATES, transfer_of
 from kvferry.sdk.failures import PullFailed, failed_pull, failure_of, pull_failed
@@ -101,7 +101,7 @@ class Pull:
 
         Raises:
             DeadlineExceeded: they have not within ``timeout_s``.
-            KvferryError: control cannot be reached, or has forgotten the transfer; the blocks must stay out of use.
+            KvferryError: control cannot be reached; the blocks must stay out of use.
         """
         return await self._wait_settled(self.transfer, timeout_s)
 
@@ -229,17 +229,16 @@ class PullTable:
 
         Raises:
             DeadlineExceeded: that was not so within ``timeout_s``.
-            KvferryError: control cannot be reached, or does not know the transfer.
+            KvferryError: control cannot be reached.
         """
-        if not transfer.name:
-            raise NotReady(f"control never named the transfer of request_id {transfer.request_id}")
         try:
             async with asyncio.timeout(timeout_s):
-                while not (found := await self._look(transfer)).destination_settled:  # noqa: ASYNC110 - of others
+                while not await self._is_settled(transfer):  # noqa: ASYNC110 - of others
                     await asyncio.sleep(LOOK_S)
         except TimeoutError as error:
-            raise DeadlineExceeded(f"{transfer.name} has not settled within {timeout_s:g} s") from error
-        return found
+            what = transfer.name or f"the transfer of request_id {transfer.request_id}"
+            raise DeadlineExceeded(f"{what} has not settled within {timeout_s:g} s") from error
+        return replace(transfer, destination_settled=True)
 
     async def wait_settled_after(self, error: BaseException, timeout_s: float) -> TransferResult | None:
         """As :meth:`wait_settled`, of the transfer of a pull that raised ``error``; None if none was made."""
@@ -288,12 +287,17 @@ class PullTable:
         else:
             pull.settle(pull.lost(_forgotten(pull)))
 
-    async def _look(self, transfer: TransferResult) -> TransferResult:
-        watch = PullCommand(watch=pb.GetTransferRequest(name=transfer.name))
-        found = await self._stream.ask(watch, REPAIR_CALL_S)
-        if found.request_id != transfer.request_id:
-            raise _forgotten(transfer)
-        return transfer_of(found)
+    async def _is_settled(self, transfer: TransferResult) -> bool:
+        """Whether no byte of a transfer that has ended here can still arrive.
+
+        It is withdrawn, since control may not have heard of its end, or of it; an answer without a name is of one that
+        was never made, or that only an earlier life of control knew.
+        """
+        if transfer.request_id in self._pulls:
+            # The request was made again: it is under way.
+            return False
+        found = await self._stream.ask(_withdrawal(transfer.request_id), REPAIR_CALL_S)
+        return found.destination_settled and found.state in TERMINAL_STATES
 
     def _under_way(self) -> list[Pull]:
         return [pull for pulls in self._pulls.values() for pull in pulls if not pull.done()]
@@ -347,14 +351,10 @@ class PullTable:
     async def _ask_to_cancel(self, pull: Pull) -> PullFailed | None:
         """Have control end the transfer; why that cannot be had, if so."""
         try:
-            if not pull.name:
-                # Control may have made it without our having heard its name; the same request tells.
-                pull.learn(await self._stream.ask(PullCommand(create=pull.request), CANCEL_S))
-            if not pull.done():
-                cancel = pb.CancelTransferRequest(name=pull.name)
-                pull.learn(await self._stream.ask(PullCommand(cancel=cancel), CANCEL_S))
+            # Also of one whose name was not heard, and of one that an earlier life of control made.
+            pull.learn(await self._stream.ask(_withdrawal(pull.request_id), CANCEL_S))
         except KvferryError as error:
-            failure = pull.lost(error) if pull.name else _not_made(pull, error)
+            failure = pull.lost(error)
             if not is_outcome_unknown(error):
                 pull.settle(failure)
             return failure
@@ -378,5 +378,9 @@ def _cause_of(ended: Outcome) -> PullFailed | None:
     return None if ended.succeeded else failure_of(ended)
 
 
-def _forgotten(transfer: Pull | TransferResult) -> NotReady:
+def _withdrawal(request_id: str) -> PullCommand:
+    return PullCommand(withdraw=WithdrawRequest(request_id=request_id))
+
+
+def _forgotten(transfer: Pull) -> NotReady:
     return NotReady(f"control restarted and no longer knows {transfer.name}", metadata={"transfer": transfer.name})

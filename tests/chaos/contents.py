@@ -70,3 +70,7 @@ class RankBlocks:
     def other_bytes(self, blocks: Sequence[int], word: int) -> int:
         """Bytes of elements that are not the one bit pattern."""
         return 4 * int(np.count_nonzero(self._blocks[list(blocks)] != np.uint32(word)))
+
+    def first_words(self, blocks: Sequence[int]) -> list[int]:
+        """One word of each block."""
+        return [int(word) for word in self._blocks[list(blocks), 0, 0, 0, 0, 0]]

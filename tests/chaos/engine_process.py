@@ -1,7 +1,8 @@
 """An engine under chaos: fills, publishes, pulls and compares as it is told, and never trusts what it has not seen.
 
 ``python -m tests.chaos.engine_process``. It writes to published blocks the moment it hears that they are its own again,
-poisons blocks before every pull, and watches the blocks of failed pulls that were said to be settled for late bytes.
+poisons blocks before every pull, keeps those of failed pulls out of use until they are said to be settled, and watches
+them for late bytes from then on.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
 from grpc import aio
 
 from kvferry import EngineClient
@@ -33,10 +35,17 @@ from tests.chaos.wire import Published, PublishOrder, Pulled, PullOrder, serve
 
 WATCHED_S = 2.0
 """How long settled blocks are watched for late bytes."""
+SETTLED_S = 5.0
+"""How long control is asked whether blocks have settled before that is said, and it is asked again."""
+PAUSE_S = 0.2
 KEPT_SHARE = 0.1
 """Of pulls that succeeded, those that are compared once more."""
 KEPT_S = 0.5
 ENDED_KEPT_MAX = 1_000
+LATE = "bytes came late"
+"""Logged of every transfer that had any, since an engine that is killed tells no figures."""
+_log = structlog.get_logger(__name__)
+
 _POISON = 0xDEAD0000
 _SCRIBBLE = 0xBAD00000
 
@@ -54,8 +63,6 @@ class ChaosEngine:
         self._views: dict[int, tuple[object, RankBlocks]] = {}
         self._pulling = 0
         self._watching = 0
-        self.late_bytes = 0
-        self.wrong_bytes = 0
 
     def on_event(self, event: EngineEvent) -> None:
         """Use blocks anew as soon as they are said to be free."""
@@ -84,7 +91,8 @@ class ChaosEngine:
         except KvferryError as error:
             if is_outcome_unknown(error):
                 # They may be pinned, but for no longer than this.
-                asyncio.get_running_loop().call_later(order.ttl_s, self._give_back, blocks)
+                self._watching += 1
+                asyncio.get_running_loop().call_later(order.ttl_s, self._give_back_watched, blocks)
             else:
                 self._give_back(blocks)
             return asdict(Published(reason=error.reason.value))
@@ -125,8 +133,6 @@ class ChaosEngine:
             "live_publications": len(self._published),
             "pulling": self._pulling,
             "watching": self._watching,
-            "late_bytes": self.late_bytes,
-            "wrong_bytes": self.wrong_bytes,
             "cpu_s": used.ru_utime + used.ru_stime,
         }
 
@@ -151,11 +157,15 @@ class ChaosEngine:
         outcome = asyncio.CancelledError() if pull.cancelled() else pull.result()
         if isinstance(outcome, TransferResult):
             wrong = self._compare(blocks, order)
-            self.wrong_bytes += wrong
-            self._keep_a_while(blocks, order)
-            return replace(pulled, transfer=outcome.name, path=outcome.path, wrong_bytes=wrong)
-        settled = destination_settled(outcome)
-        self._watch(blocks, poison, settled)
+            pulled = replace(pulled, transfer=outcome.name, path=outcome.path, wrong_bytes=wrong)
+            self._keep_a_while(blocks, order, pulled)
+        else:
+            pulled = self._not_pulled(pulled, outcome)
+            self._tasks.create_task(self._watch(blocks, poison, outcome, pulled))
+        _log.info("pull ended", blocks=blocks, seed=order.seed, **asdict(pulled))
+        return pulled
+
+    def _not_pulled(self, pulled: Pulled, outcome: BaseException) -> Pulled:
         failed = outcome if isinstance(outcome, KvferryError) else outcome.__cause__
         cancelled = isinstance(outcome, asyncio.CancelledError)
         return replace(
@@ -164,7 +174,7 @@ class ChaosEngine:
             reason=failed.reason.value if isinstance(failed, KvferryError) else "",
             message=failed.message if isinstance(failed, KvferryError) else "",
             transfer=failed.transfer.name if isinstance(failed, PullFailed) and failed.transfer is not None else "",
-            settled=settled,
+            settled=destination_settled(outcome),
         )
 
     async def _outcome(self, order: PullOrder, blocks: list[int]) -> TransferResult | BaseException:
@@ -175,36 +185,48 @@ class ChaosEngine:
         except (KvferryError, asyncio.CancelledError) as error:
             return error
 
-    def _keep_a_while(self, blocks: list[int], order: PullOrder) -> None:
+    def _keep_a_while(self, blocks: list[int], order: PullOrder, pulled: Pulled) -> None:
         """Some of what was right shall still be right later: nothing may write to it."""
         if self._random.random() > KEPT_SHARE:
             self._give_back(blocks)
             return
         self._watching += 1
-        asyncio.get_running_loop().call_later(KEPT_S, self._kept, blocks, order, self._pools())
+        asyncio.get_running_loop().call_later(KEPT_S, self._kept, blocks, order, pulled, self._pools())
 
-    def _kept(self, blocks: list[int], order: PullOrder, pools: dict[int, object]) -> None:
-        self._watching -= 1
+    def _kept(self, blocks: list[int], order: PullOrder, pulled: Pulled, pools: dict[int, object]) -> None:
         if pools == self._pools():
-            self.late_bytes += self._compare(blocks, order)
-        self._give_back(blocks)
+            self._say_late(self._compare(blocks, order), blocks, pulled)
+        self._give_back_watched(blocks)
 
-    def _watch(self, blocks: list[int], poison: int, settled: bool) -> None:
-        """Keep the blocks of a failed pull; if no byte may arrive in them any more, see that none does.
-
-        Unsettled blocks go back as well: only pulls use them here, and a data plane refuses a block that is still the
-        destination of another read.
-        """
-        if settled:
-            self._fill(blocks, poison)
+    async def _watch(self, blocks: list[int], poison: int, outcome: BaseException, pulled: Pulled) -> None:
+        """Keep the blocks of a failed pull until no byte may arrive in them any more, and then see that none does."""
         self._watching += 1
-        asyncio.get_running_loop().call_later(WATCHED_S, self._seen, blocks, poison, settled, self._pools())
+        pools = self._pools()
+        if not pulled.settled:
+            await self._settled(outcome)
+        if pools == self._pools():
+            self._fill(blocks, poison)
+            await asyncio.sleep(WATCHED_S)
+        if pools == self._pools():
+            self._say_late(sum(view.other_bytes(blocks, poison) for _, view in self._views.values()), blocks, pulled)
+        self._give_back_watched(blocks)
 
-    def _seen(self, blocks: list[int], poison: int, settled: bool, pools: dict[int, object]) -> None:
-        self._watching -= 1
-        self._give_back(blocks)
-        if settled and pools == self._pools():
-            self.late_bytes += sum(view.other_bytes(blocks, poison) for _, view in self._views.values())
+    async def _settled(self, outcome: BaseException) -> None:
+        while True:
+            try:
+                await self._client.wait_settled(outcome, SETTLED_S)
+            except KvferryError as error:
+                _log.info("not settled", error=str(error))
+                await asyncio.sleep(PAUSE_S)
+            else:
+                return
+
+    def _say_late(self, late: int, blocks: list[int], pulled: Pulled) -> None:
+        """Say how many came, of which transfer, and what is there now: the log has who pulled those contents."""
+        if not late:
+            return
+        words = {rank: view.first_words(blocks) for rank, (_, view) in self._views.items()}
+        _log.error(LATE, late_bytes=late, blocks=blocks, words=words, **asdict(pulled))
 
     def _take(self, count: int) -> list[int] | None:
         if len(self._free) < count:
@@ -215,6 +237,10 @@ class ChaosEngine:
 
     def _give_back(self, blocks: list[int]) -> None:
         self._free += blocks
+
+    def _give_back_watched(self, blocks: list[int]) -> None:
+        self._watching -= 1
+        self._give_back(blocks)
 
     async def _attach(self) -> None:
         layout = self._client.layout

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -37,7 +38,8 @@ class Report:
     seconds: float = 0.0
     faults: list[Injected] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
-    late_bytes: int = 0
+    late: list[dict[str, Any]] = field(default_factory=list)
+    """Bytes that came after their transfer's end, as the engines logged it."""
     leaks: list[str] = field(default_factory=list)
     crashes: list[str] = field(default_factory=list)
     """Processes that ended by themselves."""
@@ -46,6 +48,11 @@ class Report:
     see a killed data plane, which is a fault like the others."""
     log_defects: list[str] = field(default_factory=list)
     """Tracebacks in the logs of processes."""
+
+    @property
+    def late_bytes(self) -> int:
+        """How many came."""
+        return sum(late["late_bytes"] for late in self.late)
 
     @property
     def recovery_max_s(self) -> float:
@@ -57,8 +64,8 @@ class Report:
         """What must not be; empty when the run is good."""
         tally = self.tally
         found = [f"wrong bytes: {tally.wrong_bytes}, for example {tally.wrong[0]}"] if tally.wrong_bytes else []
-        if self.late_bytes:
-            found.append(f"bytes that came after their transfer's end: {self.late_bytes}")
+        if self.late:
+            found.append(f"bytes that came after their transfer's end: {self.late_bytes}, for example {self.late[0]}")
         if tally.started != tally.ended:
             found.append(f"transfers that never ended: {tally.started - tally.ended}")
         found += [f"past its deadline: {late}" for late in tally.late]

@@ -1,15 +1,18 @@
 """A chaos run: start everything, break it again and again under load, and see what is left in the end."""
 
 import asyncio
+import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.census import Holding, census, quiet
 from tests.chaos.contents import BLOCK_COUNT
+from tests.chaos.engine_process import LATE
 from tests.chaos.faults import Fault, Scene
 from tests.chaos.load import Load
 from tests.chaos.probes import recovered
@@ -65,7 +68,7 @@ async def chaos(plan: Plan, tell: Callable[[str], None] = lambda _line: None) ->
         report.leaks = await _leaks(site, before)
         report.backend_aborts = [crash for crash in site.crashes if BACKEND_ABORT in crash]
         report.crashes = [crash for crash in site.crashes if BACKEND_ABORT not in crash]
-        report.late_bytes = sum([(await site.engines[name].figures())["late_bytes"] for name in site.stations])
+        report.late = list(_late(site))
         report.log_defects = _defects(site)
     report.seconds = time.monotonic() - began
     return report
@@ -139,6 +142,14 @@ def _grown(before: dict[str, Holding], after: dict[str, Holding]) -> list[str]:
 
 def _new(before: Holding, after: Holding) -> dict[str, int]:
     return dict(Counter(after.kinds) - Counter(before.kinds))
+
+
+def _late(site: Site) -> Iterator[dict[str, Any]]:
+    """What engines, also those that were killed since, found in blocks that no byte could arrive in any more."""
+    for name in site.stations:
+        for line in site.processes[f"{name}.engine"].child().log_path.read_text(errors="replace").splitlines():
+            if LATE in line:
+                yield {"engine": name, **json.loads(line)}
 
 
 def _defects(site: Site) -> list[str]:

@@ -5,7 +5,7 @@ What it knows of its blocks outlives it, as a journal would: a restarted engine 
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -124,10 +124,14 @@ class EngineLife:
                     tasks.create_task(self._pull())
 
     def _recover(self) -> None:
-        """After a crash: nobody waits any more for what was under way."""
-        for blocks, deadline in self.journal.pulling.values():
-            self._quarantine(blocks, deadline)
+        """After a crash: what the life before was pulling is over, or the client would not be open."""
+        for blocks in (
+            *(blocks for blocks, _ in self.journal.pulling.values()),
+            *(lost for lost, _ in self.journal.lost),
+        ):
+            self._free(blocks, "a pull of an earlier life")
         self.journal.pulling.clear()
+        self.journal.lost.clear()
 
     # Publications
 
@@ -292,13 +296,20 @@ class EngineLife:
             else:
                 result = await _outcome(pull)
         except PullFailed as error:
-            return error, error.destination_settled
-        settled = result.destination_settled
-        if not settled:
-            self._memory.use(blocks, Use.QUARANTINED, request_id)
-            with suppress(KvferryError):
-                settled = (await pull.wait_settled(SETTLE_S)).destination_settled
+            settled = error.destination_settled or await self._settles(self._up.wait_settled(error, SETTLE_S), blocks)
+            return error, settled
+        settled = result.destination_settled or await self._settles(pull.wait_settled(SETTLE_S), blocks)
         return result, settled
+
+    async def _settles(
+        self, waiting: Coroutine[object, object, TransferResult | None], blocks: tuple[int, ...]
+    ) -> bool:
+        """Whether it is told in time that nothing can arrive any more in the blocks of a pull that ended without."""
+        self._memory.use(blocks, Use.QUARANTINED, "a pull that has not settled")
+        with suppress(KvferryError):
+            await waiting
+            return True
+        return False
 
     def _pulled(
         self,

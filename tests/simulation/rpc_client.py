@@ -9,7 +9,7 @@ from grpc import aio
 
 from tests.simulation.inbox import OK, Inbox, Status, failure, this_process
 from tests.simulation.network import CONNECT_SECONDS, KEEPALIVE_SECONDS, Connection, Network, Pipe
-from tests.simulation.rpc_server import ServerCall
+from tests.simulation.rpc_server import Metadata, ServerCall
 
 CONNECT_PAUSE_SECONDS = 0.05
 
@@ -17,7 +17,9 @@ CONNECT_PAUSE_SECONDS = 0.05
 class ClientCall:
     """A client's end of a call."""
 
-    def __init__(self, channel: "SimChannel", path: str, codec: "Codec", timeout: float | None) -> None:
+    def __init__(
+        self, channel: "SimChannel", path: str, codec: "Codec", timeout: float | None, metadata: Metadata
+    ) -> None:
         self._channel = channel
         self._codec = codec
         self._network = channel.network
@@ -28,9 +30,9 @@ class ClientCall:
         if timeout is not None:
             late = (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ())
             self._deadline = loop.call_later(max(timeout, 0.0), self._end_early, late)
-        self._connection, self._pipe = self._connect(path, timeout)
+        self._connection, self._pipe = self._connect(path, timeout, metadata)
 
-    def _connect(self, path: str, timeout: float | None) -> tuple[Connection, Pipe]:
+    def _connect(self, path: str, timeout: float | None, metadata: Metadata) -> tuple[Connection, Pipe]:
         network, client = self._network, this_process()
         server = network.find(self._channel.target)
         connection = Connection(path, client, server.process if server else client, (self,))
@@ -43,7 +45,7 @@ class ClientCall:
             self._give_up_after(CONNECT_SECONDS, connection, lambda: network.is_cut(client, process))
         if process.is_stopped(network.loop.now):
             self._give_up_after(KEEPALIVE_SECONDS, connection, lambda: process.is_stopped(network.loop.now))
-        end = ServerCall(server, path, connection, self._inbox, timeout)
+        end = ServerCall(server, path, connection, self._inbox, timeout, metadata)
         connection.ends = (self, end)
         pipe = Pipe(network, connection, to_server=True, arrived=end.inbox.put)
         pipe.do(end.begin)
@@ -211,7 +213,7 @@ class SimChannel:
     ) -> Any:
         """A method with streams both ways."""
         codec = Codec(request_serializer, response_deserializer)
-        return lambda *, timeout=None, metadata=None: self._call(path, codec, timeout)
+        return lambda *, timeout=None, metadata=(): self._call(path, codec, timeout, metadata)
 
     async def close(self, grace: float | None = None) -> None:
         """End every call; they are given up at once, whatever the grace."""
@@ -231,8 +233,8 @@ class SimChannel:
         server = self.network.find(self.target)
         return server is not None and not self.network.is_cut(this_process(), server.process)
 
-    def _call(self, path: str, codec: Codec, timeout: float | None) -> ClientCall:
+    def _call(self, path: str, codec: Codec, timeout: float | None, metadata: Metadata = ()) -> ClientCall:
         self._calls = [call for call in self._calls if not call.done()]
-        call = ClientCall(self, path, codec, timeout)
+        call = ClientCall(self, path, codec, timeout, metadata)
         self._calls.append(call)
         return call

@@ -11,14 +11,23 @@ from grpc import aio
 from tests.simulation.inbox import OK, Inbox, Status, this_process
 from tests.simulation.network import Connection, Network, Pipe
 
+Metadata = tuple[tuple[str, str], ...]
+
 
 class ServerCall:
     """A server's end of a call, which is also the context of its handler."""
 
     def __init__(
-        self, server: "SimServer", path: str, connection: Connection, client: Inbox, timeout: float | None
+        self,
+        server: "SimServer",
+        path: str,
+        connection: Connection,
+        client: Inbox,
+        timeout: float | None,
+        metadata: Metadata,
     ) -> None:
         self.inbox = Inbox()
+        self._metadata = metadata
         self._server = server
         self._handler = server.handlers.get(path)
         self._connection = connection
@@ -61,6 +70,10 @@ class ServerCall:
         """End the call with an error."""
         self._aborted = (code, details, trailing_metadata)
         raise aio.AbortError
+
+    def invocation_metadata(self) -> Metadata:
+        """The client's."""
+        return self._metadata
 
     async def send_initial_metadata(self, metadata: object) -> None:
         """gRPC's; lost here, so that no client takes a lane: what they carry, the stream does."""

@@ -9,6 +9,7 @@ from grpc import aio
 from kvferry.core.errors import InvalidArgument, ResourceExhausted
 from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.engine.v1.engine_pb2_grpc import EngineServiceServicer
+from kvferry.rpc.engine_life import LIFE_KEY
 from kvferry.rpc.errors import abort, stream_method, unary_method
 from kvferry.rpc.lanes import LaneServer
 from kvferry.rpc.layouts import blocks_by_group, layout_from_wire
@@ -16,6 +17,7 @@ from kvferry.rpc.streams import StreamServer
 from kvferry.rpc.times import checked_seconds, duration
 from kvferry_control.blocks import check_blocks, check_tokens, shard_of
 from kvferry_control.config import ControlConfig
+from kvferry_control.engine_lives import EngineLives
 from kvferry_control.handles import make_handle
 from kvferry_control.publications.machine import State
 from kvferry_control.publications.manager import Publication, Publications
@@ -32,14 +34,15 @@ HELD_BLOCKS_MAX = 1_000_000
 
 
 class EngineService(EngineServiceServicer):
-    """Serves the engine. ``pull_session`` makes what serves one stream of pulls; ``layout_replaced`` is called when the
-    engine came back with another layout."""
+    """Serves the engine. ``pull_session`` makes what serves one stream of a process's pulls; ``layout_replaced`` is
+    called when the engine came back with another layout."""
 
     def __init__(
         self,
         worker: LocalWorker,
         publications: Publications,
-        pull_session: Callable[[], PullSession],
+        pull_session: Callable[[str], PullSession],
+        lives: EngineLives,
         config: ControlConfig,
         busy: Callable[[], bool],
         layout_replaced: Callable[[], None],
@@ -48,6 +51,7 @@ class EngineService(EngineServiceServicer):
         self._worker = worker
         self._publications = publications
         self._pull_session = pull_session
+        self._lives = lives
         self._limits = config.limits
         self._pull_timeout_s = config.pull_timeout_s
         self._busy = busy
@@ -65,6 +69,8 @@ class EngineService(EngineServiceServicer):
         check_id("engine_id", request.engine_id)
         if request.HasField("layout"):
             layout = layout_from_wire(request.layout)
+            if request.life and not request.again:
+                await self._lives.begin(request.life)
             if await self._worker.declare_layout(layout, self._busy):
                 self._layout_replaced()
             self._worker.heard_of_engine()
@@ -200,13 +206,16 @@ class EngineService(EngineServiceServicer):
         if self._pull_session_count >= self._limits.watchers:
             limit = self._limits.watchers
             await abort(context, ResourceExhausted.of_bound("limits.watchers", limit, "so many engines pull"))
+        life = str(dict(context.invocation_metadata() or ()).get(LIFE_KEY, ""))
         self._pull_session_count += 1
-        session = self._pull_session()
+        self._lives.connected(life)
+        session = self._pull_session(life)
         try:
             stream = StreamServer(pb.PullRequest, session.handle, session.outgoing, message_of)
             await stream.serve(request_iterator, context, self._lanes, first=pb.PullResponse())
         finally:
             session.close()
+            self._lives.disconnected(life)
             self._pull_session_count -= 1
 
     def publication_ended(self, publication: Publication) -> None:

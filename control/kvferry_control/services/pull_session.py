@@ -6,6 +6,7 @@ from kvferry.core.errors import InternalError, InvalidArgument, KvferryError
 from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.rpc.refusals import refusal_to_wire
 from kvferry.rpc.streams import Outgoing
+from kvferry.transfer.v1.transfer_pb2 import Transfer
 from kvferry_control.requests import id_of
 from kvferry_control.services.creation import TransferMaker
 from kvferry_control.transfers.manager import Transfers
@@ -13,16 +14,23 @@ from kvferry_control.transfers.record import TransferRecord
 
 EVENTS_MAX = 16_384
 
+Answer = TransferRecord | Transfer | KvferryError
+"""To a command: the transfer that it is about, one that was never made, or why it is refused."""
+
 _log = structlog.get_logger("kvferry.control.engine")
 
 
 class PullSession:
-    """Takes the commands of one stream in their order and puts the events into ``outgoing``."""
+    """Takes the commands of one stream in their order and puts the events into ``outgoing``.
 
-    def __init__(self, maker: TransferMaker, transfers: Transfers) -> None:
+    ``engine_life`` is the process whose stream it is, in hexadecimal.
+    """
+
+    def __init__(self, maker: TransferMaker, transfers: Transfers, engine_life: str = "") -> None:
         self.outgoing: Outgoing[pb.PullEvent] = Outgoing(EVENTS_MAX)
         self._maker = maker
         self._transfers = transfers
+        self._engine_life = engine_life
         self._watched: dict[str, list[int]] = {}
         """By transfer: the commands that its end answers; none if it is told unasked."""
 
@@ -37,7 +45,7 @@ class PullSession:
             self._transfers.unwatch(transfer, self._ended)
         self._watched.clear()
 
-    def _done(self, command: pb.PullCommand) -> TransferRecord | KvferryError:
+    def _done(self, command: pb.PullCommand) -> Answer:
         try:
             return self._do(command)
         except KvferryError as error:
@@ -46,16 +54,22 @@ class PullSession:
             _log.exception("defect in a command about a pull")
             return InternalError(f"{type(error).__name__} in {command.WhichOneof('command')}")
 
-    def _do(self, command: pb.PullCommand) -> TransferRecord:
+    def _do(self, command: pb.PullCommand) -> TransferRecord | Transfer:
         match command.WhichOneof("command"):
             case "create":
-                record = self._maker.make(command.create)
+                record = self._maker.make(command.create, self._engine_life)
                 self._watch(record, command.command_id if command.answer_at_end else None)
             case "cancel":
                 record = self._transfers.table.get(id_of("transfers", command.cancel.name))
                 self._transfers.cancel(record)
             case "watch":
                 record = self._transfers.table.get(id_of("transfers", command.watch.name))
+                self._watch(record, None)
+            case "withdraw":
+                withdrawn = self._maker.withdraw(command.withdraw.request_id)
+                if isinstance(withdrawn, Transfer):
+                    return withdrawn
+                record = withdrawn
                 self._watch(record, None)
             case _:
                 raise InvalidArgument.of_field("command", "unset", "an unknown command")
@@ -70,11 +84,13 @@ class PullSession:
         if answers is not None:
             self._watched[record.id].append(answers)
 
-    def _answer_all(self, made: list[tuple[pb.PullCommand, TransferRecord | KvferryError]]) -> None:
+    def _answer_all(self, made: list[tuple[pb.PullCommand, Answer]]) -> None:
         for command, result in made:
             if isinstance(result, KvferryError):
                 refused = refusal_to_wire(result)
                 self.outgoing.put_or_end(pb.PullEvent(command_id=command.command_id, refused=refused))
+            elif isinstance(result, Transfer):
+                self.outgoing.put_or_end(pb.PullEvent(command_id=command.command_id, transfer=result))
             elif not command.answer_at_end or result.life.state.terminal:
                 self._tell(command.command_id, result)
 

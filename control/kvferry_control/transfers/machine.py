@@ -10,7 +10,8 @@
     FAILED / CANCELLED ◄──────  SETTLING   until every rank has confirmed, or SettleTimedOut
 
 ``Ended`` is a deadline, a cancellation or a refusal. The first failure decides the outcome. A transfer is *settled*
-once no byte of it can still arrive; only a rank that was lost, or that did not confirm in time, leaves it unsettled.
+once no byte can still arrive in its blocks. A rank leaves it unsettled that was lost, that did not confirm in time, or
+that may still carry out reads which no transfer here answers for: nobody knows where those write.
 
 A transfer may have several sources. ``SourceFailed``, or a ``RankFailed`` that another source can cure, goes on to the
 next while one is left. Once none is, of all their failures that decides on which the caller can act best
@@ -129,7 +130,6 @@ class Life:
     state: State = State.NEGOTIATING
     pending: frozenset[int] = field(default_factory=frozenset)
     failure: Failure | None = None
-    settled: bool = True
     sources_left: int = 0
     """Sources to go on with."""
     given_up: tuple[Failure, ...] = ()
@@ -140,6 +140,13 @@ class Life:
     """All that shall have them; none before the first source answered."""
     unsettled: frozenset[int] = field(default_factory=frozenset)
     """Ranks that have not confirmed that no byte can still arrive, though nobody waits for them."""
+    disturbed: frozenset[int] = field(default_factory=frozenset)
+    """Ranks on which reads that no transfer here answers for may still write, in these blocks or others."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether no byte can still arrive, once the transfer is terminal."""
+        return not self.unsettled and not self.disturbed
 
     @property
     def ends_cancelled(self) -> bool:
@@ -170,10 +177,12 @@ def advance(life: Life, event: Event) -> Life:
 
 def confirmed(life: Life, rank: int) -> Life:
     """The life once a rank that left it unsettled is known to write nothing more, however late; else as it was."""
-    if rank not in life.unsettled:
-        return life
-    left = life.unsettled - {rank}
-    return replace(life, unsettled=left, settled=not left)
+    return life if rank not in life.unsettled else replace(life, unsettled=life.unsettled - {rank})
+
+
+def undisturbed(life: Life, rank: int) -> Life:
+    """The life once no read of others can write to its blocks on a rank any more; else as it was."""
+    return life if rank not in life.disturbed else replace(life, disturbed=life.disturbed - {rank})
 
 
 def _negotiated(life: Life, event: Event) -> Life:
@@ -201,12 +210,12 @@ def _reading(life: Life, state: State, pending: frozenset[int], done: frozenset[
         state=state,
         pending=pending,
         failure=life.failure,
-        settled=life.settled,
         sources_left=life.sources_left,
         given_up=life.given_up,
         done=done,
         ranks=ranks,
         unsettled=life.unsettled,
+        disturbed=life.disturbed,
     )
 
 
@@ -253,7 +262,7 @@ def _rank_lost(life: Life, event: Event) -> Life:
     if event.rank not in life.pending:
         return life
     return _without(
-        replace(life, failure=life.failure or event.failure, settled=False, unsettled=life.unsettled | {event.rank}),
+        replace(life, failure=life.failure or event.failure, unsettled=life.unsettled | {event.rank}),
         event.rank,
     )
 
@@ -264,7 +273,7 @@ def _ended(life: Life, event: Event) -> Life:
 
 
 def _settle_timed_out(life: Life, _event: Event) -> Life:
-    return _finish(replace(life, settled=False, unsettled=life.unsettled | life.pending, pending=frozenset()))
+    return _finish(replace(life, unsettled=life.unsettled | life.pending, pending=frozenset()))
 
 
 def _unchanged(life: Life, _event: Event) -> Life:

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -30,6 +31,7 @@ from kvferry_control.transfers.machine import Failure, State
 from kvferry_control.transfers.read_command import read_command
 from kvferry_control.transfers.record import TransferRecord
 from kvferry_control.transfers.request import PullRequest, deadline_in
+from kvferry_control.transfers.settling import Settling
 from kvferry_control.transfers.table import TransferTable
 
 SETTLE_BOUND_S = 0.7
@@ -50,6 +52,7 @@ class Transfers:
         worker_record: Callable[[str], WorkerRecord | None],
     ) -> None:
         self.table = TransferTable(limits)
+        self.settling = Settling(self.table)
         self._worker = worker
         self._links = links
         self._shards = Shards()
@@ -62,8 +65,6 @@ class Transfers:
             worker, sources, worker_record, spawn, self._reading, self._send_reads, self.apply, self._take_held
         )
         self._worker_record = worker_record
-        self.silent_ranks: set[int] = set()
-        """Data planes that did not confirm the end of a read within its bound, and have ended none since."""
         self._log = structlog.get_logger("kvferry.control.transfers")
 
     def create(self, request: PullRequest, layout: WorkerLayout, incarnation: int) -> TransferRecord:
@@ -97,7 +98,7 @@ class Transfers:
             deadline=now + request.total_s,
             service_s=request.timeout_s,
             queue_deadline=deadline_in(request.queue_timeout_s),
-            life=machine.Life(sources_left=len(others)),
+            life=machine.Life(sources_left=len(others), disturbed=shard.ranks & self.settling.left.ranks),
             layout=layout,
             sources=others,
             in_spans=bool(others) or request.resumable,
@@ -110,7 +111,7 @@ class Transfers:
         record.timers.append(loop.call_later(record.seconds_left, self._deadline_passed, record))
         if request.queue_timeout_s is not None:
             record.timers.append(loop.call_later(request.queue_timeout_s, self._queue_timed_out, record))
-        if self._asking.begin_early(record):
+        if not record.life.disturbed and self._asking.begin_early(record):
             self._metrics.early_reads.inc()
         return record
 
@@ -118,9 +119,10 @@ class Transfers:
         """Ask for a transfer's end. Its terminal state acknowledges it, at most ``SETTLE_BOUND_S`` later."""
         if record.life.state.terminal or record.life.state is State.SETTLING:
             return
-        self._end(record, Failure(Reason.CANCELLED, "cancelled on request"))
+        self.end(record, Failure(Reason.CANCELLED, "cancelled on request"))
 
-    def _end(self, record: TransferRecord, failure: Failure) -> None:
+    def end(self, record: TransferRecord, failure: Failure) -> None:
+        """End a transfer that is not terminal. It is at most ``SETTLE_BOUND_S`` later."""
         self.apply(record, machine.Ended(failure))
         if not record.life.state.terminal:
             self._bound_settling(record, SETTLE_BOUND_S)
@@ -145,7 +147,7 @@ class Transfers:
         if record.life == before:
             return
         if isinstance(event, machine.SettleTimedOut):
-            self.silent_ranks |= before.pending
+            self.settling.silent_ranks |= before.pending
         if len(record.life.given_up) > len(record.attempts):
             self._leave_source(record, before.state)
         elif record.life.state is State.SETTLING and before.state is not State.SETTLING:
@@ -164,15 +166,12 @@ class Transfers:
         finally:
             record.watchers.clear()
             self._put_away(record)
+            self.settling.changed()
 
     def read_finished(self, rank: int, event: dp.ReadFinished) -> None:
         """A data plane confirmed the end of a read."""
-        self.silent_ranks.discard(rank)
-        record = self.table.find(event.transfer)
-        if record is None:
-            return
-        self._confirm(rank, record)
-        if rank not in record.life.pending:
+        record = self.settling.read_finished(rank, event.transfer)
+        if record is None or rank not in record.life.pending:
             return
         record.take_figures(rank, figures_since(record.figures.get(rank), event.figures, len(record.attempts)))
         if not event.HasField("failure"):
@@ -204,7 +203,7 @@ class Transfers:
 
     def link_down(self, rank: int) -> None:
         """A data plane is gone: its reads are unsettled until it is back or known to be dead."""
-        self.silent_ranks.discard(rank)
+        self.settling.silent_ranks.discard(rank)
         failure = Failure(Reason.DATA_PLANE_LOST, f"the data plane of rank {rank} was lost", rank)
         for record in self.table.active():
             if rank in record.life.pending:
@@ -212,26 +211,17 @@ class Transfers:
 
     def link_up(self, link: RankLink, transfers: Sequence[str]) -> None:
         """End reads that nobody waits for any more; reads that it does not know can write nothing."""
-        for known in self.table.unsettled(link.rank):
-            if known.id not in transfers:
-                self._confirm(link.rank, known)
+        self.settling.found(link.rank, transfers)
         for transfer in transfers:
             record = self.table.find(transfer)
             if record is None or link.rank not in record.life.pending:
                 link.post(dp.SessionRequest(cancel_read=dp.CancelRead(transfer=transfer)))
 
-    def _confirm(self, rank: int, record: TransferRecord) -> None:
-        """Settle what ended without this rank's confirmation."""
-        if rank in record.life.unsettled:
-            record.life = machine.confirmed(record.life, rank)
-            self.table.changed(record)
-            self._log.info("late confirmation", transfer=record.name, rank=rank, settled=record.life.settled)
-
     def end_all(self, failure: Failure) -> None:
         """Nothing that runs can go on. Each is terminal at most ``SETTLE_BOUND_S`` later."""
         for record in self.table.active():
             if record.life.state is not State.SETTLING:
-                self._end(record, failure)
+                self.end(record, failure)
 
     def _add(self, record: TransferRecord) -> None:
         try:
@@ -281,6 +271,11 @@ class Transfers:
         for link in links:
             if not link.up:
                 raise DataPlaneLost(f"rank {link.rank}: no session", metadata={"rank": str(link.rank)})
+        if record.ranks & self.settling.left.ranks:
+            # A data plane would refuse blocks that one of those writes to, as it does where a pull has come again.
+            held = partial(self._send_held, record, record.asked_at, source, answer, sums)
+            self.settling.left.when_clear(record.id, record.ranks, held)
+            return
         if not answer.leases:
             raise InternalError(f"workers/{source.worker} gave no leases")
         span_bytes, require_path = self._limits.span_bytes, self._sources.floor.require_path
@@ -291,6 +286,17 @@ class Transfers:
                 link.post(read_command(record, link.rank, source, answer, sums, span_bytes, require_path))
             except KvferryError as error:
                 self.apply(record, machine.RankFailed(link.rank, Failure.of(error, link.rank)))
+
+    def _send_held(
+        self, record: TransferRecord, asked_at: float, source: Source, answer: neg.NegotiateResponse, sums: Sums
+    ) -> None:
+        """As :meth:`_send_reads`, unless it is of no use any more."""
+        if record.life.state is not State.NEGOTIATING or record.asked_at != asked_at:
+            return
+        try:
+            self._send_reads(record, source, answer, sums)
+        except KvferryError as error:
+            self.apply(record, machine.Ended(Failure.of(error)))
 
     def _reading(self, record: TransferRecord) -> list[RankLink]:
         return [link for link in self._links if link.rank in record.ranks - record.life.done]
@@ -313,11 +319,16 @@ class Transfers:
         self._bound_settling(record, record.seconds_left + SETTLE_BOUND_S)
         if record.life.state is State.SETTLING:
             return
-        stage = record.life.state.name.lower()
+        failure = Failure(Reason.DEADLINE_EXCEEDED, f"the deadline passed while {self._doing(record)}")
+        self.apply(record, machine.Ended(failure))
+
+    def _doing(self, record: TransferRecord) -> str:
+        """What a transfer spends its time with."""
+        if record.life.state is State.NEGOTIATING and (held_up := record.ranks & self.settling.left.ranks):
+            return f"reads of an earlier control had not ended on ranks {sorted(held_up)}"
         waiting = sorted(record.life.pending)
         where = f" on ranks {waiting}" if waiting else f" with workers/{record.source_worker}"
-        failure = Failure(Reason.DEADLINE_EXCEEDED, f"the deadline passed while {stage}{where}")
-        self.apply(record, machine.Ended(failure))
+        return f"{record.life.state.name.lower()}{where}"
 
     def _cancel_reads(self, record: TransferRecord) -> None:
         if record.held_failures:
@@ -341,6 +352,7 @@ class Transfers:
         record.timers.clear()
         self._drop_share(record)
         self._asking.stop(record)
+        self.settling.left.drop(record.id)
         self.table.ended(record)
         self.books.ended(record)
 

@@ -52,6 +52,8 @@ class TransferRecord:
     """Checksums of one block in so many are compared; 0: none."""
     fingerprint: bytes = b""
     """Of the request that made it."""
+    engine_life: str = ""
+    """Which process of the engine asked for it, in hexadecimal; nothing if that was not said."""
     begun: float = field(default_factory=lambda: time.monotonic())  # noqa: PLW0108 - asked for anew each time
     created_at: float = field(default_factory=lambda: time.time())  # noqa: PLW0108 - asked for anew each time
     ended_at: float = 0.0

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from kvferry.core.drain import DrainMeter
 from kvferry.core.errors import NotFound, RequestIdReused, ResourceExhausted
@@ -13,13 +13,17 @@ from kvferry_control.transfers.record import TransferRecord
 
 class TransferTable:
     """Transfers in the order of their last change. A watcher reads forward from a revision and never misses a state
-    that lasts, however slow it is; states in between may be skipped."""
+    that lasts, however slow it is; states in between may be skipped. ``on_forgotten`` is told of each that is kept no
+    longer."""
 
     def __init__(self, limits: LimitsSection) -> None:
         self._limits = limits
+        self.on_forgotten: Callable[[TransferRecord], None] = lambda _record: None
         self._by_change: OrderedDict[str, TransferRecord] = OrderedDict()
         self._by_request: dict[str, str] = {}
         self._kept: deque[str] = deque()
+        self.withdrawn: OrderedDict[str, None] = OrderedDict()
+        """Requests that are to make nothing if they come yet: as many as transfers are kept."""
         self._revision = 0
         self._drain = DrainMeter()
         self._watchers: set[asyncio.Event] = set()
@@ -38,9 +42,19 @@ class TransferTable:
         """Transfers that have not ended."""
         return [record for record in self._by_change.values() if not record.life.state.terminal]
 
+    def unfinished(self) -> list[TransferRecord]:
+        """Transfers that have not ended, or not settled."""
+        return [
+            record for record in self._by_change.values() if not record.life.state.terminal or not record.life.settled
+        ]
+
     def unsettled(self, rank: int) -> list[TransferRecord]:
         """Transfers that ended, or end, without this rank's confirmation that no byte can still arrive."""
         return [record for record in self._by_change.values() if rank in record.life.unsettled]
+
+    def disturbed(self, rank: int) -> list[TransferRecord]:
+        """Transfers in whose blocks reads of others may still write, as far as is known."""
+        return [record for record in self._by_change.values() if rank in record.life.disturbed]
 
     def newest_first(self) -> list[TransferRecord]:
         """All transfers that are kept, the newest first."""
@@ -71,10 +85,28 @@ class TransferTable:
         Raises:
             RequestIdReused: the id came with another body.
         """
-        record = self._by_change[self._by_request[request_id]]
+        record = self.of_request(request_id)
         if record.fingerprint != body:
             raise RequestIdReused.of_field("request_id", request_id, "was used with another body")
         return record
+
+    def of_request(self, request_id: str) -> TransferRecord:
+        """The transfer that a known request made, whatever its body was."""
+        return self._by_change[self._by_request[request_id]]
+
+    def withdraw(self, request_id: str) -> None:
+        """Note that a request which is not known is to make nothing."""
+        self.withdrawn[request_id] = None
+        if len(self.withdrawn) > self._limits.kept_transfers:
+            self.withdrawn.popitem(last=False)
+
+    def forget_requests(self, of: Callable[[TransferRecord], bool]) -> None:
+        """Have the requests of such transfers make new ones if they come again; the transfers are kept."""
+        self._by_request = {
+            request_id: transfer
+            for request_id, transfer in self._by_request.items()
+            if not of(self._by_change[transfer])
+        }
 
     def add(self, record: TransferRecord) -> None:
         """Take up a new transfer.
@@ -109,6 +141,7 @@ class TransferTable:
             oldest = self._by_change.pop(self._kept.popleft())
             if self._by_request.get(oldest.request_id) == oldest.id:
                 del self._by_request[oldest.request_id]
+            self.on_forgotten(oldest)
 
     async def changes(self, after_revision: int) -> AsyncGenerator[TransferRecord, None]:
         """Every transfer as it changes, in the order of changes; the revisions only grow."""

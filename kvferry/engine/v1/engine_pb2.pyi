@@ -31,8 +31,17 @@ class OpenEngineRequest(_message.Message):
 
     ENGINE_ID_FIELD_NUMBER: _builtins.int
     LAYOUT_FIELD_NUMBER: _builtins.int
+    LIFE_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
     engine_id: _builtins.str
     """Chosen by the engine, 1 to 128 characters; the same in every life of the same engine."""
+    life: _builtins.bytes
+    """Random, of this process: what an engine that is gone was pulling is ended before another life of it is answered, so
+    that no byte comes into blocks that it takes to be free. The metadata `kvferry-engine-life` of Pull has it in
+    hexadecimal. At most 64 bytes.
+    """
+    again: _builtins.bool
+    """Whether this life has been answered before: then nothing is ended."""
     @_builtins.property
     def layout(self) -> _layout_pb2.WorkerLayout:
         """What it holds. Unset to attach without declaring, for example to look at a pool."""
@@ -42,10 +51,12 @@ class OpenEngineRequest(_message.Message):
         *,
         engine_id: _builtins.str = ...,
         layout: _layout_pb2.WorkerLayout | None = ...,
+        life: _builtins.bytes = ...,
+        again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine_id", b"engine_id", "layout", b"layout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "engine_id", b"engine_id", "layout", b"layout", "life", b"life"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -624,6 +635,7 @@ class PullCommand(_message.Message):
     CREATE_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
     WATCH_FIELD_NUMBER: _builtins.int
+    WITHDRAW_FIELD_NUMBER: _builtins.int
     ANSWER_AT_END_FIELD_NUMBER: _builtins.int
     command_id: _builtins.int
     """Chosen by the engine, growing; the answer carries it."""
@@ -641,6 +653,13 @@ class PullCommand(_message.Message):
     def watch(self) -> _transfer_pb2.GetTransferRequest:
         """Tell the end of a transfer that an earlier stream made."""
 
+    @_builtins.property
+    def withdraw(self) -> Global___WithdrawRequest:
+        """End what a request has made, or have it never make anything. Idempotent; answered by the transfer, or by one
+        without a name where there is none. `destination_settled` tells whether a byte of it can still arrive, also where
+        an earlier life of control made it.
+        """
+
     def __init__(
         self,
         *,
@@ -648,17 +667,40 @@ class PullCommand(_message.Message):
         create: _transfer_pb2.CreateTransferRequest | None = ...,
         cancel: _transfer_pb2.CancelTransferRequest | None = ...,
         watch: _transfer_pb2.GetTransferRequest | None = ...,
+        withdraw: Global___WithdrawRequest | None = ...,
         answer_at_end: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "create", b"create", "watch", b"watch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "create", b"create", "watch", b"watch", "withdraw", b"withdraw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_at_end", b"answer_at_end", "cancel", b"cancel", "command", b"command", "command_id", b"command_id", "create", b"create", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_at_end", b"answer_at_end", "cancel", b"cancel", "command", b"command", "command_id", b"command_id", "create", b"create", "watch", b"watch", "withdraw", b"withdraw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["create", "cancel", "watch"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["create", "cancel", "watch", "withdraw"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
 Global___PullCommand: _TypeAlias = PullCommand  # noqa: Y015
+
+@_typing.final
+class WithdrawRequest(_message.Message):
+    """A request that shall have no effect any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The `request_id` of `create`."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawRequest: _TypeAlias = WithdrawRequest  # noqa: Y015
 
 @_typing.final
 class PullResponse(_message.Message):

@@ -31,7 +31,7 @@ class FakeControl(
 ):
     """One life of a control. ``calls`` lists the methods called, in order, streams included.
 
-    Commands on the stream of pulls are listed as the methods ``CreateTransfer``, ``CancelTransfer`` and
+    Commands on the stream of pulls are listed as the methods ``CreateTransfer``, ``WithdrawTransfer`` and
     ``WatchTransfer``. A test sets ``refusals[method]`` to a list of errors that the next calls get, and
     ``before[method]`` to what happens before an answer goes out.
     """
@@ -43,6 +43,8 @@ class FakeControl(
         self.before: dict[str, Step] = {}
         self.after_cancel: Callable[[transfer_pb2.Transfer], None] = self.end_cancelled
         self.transfers: dict[str, transfer_pb2.Transfer] = {}
+        self.nothing_left_behind = True
+        """Whether no read of an earlier life is left at the data planes."""
         self.publications: dict[str, publication_pb2.Publication] = {}
         self.requests: list[transfer_pb2.CreateTransferRequest] = []
         self.pools: list[engine_pb2.RankPool] = []
@@ -234,6 +236,8 @@ class FakeControl(
                     event.transfer.CopyFrom(await self._cancel(command.cancel.name))
                 case "watch":
                     event.transfer.CopyFrom(await self._watch(command.watch.name))
+                case "withdraw":
+                    event.transfer.CopyFrom(await self._withdraw(command.withdraw.request_id))
         except KvferryError as error:
             event.refused.CopyFrom(refusal_to_wire(error))
         events.put_nowait(event)
@@ -256,6 +260,21 @@ class FakeControl(
         before = transfer_pb2.Transfer()
         before.CopyFrom(self.transfers[name])
         self.after_cancel(before)
+        return before
+
+    async def _withdraw(self, request_id: str) -> transfer_pb2.Transfer:
+        await self._step("WithdrawTransfer")
+        found = next((transfer for transfer in self.transfers.values() if transfer.request_id == request_id), None)
+        if found is None:
+            return transfer_pb2.Transfer(
+                request_id=request_id,
+                state=transfer_pb2.TRANSFER_STATE_CANCELLED,
+                destination_settled=self.nothing_left_behind,
+            )
+        before = transfer_pb2.Transfer()
+        before.CopyFrom(found)
+        if found.state not in TERMINAL_STATES:
+            self.after_cancel(before)
         return before
 
     async def _watch(self, name: str) -> transfer_pb2.Transfer:

@@ -18,7 +18,7 @@ async def test_a_cancellation_is_not_awaited_past_the_deadline(
 ) -> None:
     """A cancelled pull whose control says nothing more ends by its own deadline and grace, however long that takes."""
     never = asyncio.Event()
-    control.before["CancelTransfer"] = never.wait  # type: ignore[assignment]
+    control.before["WithdrawTransfer"] = never.wait  # type: ignore[assignment]
     task = tasks.create_task(engine.pull(handle, [1], timeout_s=0.2, request_id="c"))
     await until(lambda: "CreateTransfer" in control.calls, "the transfer is made")
     await until(lambda: "transfers/of-c" in control.transfers, "it is known")

@@ -77,21 +77,42 @@ async def test_a_cancelled_task_learns_that_the_end_is_unsettled(
     assert NAME == settled.name
 
 
-async def test_what_control_has_forgotten_is_not_settled(
+async def test_what_control_does_not_know_is_settled_once_nothing_is_left(
     control: FakeControl, engine: EngineClient, handle: bytes
 ) -> None:
-    """A transfer whose name means another one by now, or that was never named, is refused: nobody can tell."""
-    error = await unsettled(control, engine, handle)
-    control.transfers[NAME].request_id = "another"
-    with pytest.raises(NotReady, match="no longer knows"):
-        await engine.wait_settled(error, timeout_s=5)
+    """A transfer that only an earlier life of control knew, named or not, is settled when no read of such a life is
+    left at the data planes, and not before."""
+    named = await unsettled(control, engine, handle)
     never = asyncio.Event()
     control.before["CreateTransfer"] = never.wait  # type: ignore[assignment]
     with pytest.raises(PullFailed) as unnamed:
         await engine.pull(handle, [1], timeout_s=0.2, request_id="unnamed")
     assert destination_settled(unnamed.value) is False
-    with pytest.raises(NotReady, match="unnamed"):
-        await engine.wait_settled(unnamed.value, timeout_s=5)
+    control.transfers.clear()
+    control.nothing_left_behind = False
+    for error in (named, unnamed.value):
+        with pytest.raises(DeadlineExceeded, match="has not settled"):
+            await engine.wait_settled(error, timeout_s=0.3)
+    control.nothing_left_behind = True
+    for error in (named, unnamed.value):
+        settled = await engine.wait_settled(error, timeout_s=5)
+        assert settled is not None
+        assert settled.destination_settled
+
+
+async def test_a_request_that_is_under_way_again_is_not_withdrawn(
+    control: FakeControl, engine: EngineClient, handle: bytes
+) -> None:
+    """Who still waits for the blocks of an earlier attempt must not end the later one."""
+    error = await unsettled(control, engine, handle)
+    control.transfers.clear()
+    again = await engine.start_pull(handle, [1], request_id="s")
+    with pytest.raises(DeadlineExceeded):
+        await engine.wait_settled(error, timeout_s=0.3)
+    assert not again.done()
+    assert "WithdrawTransfer" not in control.calls
+    control.end(NAME, pb.TRANSFER_STATE_SUCCEEDED)
+    await again.wait()
 
 
 async def test_closing_ends_the_wait(
@@ -101,9 +122,9 @@ async def test_closing_ends_the_wait(
     async with EngineClient.connect(control.path, "engine", layout) as engine:
         error = await unsettled(control, engine, handle)
         never = asyncio.Event()
-        control.before["WatchTransfer"] = never.wait  # type: ignore[assignment]
+        control.before["WithdrawTransfer"] = never.wait  # type: ignore[assignment]
         waiting = tasks.create_task(_failure_of(engine.wait_settled(error, timeout_s=60)))
-        await until(lambda: "WatchTransfer" in control.calls, "control asked")
+        await until(lambda: "WithdrawTransfer" in control.calls, "control asked")
     async with asyncio.timeout(1):
         assert "closed" in (await waiting).message
     never.set()

@@ -67,10 +67,9 @@ class ThreadedControl(engine_pb2_grpc.EngineServiceServicer):
                 yield engine_pb2.PullResponse(events=[event])
 
     def _answer(self, command: engine_pb2.PullCommand) -> transfer_pb2.Transfer:
-        transfer = transfer_pb2.Transfer(
-            name="transfers/t", request_id=command.create.request_id, destination_settled=True
-        )
-        if command.HasField("cancel"):
+        request_id = command.create.request_id or command.withdraw.request_id
+        transfer = transfer_pb2.Transfer(name="transfers/t", request_id=request_id, destination_settled=True)
+        if command.HasField("withdraw"):
             self.cancelled.set()
             transfer.state = transfer_pb2.TRANSFER_STATE_CANCELLED
             return transfer

@@ -20,6 +20,7 @@ from kvferry_control.transfers.machine import (
     State,
     advance,
     confirmed,
+    undisturbed,
 )
 
 RANKS = frozenset({0, 1, 2})
@@ -82,7 +83,18 @@ def test_late_confirmations_settle_what_ended_without_them() -> None:
     first = confirmed(ended, 1)
     assert not first.settled
     assert first is confirmed(first, 0)
-    assert replace(ended, unsettled=frozenset(), settled=True) == confirmed(first, 2)
+    assert replace(ended, unsettled=frozenset()) == confirmed(first, 2)
+
+
+def test_reads_that_nobody_answers_for_leave_every_end_unsettled() -> None:
+    """Also one that no rank had a read of; once they have ended the blocks are safe."""
+    life = advance(Life(disturbed=frozenset({0, 1})), Ended(CANCEL))
+    assert (State.CANCELLED, False) == (life.state, life.settled)
+    first = undisturbed(life, 0)
+    assert not first.settled
+    assert first is undisturbed(first, 0)
+    assert replace(life, disturbed=frozenset()) == undisturbed(first, 1)
+    assert undisturbed(first, 1).settled
 
 
 def test_events_before_negotiation_that_cannot_be_are_refused() -> None:
@@ -110,7 +122,6 @@ def test_invariants_hold_in_every_order(events: list[Event]) -> None:
         if isinstance(event, RankSucceeded) and event.rank in life.pending:
             succeeded.add(event.rank)
         life = advance(life, event)
-    assert life.settled == (not life.unsettled)
     if life.state is State.SUCCEEDED:
         assert succeeded == RANKS
         assert life.settled
@@ -124,7 +135,7 @@ def test_invariants_hold_in_every_order(events: list[Event]) -> None:
 
 def test_the_steps_of_a_transfer_that_succeeds_leave_the_rest_as_it_was() -> None:
     """What earlier sources have left behind stays."""
-    before = Life(sources_left=2, given_up=(FENCED,), done=frozenset({0}), settled=False, unsettled=frozenset({9}))
+    before = Life(sources_left=2, given_up=(FENCED,), done=frozenset({0}), unsettled=frozenset({9}))
     reading = advance(before, Negotiated(RANKS))
     assert replace(before, state=State.READING, pending=frozenset({1, 2}), ranks=RANKS) == reading
     one_left = advance(reading, RankSucceeded(1))

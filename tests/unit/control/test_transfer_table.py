@@ -70,7 +70,7 @@ def test_transfers_that_a_rank_left_unsettled_are_found() -> None:
     first, second = record("first"), record("second")
     table.add(first)
     table.add(second)
-    second.life = Life(settled=False, unsettled=frozenset({1}))
+    second.life = Life(unsettled=frozenset({1}))
     assert [second] == table.unsettled(1)
     assert [] == table.unsettled(0)
 
