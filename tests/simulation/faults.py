@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from tests.simulation.cluster import Cluster, Part
 from tests.simulation.etcd_store import EtcdStore
@@ -45,6 +46,11 @@ class Faults:
         # Some runs have all faults, others only a few of them, and those often.
         chosen = names if self.seeded.random() < 0.3 else self.seeded.sample(names, self.seeded.randint(1, 4))
         self._kinds = {name: kinds[name] for name in names if name in chosen}
+        # Drawn beside the others, so that seeds that once failed without this mean what they meant.
+        beside = random.Random()
+        beside.setstate(self.seeded.getstate())
+        if beside.random() < 0.2:
+            self._kinds["reader begins anew"] = self._begin_anew
         self._etcd_before: EtcdStore | None = None
 
     def begin(self) -> None:
@@ -128,6 +134,15 @@ class Faults:
         stuck.add((one, other))
         self.cluster.network.later(seconds, lambda: stuck.discard((one, other)))
         return f"{one} from {other} for {seconds} s"
+
+    def _begin_anew(self) -> str:
+        """An engine, a control or both are killed while their reads are stuck, and are back before those have ended."""
+        stuck = self._stick()
+        reader = stuck.partition(" ")[0]
+        for what in self.seeded.choice((("engine",), ("control",), ("engine", "control"))):
+            for part in self._running(f"{reader}/{what}"):
+                self.cluster.network.later(0.2, partial(self.cluster.kill, part, DOWN_SECONDS[0]))
+        return stuck
 
     def _break(self) -> str:
         connections = self.cluster.network.connections()
