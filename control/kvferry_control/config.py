@@ -110,10 +110,9 @@ class LimitsSection(_Section):
     """While a transfer has further sources, one of them gets at most this part of the time that is left."""
     span_bytes: int = Field(default=32 << 20, ge=1 << 16, le=1 << 30)
     """A transfer with several sources is read and verified in spans of about so many bytes on each rank."""
-    told_readers: int = Field(default=0, ge=0, le=256)
+    told_readers: int = Field(default=8, ge=0, le=256)
     """Readers of this worker that are told of its publications before they ask, so that they begin to read at once;
-    where there are more, they ask. 0: none is told. On trial: a control that is killed as it begins such a read leaves
-    it to its successor, which may call the blocks settled too early."""
+    where there are more, they ask. 0: none is told."""
     watchers: int = Field(default=256, ge=1, le=10_000)
     """Streams of each kind that are served at once."""
     engine_timeout_s: float = Field(default=10.0, ge=1, le=600)
