@@ -43,6 +43,18 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(_POLL_S)
 
 
+async def committed(client: EtcdClient) -> None:
+    """Return when a kill of the server, a single one, can take nothing back that it has answered before.
+
+    Between two commits etcd 3.5.0 to 3.5.2 may mark a write as applied whose data is not yet in its database. Killed
+    then, it comes back without that write, and the next one gets the revision that clients know of a lost one. Hash
+    commits; HashKV does not, and Defragment leaves the mark out, so that writes are applied twice.
+    """
+    # A confirmed read is answered once the writes before it are in the log; what is committed must not be ahead of it.
+    await client.get("/")
+    await client.endpoints.current.unary("/etcdserverpb.Maintenance/Hash")(b"", timeout=PATIENCE_S)
+
+
 class WatchLog:
     """Everything a watch has reported, kept by a task of the caller's."""
 
