@@ -17,7 +17,7 @@ from kvferry.dev.etcd_server import EtcdServer, EtcdServerTls
 from kvferry_control.etcd.client import EtcdClient
 from kvferry_control.etcd.config import EtcdOptions
 from kvferry_control.etcd.model import Event, PutEvent, StoreState
-from kvferry_control.etcd.watch import WatchEvents, WatchItem, watch_prefix
+from kvferry_control.etcd.watch import WatchEvents, WatchItem, WatchResync, watch_prefix
 
 PATIENCE_S = 20.0
 """Bound of every wait: far beyond what is needed, so that it only ends tests that have failed."""
@@ -74,6 +74,17 @@ class WatchLog:
         ) as items:
             async for item in items:
                 self.items.append(item)
+
+    async def run_on(self) -> None:
+        """Follow for good: to a watch a member that lags looks like a store that went back, so open a new one there.
+
+        What the store has really lost is missing in what is reported then.
+        """
+        while True:
+            await self.run()
+            ended = self.items[-1]
+            assert isinstance(ended, WatchResync)
+            self._start_revision = ended.revision + 1
 
     @property
     def events(self) -> list[Event]:

@@ -125,7 +125,7 @@ async def test_acknowledged_writes_survive_each_member_killed_in_turn(cluster: E
         asyncio.TaskGroup() as group,
     ):
         log = WatchLog(reader, "/test/")
-        watching = group.create_task(log.run())
+        watching = group.create_task(log.run_on())
         stop = asyncio.Event()
 
         async def write() -> None:
