@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import pytest_asyncio
 
-from kvferry import DeadlineExceeded, EngineClient, KvferryError, PullFailed, Reason, RouterClient
+from kvferry import DeadlineExceeded, EngineClient, KvferryError, PullFailed, Reason
 from kvferry.core.dense import CROSS_LAYER, DenseModel, dense_layout
 from kvferry.core.layouts import ElementType
 from kvferry.launch.cluster import LocalCluster
@@ -131,8 +131,7 @@ async def trio() -> AsyncIterator[Trio]:
             name: await stack.enter_async_context(EngineClient.connect(worker.engine_socket, f"engine-{name}", LAYOUT))
             for name, worker in workers.items()
         }
-        router = await stack.enter_async_context(RouterClient([worker.endpoint for worker in workers.values()]))
-        await ready(router, list(workers))
+        await ready([workers[name] for name in DESTINATIONS], list(workers))
         trio = Trio(workers, engines)
         await trio.prepare()
         yield trio
