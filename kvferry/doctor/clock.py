@@ -80,7 +80,7 @@ def judge(address: str, reading: Reading) -> Finding:
     direction = "ahead of" if skew_s > 0 else "behind"
     return slow(
         CHECK,
-        f"this clock is {abs(skew_s):g} s {direction} that of etcd at {address}; {_DECIDES_NOTHING}",
+        f"this clock is {abs(skew_s)} s {direction} that of etcd at {address}; {_DECIDES_NOTHING}",
         costs="times in logs of different machines do not line up, and certificates may seem expired",
         do="keep both machines' clocks by NTP",
         **values,

@@ -49,7 +49,7 @@ def judge(found: Direction, ceilings: Ceilings) -> list[Finding]:
 
 def judge_ceilings(ceilings: Ceilings) -> list[Finding]:
     """What paths are compared with."""
-    memory, sockets = round(ceilings.memory_gbytes_per_s, 2), round(ceilings.socket_gbytes_per_s, 2)
+    memory, sockets = _rate(ceilings.memory_gbytes_per_s), _rate(ceilings.socket_gbytes_per_s)
     return [
         ok("ceiling.memory", f"a plain copy by one thread here: {memory} GB/s", gbytes_per_s=memory),
         ok("ceiling.socket", f"a plain socket on the loopback here: {sockets} GB/s", gbytes_per_s=sockets),
@@ -78,11 +78,15 @@ def _judge_group(found: Direction, group: list[ProbedPath], ceilings: Ceilings) 
         if over_sockets and not is_avoidable
         else (ceilings.memory_gbytes_per_s, "a plain copy of memory here")
     )
-    share = route.gbytes_per_s / ceiling
-    name, text = f"{CHECK}.path.{group[0].path}", f"{_who(found, group)}: {_figures(route)}, {share:.0%} of {of}"
+    share, shown_share = route.gbytes_per_s / ceiling, round(route.gbytes_per_s / ceiling, 3)
+    name = f"{CHECK}.path.{group[0].path}"
+    text = f"{_who(found, group)}: {_figures(route)}, {shown_share:.1%} of {of}"
     values = _values(found, group) | _route_values(route)
-    values |= {"ceiling_gbytes_per_s": round(ceiling, 3), "share": round(share, 3)}
-    costs = f"{route.gbytes_per_s:.2f} GB/s where {of} gives {ceiling:.2f}: {_times(share)} times as long for each read"
+    values |= {"ceiling_gbytes_per_s": _rate(ceiling), "share": shown_share}
+    costs = (
+        f"{_rate(route.gbytes_per_s)} GB/s where {of} gives {_rate(ceiling)}:"
+        f" {_times(share)} times as long for each read"
+    )
     if is_avoidable:
         return slow(name, text, costs=costs, do=_unblock(found), **values)
     piecewise = over_sockets and route.path is not Path.PACKED and not _packs(found)
@@ -97,6 +101,16 @@ def _packs(found: Direction) -> bool:
     return any(path.route is not None and path.route.path is Path.PACKED for path in found.paths)
 
 
+def _rate(gbytes_per_s: float) -> float:
+    """Rounded for values and text alike: text shows this number as it is, since rounding it again may differ."""
+    return round(gbytes_per_s, 3)
+
+
+def _latency_us(route: AttestedRoute) -> float:
+    """Rounded for values and text alike."""
+    return round(route.latency_s * 1e6, 1)
+
+
 def _times(share: float) -> str:
     return f"{1 / share:.0f}" if share > 0 else "countless"
 
@@ -106,8 +120,8 @@ def _figures(route: AttestedRoute) -> str:
     device = f" ({route.device})" if route.device else ""
     return (
         f"{route.path}/{route.backend}{over if route.transport != route.backend else ''}{device},"
-        f" {route.gbytes_per_s:.2f} GB/s in pieces of 1 MiB, {route.small_gbytes_per_s:.2f} in pieces of 4 KiB,"
-        f" {route.latency_s * 1e6:.0f} µs for 64 bytes"
+        f" {_rate(route.gbytes_per_s)} GB/s in pieces of 1 MiB, {_rate(route.small_gbytes_per_s)} in pieces of 4 KiB,"
+        f" {_latency_us(route)} µs for 64 bytes"
     )
 
 
@@ -183,8 +197,8 @@ def _route_values(route: AttestedRoute) -> dict[str, Value]:
         "backend": route.backend,
         "transport": route.transport,
         "device": route.device,
-        "gbytes_per_s": round(route.gbytes_per_s, 3),
-        "small_gbytes_per_s": round(route.small_gbytes_per_s, 3),
-        "latency_us": round(route.latency_s * 1e6, 1),
+        "gbytes_per_s": _rate(route.gbytes_per_s),
+        "small_gbytes_per_s": _rate(route.small_gbytes_per_s),
+        "latency_us": _latency_us(route),
         "note": route.note,
     }

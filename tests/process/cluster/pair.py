@@ -5,11 +5,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from kvferry import EngineClient, Publication, RouterClient
+from kvferry import EngineClient, NotReady, Publication, RouterClient
 from kvferry.core.dense import CROSS_LAYER, DenseModel, dense_layout
 from kvferry.core.layouts import ElementType, WorkerLayout
 from kvferry.launch.cluster import LocalCluster
@@ -61,6 +62,11 @@ class Pair:
     destination: EngineClient
     router: RouterClient
 
+    @property
+    def workers(self) -> tuple[LocalWorker, LocalWorker]:
+        """Both."""
+        return self.prefill, self.decode
+
     async def pool(self, engine: EngineClient, rank: int) -> np.ndarray:
         """A rank's pool as ``[block, byte]``."""
         pool = await engine.attach(rank)
@@ -101,14 +107,25 @@ def differing(views: Sequence[tuple[np.ndarray, np.ndarray]], source: Sequence[i
     return sum(int((ours[list(source)] != theirs[list(destination)]).sum()) for ours, theirs in views)
 
 
-async def ready(router: RouterClient, names: Sequence[str]) -> None:
-    """Wait until the workers are READY in the cluster's view."""
+async def ready(seen_by: Sequence[LocalWorker], names: Sequence[str]) -> None:
+    """Wait until the workers are READY as the control of each of ``seen_by`` sees the cluster.
 
-    async def all_ready() -> bool:
-        states = {worker.name.removeprefix("workers/"): worker.state for worker in await router.workers()}
-        return all(states.get(name) == "ready" for name in names)
+    Whom a control has not heard of yet it refuses, whatever another one knows: the one that will pull is to be among
+    them, and no router will do that asks whichever control it likes.
+    """
+    for seer in seen_by:
+        # The socket is there also where the control's address is in a network namespace.
+        async with RouterClient([f"unix:{seer.engine_socket}"]) as view:
+            await eventually(partial(_all_ready, view, names), f"{names} are ready for {seer.name}")
 
-    await eventually(all_ready, f"{names} are ready")
+
+async def _all_ready(view: RouterClient, names: Sequence[str]) -> bool:
+    try:
+        states = {worker.name.removeprefix("workers/"): worker.state for worker in await view.workers()}
+    except NotReady:
+        # After a restart: this process shares connections, and one that broke is tried again only after a pause.
+        return False
+    return all(states.get(name) == "ready" for name in names)
 
 
 @asynccontextmanager
@@ -139,5 +156,5 @@ async def running_pair(
         ]
         found_at = [worker.endpoint if wire is None else f"unix:{worker.engine_socket}" for worker in workers]
         router = await stack.enter_async_context(RouterClient(found_at))
-        await ready(router, [worker.name for worker in workers])
+        await ready(workers, [worker.name for worker in workers])
         yield Pair(cluster, workers[0], workers[1], engines[0], engines[1], router)

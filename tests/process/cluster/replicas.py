@@ -165,5 +165,5 @@ async def running_replicas() -> AsyncIterator[Replicas]:
             for name, worker in workers.items()
         }
         router = await stack.enter_async_context(RouterClient([workers["decode-0"].endpoint]))
-        await ready(router, NAMES)
+        await ready([workers["decode-0"]], NAMES)
         yield Replicas(cluster, workers, engines, router)

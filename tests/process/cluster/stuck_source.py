@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kvferry import EngineClient, RouterClient
+from kvferry import EngineClient
 from kvferry.core.dense import CROSS_LAYER, DenseModel, dense_layout
 from kvferry.core.layouts import ElementType
 from kvferry.launch.cluster import LocalCluster
@@ -138,8 +138,7 @@ async def running_trio() -> AsyncIterator[Trio]:
             name: await stack.enter_async_context(EngineClient.connect(worker.engine_socket, f"engine-{name}", LAYOUT))
             for name, worker in workers.items()
         }
-        router = await stack.enter_async_context(RouterClient([worker.endpoint for worker in workers.values()]))
-        await ready(router, list(workers))
+        await ready([workers[name] for name in DESTINATIONS], list(workers))
         trio = Trio(workers, engines)
         await trio.prepare()
         yield trio

@@ -170,7 +170,7 @@ async def test_one_data_plane_that_is_told_to_end(pair: Pair) -> None:
     await pair.destination.pull(publication.handle, [1], timeout_s=10)
     assert [0] == await ended(plane)
     await pair.prefill.start_data_plane(1)
-    await ready(pair.router, ["prefill-0"])
+    await ready(pair.workers, ["prefill-0"])
     await pair.fill([2], seed=8)
     fresh = await pair.publish([2])
     await pair.destination.pull(fresh.handle, [2], timeout_s=10)
@@ -186,7 +186,7 @@ async def test_the_command_drains_and_undoes(pair: Pair) -> None:
     assert 0 == (await run_command("drain", "prefill-0", "--endpoint", endpoint, "--stay"))[0]
     await shown_as(pair, "prefill-0", "draining")
     assert 0 == (await run_command("drain", "prefill-0", "--endpoint", endpoint, "--undo"))[0]
-    await ready(pair.router, ["prefill-0"])
+    await ready(pair.workers, ["prefill-0"])
     async with asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(run_command("drain", "prefill-0", "--endpoint", endpoint, "--wait"))
         await shown_as(pair, "prefill-0", "draining")
@@ -230,7 +230,7 @@ async def test_what_outlasts_the_drain_is_ended() -> None:
         assert [0] == await ended(pair.prefill.control)
         # The data planes stay, and what comes next takes work again.
         await pair.prefill.start_control()
-        await ready(pair.router, ["prefill-0"])
+        await ready(pair.workers, ["prefill-0"])
         async with EngineClient.connect(pair.prefill.engine_socket, "engine-prefill-0", layout_of()) as engine:
             assert [] == await engine.held_publications()
         await kill_all(pair)

@@ -51,7 +51,7 @@ async def test_an_engine_whose_data_plane_was_replaced(pair: Pair) -> None:
     assert PoolLost(1) == await next_event(events, PoolLost)
     await pair.prefill.start_data_plane(1)
     assert PoolRestored(1) == await next_event(events, PoolRestored)
-    await ready(pair.router, ["prefill-0"])
+    await ready(pair.workers, ["prefill-0"])
     with pytest.raises(DataPlaneLost):
         old.numpy()
     view[:16] = 1  # Into memory that nobody reads any more: a view that is held cannot be taken back.
@@ -98,7 +98,7 @@ async def test_an_engine_that_crashed(pair: Pair) -> None:
     handle = bytes.fromhex((await asyncio.wait_for(process.stdout.readline(), 30)).decode())
     process.kill()
     await process.wait()
-    await ready(pair.router, ["crash-0"])
+    await ready(pair.workers, ["crash-0"])
     await pair.destination.pull(handle, [20, 21], timeout_s=10)
     for rank in range(RANKS):
         assert {crashing_engine.FILL + rank} == set((await pair.pool(pair.destination, rank))[[20, 21]].flat)

@@ -66,9 +66,7 @@ async def piled() -> AsyncIterator[Piled]:
             for worker in (source, destination)
         ]
         router = await stack.enter_async_context(RouterClient([source.endpoint, destination.endpoint]))
-        # What the destination has not heard of yet it refuses, whatever the source knows.
-        async with RouterClient([destination.endpoint]) as seen_by_destination:
-            await ready(seen_by_destination, [source.name, destination.name])
+        await ready([destination], [source.name, destination.name])
         handle = (await prefill.publish([1], MODEL.tokens_per_block, 600, 0)).handle
         await decode.pull(handle, [0], timeout_s=10)
         piled = Piled(source, destination, decode, router, handle, [])

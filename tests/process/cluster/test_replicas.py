@@ -224,7 +224,7 @@ async def test_a_source_of_another_model_is_passed_over(replicas: Replicas) -> N
     worker = await replicas.cluster.start_worker(spec)
     good = await replicas.publish("prefill-1", TWO)
     async with EngineClient.connect(worker.engine_socket, "other", dense_layout(model, 8)) as engine:
-        await ready(replicas.router, ["other-0"])
+        await ready([replicas.workers["decode-0"]], ["other-0"])
         odd = await engine.publish(TWO, TWO_TOKENS, 30.0)
         result = await replicas.destination.pull(join_handles([odd.handle, good.handle]), REVERSED[:2], timeout_s=20)
     assert [("other-0", Reason.LAYOUT_MISMATCH)] == reasons(result)

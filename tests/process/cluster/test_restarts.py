@@ -51,7 +51,7 @@ async def test_publications_outlive_control(pair: Pair) -> None:
     before = await incarnation_of(pair, "prefill-0")
     await pair.prefill.control.kill()
     await pair.prefill.start_control()
-    await ready(pair.router, ["prefill-0"])
+    await ready(pair.workers, ["prefill-0"])
     assert before == await incarnation_of(pair, "prefill-0")
     await pair.destination.pull(publication.handle, [4, 5, 6], timeout_s=10)
     assert 0 == await pair.differing([1, 2, 3], [4, 5, 6])
@@ -71,7 +71,7 @@ async def test_a_pull_ends_typed_when_its_own_control_dies(pair: Pair) -> None:
     with pytest.raises(KvferryError):
         await pull.wait()
     await pair.decode.start_control()
-    await ready(pair.router, ["decode-0"])
+    await ready(pair.workers, ["decode-0"])
 
     refused: set[Reason] = set()
 
@@ -161,7 +161,7 @@ async def test_pulls_go_on_without_etcd(pair: Pair) -> None:
     assert pulls > 8
     await asyncio.to_thread(pair.cluster.etcd.wipe)
     await asyncio.to_thread(pair.cluster.etcd.restart)
-    await ready(pair.router, ["prefill-0", "decode-0"])
+    await ready(pair.workers, ["prefill-0", "decode-0"])
 
     async def connected() -> bool:
         async for view in pair.router.watch_workers():
@@ -200,7 +200,7 @@ async def test_a_mismatched_layout_is_refused_at_pairing(pair: Pair) -> None:
         WorkerSpec(name="other-0", role="prefill", ranks=RANKS, pool_bytes=POOL_BYTES)
     )
     async with EngineClient.connect(worker.engine_socket, "engine-other", layout_of(512, head_dim=64)) as engine:
-        await ready(pair.router, ["other-0"])
+        await ready(pair.workers, ["other-0"])
         verdict = await pair.router.check_pair("other-0", "decode-0")
         assert not verdict.compatible
         assert "groups[full].head_dim" in [mismatch.field for mismatch in verdict.mismatches]
@@ -299,7 +299,7 @@ async def test_a_broken_session_leaves_no_noise(pair: Pair) -> None:
     )
     for rank in range(RANKS):
         await pair.decode.start_data_plane(rank)
-    await ready(pair.router, ["decode-0"])
+    await ready(pair.workers, ["decode-0"])
     await pair.decode.control.stop()
     log = pair.decode.control.log_tail(500)
     assert "Traceback" not in log
@@ -324,7 +324,7 @@ async def test_many_negotiations_end_typed_when_the_source_dies() -> None:
             await pair.prefill.control.kill()
         assert {pull.result() for pull in pulls} <= {Reason.PEER_UNREACHABLE, Reason.PEER_LOST}
         await pair.prefill.start_control()
-        await ready(pair.router, ["prefill-0"])
+        await ready(pair.workers, ["prefill-0"])
 
         async def works() -> bool:
             # The connection is tried again only after a pause, up to a second long.
@@ -341,7 +341,7 @@ async def test_sessions_follow_a_restarted_source(pair: Pair) -> None:
         await pair.destination.pull(publication.handle, [4, 5, 6], timeout_s=10)
         await pair.prefill.control.kill()
         await pair.prefill.start_control()
-        await ready(pair.router, ["prefill-0"])
+        await ready(pair.workers, ["prefill-0"])
 
         async def works() -> bool:
             return await outcome_of(pair, publication.handle, 4, 5, 6) is None

@@ -22,6 +22,7 @@ from kvferry_control.etcd.model import CompareTarget, Delete, Equals, Get, Put
 from tests.process.etcd.harness import (
     PATIENCE_S,
     WatchLog,
+    committed,
     enable_auth,
     eventually,
     fast_options,
@@ -94,6 +95,7 @@ async def test_a_listing_is_bounded(server: EtcdServer) -> None:
 async def test_writes_go_on_after_kill_and_restart(server: EtcdServer, client: EtcdClient) -> None:
     """A write that meets a killed server succeeds once the server is back, and earlier ones are kept."""
     await client.put("/test/before", b"1")
+    await committed(client)
     server.kill()
     async with asyncio.TaskGroup() as group:
         writing = group.create_task(client.put("/test/during", b"2"))
@@ -123,7 +125,7 @@ async def test_acknowledged_writes_survive_each_member_killed_in_turn(cluster: E
         asyncio.TaskGroup() as group,
     ):
         log = WatchLog(reader, "/test/")
-        watching = group.create_task(log.run())
+        watching = group.create_task(log.run_on())
         stop = asyncio.Event()
 
         async def write() -> None:

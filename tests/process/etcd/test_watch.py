@@ -8,7 +8,7 @@ from kvferry.dev.etcd_server import EtcdCluster, EtcdServer
 from kvferry_control.etcd.client import EtcdClient
 from kvferry_control.etcd.model import DeleteEvent, Put
 from kvferry_control.etcd.watch import WatchAlive, WatchBroken, WatchConnected, WatchResync
-from tests.process.etcd.harness import Proxy, WatchLog, eventually, fast_options
+from tests.process.etcd.harness import Proxy, WatchLog, committed, eventually, fast_options
 
 
 @asynccontextmanager
@@ -52,6 +52,7 @@ async def test_nothing_is_lost_or_repeated_over_kill_and_restart(server: EtcdSer
     async with following(client) as log:
         await write(client, range(20))
         await eventually(lambda: len(log.values) == 20)
+        await committed(client)
         server.kill()
         await eventually(lambda: log.count(WatchBroken) > 0)
         await asyncio.to_thread(server.start)

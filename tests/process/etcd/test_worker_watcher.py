@@ -10,7 +10,7 @@ from kvferry.dev.etcd_server import EtcdServer
 from kvferry_control.discovery.snapshot import Snapshot
 from kvferry_control.discovery.watcher import TooManySubscriptions, WatcherStatus, WorkerWatcher
 from kvferry_control.etcd.client import EtcdClient
-from tests.process.etcd.harness import PATIENCE_S, Proxy, eventually, fast_options
+from tests.process.etcd.harness import PATIENCE_S, Proxy, committed, eventually, fast_options
 
 PREFIX = "/test/workers/"
 
@@ -84,6 +84,7 @@ async def test_the_last_snapshot_is_served_while_etcd_is_away(server: EtcdServer
     async with watching(client) as watcher:
         await shows(watcher, a="1")
         await eventually(lambda: watcher.status.connected)
+        await committed(client)
         server.kill()
         await eventually(lambda: not watcher.status.connected)
         first = watcher.status

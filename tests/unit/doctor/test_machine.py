@@ -123,5 +123,12 @@ def test_a_wrong_clock_is_for_readers_of_logs() -> None:
     """It is a fault, and the finding says that nothing of kvferry depends on it."""
     fine, wrong = (clock.judge("e:2379", clock.Reading(now, 100, now)) for now in (101.5, 160))
     assert (Status.OK, Status.SLOW) == (fine.status, wrong.status)
-    assert "59 s ahead of" in wrong.found
+    assert "59.0 s ahead of" in wrong.found
     assert all("decides nothing" in finding.found for finding in (fine, wrong))
+
+
+def test_text_and_value_of_a_clock_have_the_same_seconds() -> None:
+    """Also where a clock has lost the date, and the seconds have more digits than a short form of them has."""
+    finding = clock.judge("e:2379", clock.Reading(100.25, 1_700_000_123, 100.25))
+    assert -1_700_000_022.8 == finding.values["skew_s"]
+    assert "this clock is 1700000022.8 s behind" in finding.found

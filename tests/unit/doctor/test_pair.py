@@ -1,6 +1,7 @@
 """What probes between two workers mean."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -83,11 +84,34 @@ def test_sockets_between_hosts_are_slow_where_nothing_packs() -> None:
 def test_the_finding_has_rate_and_ceiling_and_names_the_setting() -> None:
     """What costs is in GB/s against the local ceiling, and the one thing to do is the variable that is set."""
     (finding,) = judged(probed("nixl", "tcp", 0.4), settings={"UCX_TLS": "tcp"})
-    assert "0.40 GB/s where a plain copy of memory here gives 10.00" in finding.costs
+    assert "0.4 GB/s where a plain copy of memory here gives 10.0" in finding.costs
     assert "unset UCX_TLS=tcp for the data plane of workers/prefill-0 rank 0" == finding.do
     assert (0.04, 10.0) == (finding.values["share"], finding.values["ceiling_gbytes_per_s"])
     (unset,) = judged(probed("nixl", "tcp", 0.4))
     assert "--pid=container:NAME" in unset.do
+
+
+@pytest.mark.parametrize("rate", [0.8749, 0.8751, 0.00149, 1.23456])
+def test_text_and_values_have_the_same_figures(rate: float) -> None:
+    """Whoever reads the text and whoever reads the JSON sees one number, also where rounding twice gives another."""
+    ceilings = Ceilings(memory_gbytes_per_s=7.12496, socket_gbytes_per_s=2.00496)
+    path = probed("nixl", "tcp", rate)
+    assert path.route is not None
+    path = dataclasses.replace(path, route=dataclasses.replace(path.route, latency_s=20.46e-6))
+    (finding,) = pair_verdicts.judge(Direction("a", "b", True, (path,), settings={}), ceilings)
+    read = re.search(r"([0-9.]+) GB/s in .*, ([0-9.]+) in .*, ([0-9.]+) µs for .*, ([0-9.]+)% of ", finding.found)
+    assert read is not None
+    *figures, percent = (float(figure) for figure in read.groups())
+    assert [finding.values[name] for name in ("gbytes_per_s", "small_gbytes_per_s", "latency_us")] == figures
+    assert finding.values["share"] == pytest.approx(percent / 100, abs=1e-9)
+    costs = re.match(r"([0-9.]+) GB/s where .* gives ([0-9.]+): ", finding.costs)
+    assert costs is not None
+    of_costs = [float(figure) for figure in costs.groups()]
+    assert [finding.values["gbytes_per_s"], finding.values["ceiling_gbytes_per_s"]] == of_costs
+    of_memory, of_socket = pair_verdicts.judge_ceilings(ceilings)
+    assert finding.values["ceiling_gbytes_per_s"] == of_memory.values["gbytes_per_s"]
+    assert f": {of_memory.values['gbytes_per_s']} GB/s" in of_memory.found
+    assert f": {of_socket.values['gbytes_per_s']} GB/s" in of_socket.found
 
 
 def test_pairs_of_ranks_that_are_alike_are_one_finding() -> None:
