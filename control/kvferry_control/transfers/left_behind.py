@@ -43,8 +43,8 @@ class LeftBehind:
         self._waiting.pop(transfer, None)
 
     def _changed(self, rank: int) -> None:
-        self.ranks = frozenset(rank for rank, reads in self._reads.items() if reads)
-        if rank in self.ranks:
+        before, self.ranks = self.ranks, frozenset(rank for rank, reads in self._reads.items() if reads)
+        if rank not in before - self.ranks:
             return
         self._on_clear(rank)
         clear = [transfer for transfer, (ranks, _) in self._waiting.items() if not ranks & self.ranks]

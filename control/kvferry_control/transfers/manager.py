@@ -297,6 +297,11 @@ class Transfers:
             self._send_reads(record, source, answer, sums)
         except KvferryError as error:
             self.apply(record, machine.Ended(Failure.of(error)))
+        except Exception as error:
+            # Others wait for the same.
+            self._log.exception("defect in sending reads that were held", transfer=record.name)
+            defect = InternalError(f"{type(error).__name__} while sending reads")
+            self.apply(record, machine.Ended(Failure.of(defect)))
 
     def _reading(self, record: TransferRecord) -> list[RankLink]:
         return [link for link in self._links if link.rank in record.ranks - record.life.done]

@@ -39,7 +39,10 @@ class Settling:
         for record in self._table.unsettled(rank):
             if record.id not in reads:
                 self._confirm(rank, record)
-        self.left.found(rank, [read for read in reads if self._table.find(read) is None])
+        unknown = [read for read in reads if self._table.find(read) is None]
+        if unknown:
+            self._log.warning("reads of an earlier control are ended", rank=rank, reads=len(unknown))
+        self.left.found(rank, unknown)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds that is about the ends of transfers, and of reads that are left behind."""
@@ -66,6 +69,7 @@ class Settling:
             self._log.info("late confirmation", transfer=record.name, rank=rank, settled=record.life.settled)
 
     def _clear(self, rank: int) -> None:
+        self._log.info("no reads of an earlier control are left", rank=rank)
         for record in self._table.disturbed(rank):
             record.life = machine.undisturbed(record.life, rank)
             self._table.changed(record)

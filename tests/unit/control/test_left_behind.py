@@ -1,5 +1,7 @@
 """Reads that a data plane has and no transfer answers for: nobody's blocks are settled before they have ended."""
 
+from unittest.mock import Mock
+
 from kvferry.core.errors import LeaseEnded
 from kvferry.core.reasons import Reason
 from kvferry.dataplane.v1 import dataplane_pb2 as dp
@@ -67,6 +69,23 @@ async def test_a_data_plane_that_is_gone_meanwhile_fails_the_held_read() -> None
     bench.transfers.read_finished(0, over(EARLIER))
     assert record.life.failure is not None
     assert (State.FAILED, Reason.DATA_PLANE_LOST) == (state_of(record), record.life.failure.reason)
+
+
+async def test_a_defect_in_one_held_read_leaves_the_others() -> None:
+    """Each is sent for itself."""
+    bench = beside(EARLIER)
+    first, second = bench.pull("first"), bench.pull("second")
+    bench.answer()
+    bench.answer()
+
+    def post(request: dp.SessionRequest) -> None:
+        if request.read.transfer == first.id:
+            raise ZeroDivisionError
+
+    bench.link.post = Mock(side_effect=post)
+    bench.transfers.read_finished(0, over(EARLIER))
+    assert first.life.failure is not None
+    assert (Reason.INTERNAL, State.READING) == (first.life.failure.reason, state_of(second))
 
 
 async def test_nothing_is_read_early_beside_them() -> None:
