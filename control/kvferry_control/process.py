@@ -169,11 +169,12 @@ class ControlProcess:
         transfers = Transfers(self._worker.name, self._links, sources, limits, self._metrics, spawn, self._cluster.find)
         compare_every = every_of("transfers.verify", self._config.transfers.verify)
         maker = TransferMaker(self._worker, transfers, limits, self._config.pull_timeout_s, compare_every)
+        lives = EngineLives(transfers, self._links)
         engine = EngineService(
             self._worker,
             publications,
-            partial(PullSession, maker, transfers),
-            EngineLives(transfers, self._links),
+            partial(PullSession, maker, transfers, lives.is_gone),
+            lives,
             self._config,
             self._busy,
             lambda: self._layout_replaced(spawn),

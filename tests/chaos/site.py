@@ -41,13 +41,15 @@ class Station:
     """Whether it lives on the other side of the wire than etcd."""
     flags: tuple[str, ...] = ()
     """Of its data planes."""
+    told_readers: int = 8
+    """How many readers its control tells of what it publishes: who is told does not wait for a control that stands."""
     data_plane: str = "kvferry_dataplane"
     """Module that is run as its data planes."""
 
 
 STATIONS = (
     Station("prefill-0", "prefill", 2, "cross-layer"),
-    Station("prefill-1", "prefill", 1, "nhd", far=True),
+    Station("prefill-1", "prefill", 1, "nhd", far=True, told_readers=0),
     Station("decode-0", "decode", 2, "cross-layer"),
     Station("decode-1", "decode", 1, "hnd", far=True, flags=("--path", "nixl")),
     Station("decode-2", "decode", 1, "nhd", far=True, flags=("--path", "packed")),
@@ -147,7 +149,7 @@ class Site:
             data_plane_environment={**_TCP, "PYTHONPATH": _python_path()},
             pack_listen=side.listen,
             lease_ttl_s=LEASE_TTL_S,
-            limits=self.limits,
+            limits={"told_readers": station.told_readers, **self.limits},
         )
         worker = self.workers[station.name] = self.cluster.add_worker(spec)
         await worker.start()

@@ -141,8 +141,12 @@ class Faults:
         reader = stuck.partition(" ")[0]
         for what in self.seeded.choice((("engine",), ("control",), ("engine", "control"))):
             for part in self._running(f"{reader}/{what}"):
-                self.cluster.network.later(0.2, partial(self.cluster.kill, part, DOWN_SECONDS[0]))
+                self.cluster.network.later(0.2, partial(self._kill_before_the_end, part))
         return stuck
+
+    def _kill_before_the_end(self, part: Part) -> None:
+        if self.cluster.loop.now < self.until:
+            self.cluster.kill(part, DOWN_SECONDS[0])
 
     def _break(self) -> str:
         connections = self.cluster.network.connections()

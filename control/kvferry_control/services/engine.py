@@ -70,7 +70,9 @@ class EngineService(EngineServiceServicer):
         if request.HasField("layout"):
             layout = layout_from_wire(request.layout)
             if request.life and not request.again:
-                await self._lives.begin(request.life)
+                await self._lives.begin(request.engine_id, request.life)
+            elif request.life:
+                self._lives.know(request.engine_id, request.life)
             if await self._worker.declare_layout(layout, self._busy):
                 self._layout_replaced()
             self._worker.heard_of_engine()

@@ -1,8 +1,10 @@
 """One stream on which an engine makes and cancels its pulls and hears of their ends."""
 
+from collections.abc import Callable
+
 import structlog
 
-from kvferry.core.errors import InternalError, InvalidArgument, KvferryError
+from kvferry.core.errors import Cancelled, InternalError, InvalidArgument, KvferryError
 from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.rpc.refusals import refusal_to_wire
 from kvferry.rpc.streams import Outgoing
@@ -23,13 +25,20 @@ _log = structlog.get_logger("kvferry.control.engine")
 class PullSession:
     """Takes the commands of one stream in their order and puts the events into ``outgoing``.
 
-    ``engine_life`` is the process whose stream it is, in hexadecimal.
+    ``engine_life`` is the process whose stream it is, in hexadecimal; ``is_gone`` tells of another that has come since.
     """
 
-    def __init__(self, maker: TransferMaker, transfers: Transfers, engine_life: str = "") -> None:
+    def __init__(
+        self,
+        maker: TransferMaker,
+        transfers: Transfers,
+        is_gone: Callable[[str], bool] = lambda _life: False,
+        engine_life: str = "",
+    ) -> None:
         self.outgoing: Outgoing[pb.PullEvent] = Outgoing(EVENTS_MAX)
         self._maker = maker
         self._transfers = transfers
+        self._is_gone = is_gone
         self._engine_life = engine_life
         self._watched: dict[str, list[int]] = {}
         """By transfer: the commands that its end answers; none if it is told unasked."""
@@ -57,6 +66,9 @@ class PullSession:
     def _do(self, command: pb.PullCommand) -> TransferRecord | Transfer:
         match command.WhichOneof("command"):
             case "create":
+                if self._is_gone(self._engine_life):
+                    # What lies in its connection is of a process that was killed, or should not be there.
+                    raise Cancelled("another process of this engine has declared itself since")
                 record = self._maker.make(command.create, self._engine_life)
                 self._watch(record, command.command_id if command.answer_at_end else None)
             case "cancel":

@@ -139,7 +139,8 @@ def tokens_from_last(result: TransferResult, rank: int) -> int:
 @asynccontextmanager
 async def running_replicas() -> AsyncIterator[Replicas]:
     """Start everything; ends everything."""
-    limits = {"span_bytes": SPAN_BLOCKS * BLOCK_BYTES, "source_time_share": SHARE}
+    # Who is told of a publication reads it also where the source's control says nothing: here each source is asked.
+    limits = {"span_bytes": SPAN_BLOCKS * BLOCK_BYTES, "source_time_share": SHARE, "told_readers": 0}
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(LocalCluster())
         specs = [

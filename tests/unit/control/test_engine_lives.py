@@ -24,6 +24,7 @@ class Engine:
         self.bench.link.gone = False
         self.bench.transfers.link_up(self.bench.link, [])
         self.lives = EngineLives(self.bench.transfers, [self.bench.link])
+        self.lives.know("engine", OLD)
 
     def reading(self, life: bytes = OLD, request_id: str = "request") -> TransferRecord:
         """A transfer of a process that is being read."""
@@ -34,7 +35,7 @@ class Engine:
 
     async def begin(self, tasks: asyncio.TaskGroup) -> "asyncio.Task[None]":
         """The new process comes; whoever is to be told has been."""
-        beginning = tasks.create_task(self.lives.begin(NEW))
+        beginning = tasks.create_task(self.lives.begin("other", NEW))
         await asyncio.sleep(0)
         return beginning
 
@@ -59,7 +60,7 @@ async def test_what_processes_pull_that_are_there_goes_on() -> None:
     for _ in range(2):
         engine.lives.connected(OLD.hex())
     engine.lives.disconnected(OLD.hex())
-    await engine.lives.begin(NEW)
+    await engine.lives.begin("other", NEW)
     assert State.READING is state_of(record)
     engine.lives.disconnected(OLD.hex())
     async with asyncio.TaskGroup() as tasks:
@@ -68,19 +69,34 @@ async def test_what_processes_pull_that_are_there_goes_on() -> None:
     assert State.CANCELLED is state_of(record)
 
 
+async def test_of_one_engine_only_the_newest_process_is_there() -> None:
+    """A process that was killed may still seem connected, and what it has asked for may still be on its way."""
+    engine = Engine()
+    record = engine.reading()
+    engine.lives.connected(OLD.hex())
+    assert not engine.lives.is_gone(OLD.hex())
+    async with asyncio.TaskGroup() as tasks:
+        beginning = tasks.create_task(engine.lives.begin("engine", NEW))
+        await asyncio.sleep(0)
+        assert not beginning.done()
+        engine.bench.finish(record, Reason.CANCELLED)
+    assert State.CANCELLED is state_of(record)
+    assert (True, False) == (engine.lives.is_gone(OLD.hex()), engine.lives.is_gone(NEW.hex()))
+
+
 async def test_it_is_told_to_come_again_while_a_read_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """It learns which; the same for reads whose transfers an earlier control knew."""
     monkeypatch.setattr(engine_lives, "EARLIER_LIVES_S", 0.05)
     engine = Engine()
     record = engine.reading()
     with pytest.raises(NotReady, match=record.name):
-        await engine.lives.begin(NEW)
+        await engine.lives.begin("other", NEW)
     engine.bench.finish(record, Reason.CANCELLED)
     engine.bench.transfers.link_up(engine.bench.link, ["unknown"])
     with pytest.raises(NotReady, match="an earlier control on rank 0"):
-        await engine.lives.begin(NEW)
+        await engine.lives.begin("other", NEW)
     engine.bench.transfers.read_finished(0, dp.ReadFinished(transfer="unknown"))
-    await engine.lives.begin(NEW)
+    await engine.lives.begin("other", NEW)
 
 
 async def test_a_data_plane_that_is_gone_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,9 +107,9 @@ async def test_a_data_plane_that_is_gone_writes_nothing(monkeypatch: pytest.Monk
     engine.bench.transfers.link_down(0)
     assert not record.life.settled
     with pytest.raises(NotReady):
-        await engine.lives.begin(NEW)
+        await engine.lives.begin("other", NEW)
     engine.bench.link.gone = True
-    await engine.lives.begin(NEW)
+    await engine.lives.begin("other", NEW)
 
 
 async def test_the_same_request_means_something_new() -> None:
@@ -103,7 +119,7 @@ async def test_the_same_request_means_something_new() -> None:
     engine.bench.finish(record)
     table = engine.bench.transfers.table
     assert table.is_known("request")
-    await engine.lives.begin(NEW)
+    await engine.lives.begin("other", NEW)
     assert not table.is_known("request")
     assert record is table.get(record.id)
 
@@ -111,4 +127,4 @@ async def test_the_same_request_means_something_new() -> None:
 async def test_a_life_is_bounded() -> None:
     """It is kept with every transfer."""
     with pytest.raises(InvalidArgument, match="life"):
-        await Engine().lives.begin(bytes(engine_lives.LIFE_BYTES_MAX + 1))
+        await Engine().lives.begin("engine", bytes(engine_lives.LIFE_BYTES_MAX + 1))

@@ -31,12 +31,12 @@ class Engine:
         worker = Mock(name="decode")
         worker.require_ready.return_value = LAYOUT
         worker.identity.incarnation = 1
-        self._maker = TransferMaker(worker, self.bench.transfers, self.bench.limits, 10.0, 0)
+        self.maker = TransferMaker(worker, self.bench.transfers, self.bench.limits, 10.0, 0)
         self.stream = self.new_stream()
 
     def new_stream(self) -> PullSession:
         """A stream that nothing was given to yet."""
-        return PullSession(self._maker, self.bench.transfers)
+        return PullSession(self.maker, self.bench.transfers)
 
     async def events(self) -> list[pb.PullEvent]:
         """What the stream says."""
@@ -117,3 +117,11 @@ async def test_as_many_withdrawals_are_remembered_as_transfers() -> None:
     for request_id in ("r", "s", "t"):
         await engine.withdraw(request_id)
     assert ["s", "t"] == list(engine.bench.transfers.table.withdrawn)
+
+
+async def test_a_process_that_was_replaced_makes_nothing_more() -> None:
+    """Its last commands may be read after the next process was answered."""
+    engine = Engine()
+    engine.stream = PullSession(engine.maker, engine.bench.transfers, lambda life: life == "old", "old")
+    (event,) = await engine.create()
+    assert Reason.CANCELLED is reason_from_wire(event.refused.reason)
