@@ -296,8 +296,7 @@ class PullTable:
         if transfer.request_id in self._pulls:
             # The request was made again: it is under way.
             return False
-        found = await self._stream.ask(_withdrawal(transfer.request_id), REPAIR_CALL_S)
-        return found.destination_settled and found.state in TERMINAL_STATES
+        return (await self._stream.ask(_withdrawal(transfer.request_id), REPAIR_CALL_S)).destination_settled
 
     def _under_way(self) -> list[Pull]:
         return [pull for pulls in self._pulls.values() for pull in pulls if not pull.done()]

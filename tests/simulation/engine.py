@@ -125,10 +125,7 @@ class EngineLife:
 
     def _recover(self) -> None:
         """After a crash: what the life before was pulling is over, or the client would not be open."""
-        for blocks in (
-            *(blocks for blocks, _ in self.journal.pulling.values()),
-            *(lost for lost, _ in self.journal.lost),
-        ):
+        for blocks, _ in (*self.journal.pulling.values(), *self.journal.lost):
             self._free(blocks, "a pull of an earlier life")
         self.journal.pulling.clear()
         self.journal.lost.clear()

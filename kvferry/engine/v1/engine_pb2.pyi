@@ -37,8 +37,8 @@ class OpenEngineRequest(_message.Message):
     """Chosen by the engine, 1 to 128 characters; the same in every life of the same engine."""
     life: _builtins.bytes
     """Random, of this process: what an engine that is gone was pulling is ended before another life of it is answered, so
-    that no byte comes into blocks that it takes to be free. Of one `engine_id` the last such life is served. The metadata `kvferry-engine-life` of Pull has it in
-    hexadecimal. At most 64 bytes.
+    that no byte comes into blocks that it takes to be free. Of one `engine_id` the last such life is served. The
+    metadata `kvferry-engine-life` of Pull has it in hexadecimal. At most 64 bytes.
     """
     again: _builtins.bool
     """Whether this life has been answered before: then nothing is ended."""

@@ -383,7 +383,8 @@ class Transfer(_message.Message):
     """Sum over ranks."""
     destination_settled: _builtins.bool
     """True once no byte can still arrive in the destination blocks. False in a terminal state only when a data plane was
-    lost and could not confirm it: keep those blocks out of use until that data plane is back.
+    lost or silent and could not confirm it, or still had reads of an earlier control: keep those blocks out of use until
+    it is true.
     """
     first_token: _builtins.int
     """The first token that was asked for."""

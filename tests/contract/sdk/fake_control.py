@@ -232,8 +232,6 @@ class FakeControl(
                     if command.answer_at_end and event.transfer.state not in TERMINAL_STATES:
                         self._answers_at_end.setdefault(event.transfer.name, []).append(command.command_id)
                         return
-                case "cancel":
-                    event.transfer.CopyFrom(await self._cancel(command.cancel.name))
                 case "watch":
                     event.transfer.CopyFrom(await self._watch(command.watch.name))
                 case "withdraw":

@@ -22,7 +22,7 @@ from kvferry.core.handles import new_key, payload_of, seal
 from kvferry.core.reasons import Reason
 from kvferry.launch.metrics import read_metric
 from kvferry.publication.v1.publication_pb2 import HandlePayload
-from tests.process.cluster.pair import BLOCK_BYTES, BLOCK_COUNT, RANKS, Pair, eventually, running_pair
+from tests.process.cluster.pair import BLOCK_BYTES, BLOCK_COUNT, RANKS, Pair, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -171,35 +171,45 @@ async def test_the_deadline_holds_while_the_source_is_frozen(pair: Pair) -> None
     assert "expired" == (await pair.source.wait_ended(publication, timeout_s=8)).state
 
 
-async def test_a_known_reader_is_told_and_reads_before_it_is_answered() -> None:
-    """After its first pull a reader begins the next ones without waiting for the source, also while the source's
-    control is stopped; every byte is right, and the source knows of them all the same.
+async def test_a_known_reader_is_told_and_reads_before_it_is_answered(pair: Pair) -> None:
+    """After its first pull a reader begins the next ones without waiting for the source; every byte is right, and the
+    source knows of them all the same.
     """
-    async with running_pair(limits={"told_readers": 1}) as pair:
-        first = await pair.publish([1])
-        await pair.destination.pull(first.handle, [1], timeout_s=10)
-        source, destination = [40, 41, 42], [90, 80, 70]
+    first = await pair.publish([1])
+    await pair.destination.pull(first.handle, [1], timeout_s=10)
+    before = await early_reads(pair)
+    source, destination = [40, 41, 42], [90, 80, 70]
 
-        async def reads_early() -> bool:
-            publication = await pair.publish(source)
-            await pair.destination.pull(publication.handle, destination, timeout_s=10)
-            assert 0 == await pair.differing(source, destination)
-            assert "released" == (await pair.source.wait_ended(publication, timeout_s=5)).state
-            return await read_metric(pair.decode.metrics_address, "kvferry_transfer_early_reads_total") > 0
+    async def reads_early() -> bool:
+        publication = await pair.publish(source)
+        await pair.destination.pull(publication.handle, destination, timeout_s=10)
+        assert 0 == await pair.differing(source, destination)
+        assert "released" == (await pair.source.wait_ended(publication, timeout_s=5)).state
+        return await early_reads(pair) > before
 
-        await pair.fill(source, seed=41)
-        # What the source tells may be overtaken by the handle, the first time.
-        await eventually(reads_early, "a read was sent early")
-        publication = await pair.publish([41], ttl_s=4.0, readers=0)
-        # An answer of the destination's control: what it was told before has arrived.
-        await pair.router.of_worker(pair.decode.name).transfers()
-        pair.prefill.control.pause()
-        try:
-            await pair.destination.pull(publication.handle, [15], timeout_s=1.5)
-        finally:
-            pair.prefill.control.resume()
-        assert 0 == await pair.differing([41], [15])
-        assert "expired" == (await pair.source.wait_ended(publication, timeout_s=8)).state
+    await pair.fill(source, seed=41)
+    # What the source tells may be overtaken by the handle, the first time.
+    await eventually(reads_early, "a read was sent early")
+
+
+async def early_reads(pair: Pair) -> float:
+    """Transfers of the destination that were read before their source had answered."""
+    return await read_metric(pair.decode.metrics_address, "kvferry_transfer_early_reads_total")
+
+
+async def test_what_was_told_needs_no_answer(pair: Pair) -> None:
+    """While the source's control is stopped, a publication that its reader was told of is read all the same."""
+    await pair.fill([14], seed=14)
+    publication = await pair.publish([14], ttl_s=4.0, readers=0)
+    # An answer of the destination's control: what it was told before has arrived.
+    await pair.router.of_worker(pair.decode.name).transfers()
+    pair.prefill.control.pause()
+    try:
+        await pair.destination.pull(publication.handle, [15], timeout_s=1.5)
+    finally:
+        pair.prefill.control.resume()
+    assert 0 == await pair.differing([14], [15])
+    assert "expired" == (await pair.source.wait_ended(publication, timeout_s=8)).state
 
 
 async def test_bad_handles_are_refused(pair: Pair) -> None:

@@ -229,7 +229,7 @@ async def test_a_port_that_is_taken_is_named(pair: Pair) -> None:
 @pytest.mark.long
 async def test_a_source_that_leaves_the_cluster_during_negotiation() -> None:
     """A source whose control is frozen until its registration is gone ends the pull typed, never as a defect."""
-    async with running_pair() as pair:
+    async with running_pair(limits={"told_readers": 0}) as pair:
         publication = await pair.publish([1], ttl_s=60)
         pair.prefill.control.pause()
         try:
@@ -309,7 +309,7 @@ async def test_a_broken_session_leaves_no_noise(pair: Pair) -> None:
 @pytest.mark.long
 async def test_many_negotiations_end_typed_when_the_source_dies() -> None:
     """Pulls whose source's control is killed while it is asked all end typed before their deadline, not one hangs."""
-    async with running_pair(lease_ttl_s=30) as pair:
+    async with running_pair(lease_ttl_s=30, limits={"told_readers": 0}) as pair:
         publication = await pair.publish([1], ttl_s=60, readers=0)
         await pair.destination.pull(publication.handle, [1], timeout_s=10)
         transfers = pair.router.of_worker(pair.decode.name)

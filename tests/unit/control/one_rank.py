@@ -24,6 +24,7 @@ from kvferry_control.transfers.record import TransferRecord
 from kvferry_control.transfers.request import PullRequest
 
 LAYOUT = dense_layout(DenseModel("m", 1, 1, 8, 1, ElementType.INT8), 8)
+HANDLE = make_handle("prefill", 3, "p", 1, b"k" * 32)
 ANSWER = neg.NegotiateResponse(
     incarnation=3,
     blocks=[BlockList(group="full", block_ids=[5])],
@@ -68,11 +69,10 @@ class Bench:
 
     def pull(self, request_id: str = "request", compare_every: int = 0) -> TransferRecord:
         """Begin a transfer."""
-        handle = make_handle("prefill", 3, "p", 1, b"k" * 32)
         blocks = {"full": BlockList(group="full", block_ids=[2])}
         request = PullRequest(
             request_id=request_id,
-            handle=handle,
+            handle=HANDLE,
             blocks=blocks,
             timeout_s=10.0,
             priority=0,

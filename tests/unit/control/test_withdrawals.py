@@ -2,23 +2,19 @@
 
 from unittest.mock import Mock
 
-from kvferry.core.dense import DenseModel, dense_layout
-from kvferry.core.layouts import ElementType
 from kvferry.core.reasons import Reason
 from kvferry.engine.v1 import engine_pb2 as pb
 from kvferry.layout.v1.layout_pb2 import BlockList
 from kvferry.rpc.reasons import reason_from_wire
 from kvferry.transfer.v1 import transfer_pb2
 from kvferry_control.config import LimitsSection
-from kvferry_control.handles import make_handle
 from kvferry_control.services.creation import TransferMaker
 from kvferry_control.services.pull_session import PullSession
-from tests.unit.control.one_rank import Bench
+from tests.unit.control.one_rank import HANDLE, LAYOUT, Bench
 
-LAYOUT = dense_layout(DenseModel("m", 1, 1, 8, 1, ElementType.INT8), 8)
 CREATE = transfer_pb2.CreateTransferRequest(
     request_id="r",
-    handle=make_handle("prefill", 3, "p", 1, b"k" * 32),
+    handle=HANDLE,
     destination_blocks=[BlockList(group="full", block_ids=[2])],
 )
 
