@@ -113,6 +113,9 @@ class LimitsSection(_Section):
     told_readers: int = Field(default=8, ge=0, le=256)
     """Readers of this worker that are told of its publications before they ask, so that they begin to read at once;
     where there are more, they ask. 0: none is told."""
+    poll_s: float = Field(default=0.0, ge=0, le=0.1)
+    """Control looks for the next message for so long before it sleeps: pulls end sooner, at the cost of a core
+    while they go on. 0: it sleeps at once."""
     watchers: int = Field(default=256, ge=1, le=10_000)
     """Streams of each kind that are served at once."""
     engine_timeout_s: float = Field(default=10.0, ge=1, le=600)

@@ -18,6 +18,7 @@ from kvferry.logs import bind_identity
 from kvferry.negotiation.v1.negotiation_pb2_grpc import add_NegotiationServiceServicer_to_server
 from kvferry.publication.v1.publication_pb2_grpc import add_PublicationServiceServicer_to_server
 from kvferry.rpc.health import HealthWatch
+from kvferry.rpc.polling import Polling
 from kvferry.transfer.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_server
 from kvferry.worker.v1.drain_pb2_grpc import add_DrainServiceServicer_to_server
 from kvferry.worker.v1.probe_pb2_grpc import add_ProbeServiceServicer_to_server
@@ -83,9 +84,10 @@ class ControlProcess:
         """``servers`` are those that the configuration names, unless they are given."""
         self._config = config
         self._metrics = ControlMetrics()
-        self._servers = servers or Servers(config.worker.listen, config.worker.engine_socket)
+        passed = Polling(config.limits.poll_s).message_passed
+        self._servers = servers or Servers(config.worker.listen, config.worker.engine_socket, passed)
         self._cluster = Cluster()
-        self._links = [RankLink(rank, section.socket, self) for rank, section in enumerate(config.ranks)]
+        self._links = [RankLink(rank, section.socket, self, passed) for rank, section in enumerate(config.ranks)]
         self._worker = LocalWorker(config, config.worker.advertise or self._servers.listen, self._links)
         self._opened: dict[int, dp.SessionOpened] = {}
         self._boots: dict[int, bytes] = {}

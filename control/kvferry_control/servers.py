@@ -1,6 +1,6 @@
 """The two gRPC servers of control, TCP for routers and peers, a Unix socket for the engine; and the lanes of both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
@@ -19,7 +19,8 @@ STOP_GRACE_S = 0.5
 class Servers:
     """Binds at once, so that a port that is taken is told before anything else is begun; serves when started."""
 
-    def __init__(self, listen: str, engine_socket: str) -> None:
+    def __init__(self, listen: str, engine_socket: str, on_lane_passed: Callable[[], None] = lambda: None) -> None:
+        """``on_lane_passed`` is called whenever something passed a lane."""
         self.tcp = aio.server(options=server_options())
         self.uds = aio.server(options=server_options())
         self.health = health.aio.HealthServicer()
@@ -31,7 +32,8 @@ class Servers:
         self.engine_socket = path
         self.health_socket = claim_socket_path("worker.engine_socket", engine_socket, suffix=SOCKET_SUFFIX)
         path.chmod(0o600)
-        self.lanes = LaneServer(claim_socket_path("worker.engine_socket", engine_socket, suffix=LANE_SOCKET_SUFFIX))
+        lane_path = claim_socket_path("worker.engine_socket", engine_socket, suffix=LANE_SOCKET_SUFFIX)
+        self.lanes = LaneServer(lane_path, on_lane_passed)
 
     async def start(self, tcp_services: Sequence[str], uds_services: Sequence[str]) -> None:
         """Serve, with reflection for the named services."""

@@ -56,6 +56,8 @@ class Config:
     """How long it stays for control and for what it holds once it was told to end."""
     stall_seconds: float = 10.0
     """A thread that does not answer for so long makes the health service say NOT_SERVING."""
+    poll_seconds: float = 0.0
+    """The event loop looks for control's next message for so long before it sleeps."""
     checksum_every: int = 0
     """One in so many of the blocks that are published is summed, for readers that compare: 0 none, 1 all."""
     ready_fd: int | None = None

@@ -27,6 +27,12 @@ _BOUNDS = (
     ),
     Key("copy_threads", "N", "threads that copy between pools of host memory (default: auto)", "auto"),
     Key("sm_count", "N", "GPU multiprocessors that copies may take (default: all)", "all"),
+    Key(
+        "poll_time",
+        "SECONDS",
+        "look for control's next message for so long before sleeping, unless other threads have work (default: 0)",
+        "0",
+    ),
     Key("checksums", "SHARE", "off, full, sampled:N: sum what is published (default: off)", "off"),
 )
 _PATHS = (

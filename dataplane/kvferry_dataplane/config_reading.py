@@ -27,6 +27,7 @@ THREADS_MAX = 64
 COPY_THREADS_AUTO_MAX = 8
 SM_COUNT_MAX = 1024
 SECONDS_MAX = 86_400.0
+POLL_SECONDS_MAX = 0.1
 
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)?")
 _UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -89,6 +90,7 @@ def _config_of(settings: Settings) -> Config:
         pack_congestion=text("pack_congestion"),
         drain_seconds=_seconds("drain_timeout", text("drain_timeout")),
         stall_seconds=_seconds("stall_timeout", text("stall_timeout"), 0.5),
+        poll_seconds=_seconds("poll_time", text("poll_time"), most=POLL_SECONDS_MAX),
         checksum_every=_every(text("checksums")),
         ready_fd=settings.ready_fd,
     )
@@ -173,13 +175,13 @@ def _copy_threads(text: str) -> int:
     return min(max(len(os.sched_getaffinity(0)) // 2, 2), COPY_THREADS_AUTO_MAX)
 
 
-def _seconds(field: str, text: str, least: float = 0.0) -> float:
+def _seconds(field: str, text: str, least: float = 0.0, most: float = SECONDS_MAX) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not least <= seconds <= SECONDS_MAX:
-        raise ConfigInvalid.of_field(field, text, f"must be {least:g} to {SECONDS_MAX:g} seconds")
+    if not least <= seconds <= most:
+        raise ConfigInvalid.of_field(field, text, f"must be {least:g} to {most:g} seconds")
     return seconds
 
 

@@ -97,6 +97,11 @@ class Plane:
         """Index of the rank; 0 before adoption."""
         return 0 if self.adoption is None else self.adoption.rank
 
+    @property
+    def threads_rest(self) -> bool:
+        """Whether no other thread has reads to do or to serve, which it could not while the event loop is busy."""
+        return not (len(self._desk) or self._serving.expecting)
+
     # Adoption
 
     async def adopt(self, adoption: pb.Adoption) -> None:

@@ -28,6 +28,7 @@ from kvferry.negotiation.v1.negotiation_pb2 import RankAccess
 from kvferry.rpc.health import SOCKET_SUFFIX, status_of
 from kvferry.rpc.lanes import LANE_SOCKET_SUFFIX, LaneServer
 from kvferry.rpc.options import server_options
+from kvferry.rpc.polling import Polling
 from kvferry.rpc.socket_paths import claim_socket_path
 from kvferry_dataplane.allocator import keep_freed_memory
 from kvferry_dataplane.attestation.opening import open_attester
@@ -123,7 +124,8 @@ class DataPlaneProcess:
         control_path = claim_socket_path("socket", str(self._config.socket))
         pool_path = claim_socket_path("socket", str(self._config.socket), suffix=POOL_SOCKET_SUFFIX)
         share_path = claim_socket_path("socket", str(self._config.socket), suffix=SHARE_SOCKET_SUFFIX)
-        lanes = LaneServer(claim_socket_path("socket", str(self._config.socket), suffix=LANE_SOCKET_SUFFIX))
+        lane_path = claim_socket_path("socket", str(self._config.socket), suffix=LANE_SOCKET_SUFFIX)
+        lanes = LaneServer(lane_path, Polling(self._config.poll_seconds, self._may_poll).message_passed)
         async with AsyncExitStack() as parts, end_bounded():
             pool = open_pool(self._config.device, self._config.pool_bytes)
             parts.callback(pool.close)
@@ -155,6 +157,9 @@ class DataPlaneProcess:
         _log.info("stopped")
         if self._defect is not None:
             raise self._defect
+
+    def _may_poll(self) -> bool:
+        return self._plane is not None and self._plane.threads_rest
 
     async def _until_end(self, plane: Plane) -> None:
         """Wait until the data plane may leave, or a thread has failed."""

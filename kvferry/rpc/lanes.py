@@ -44,10 +44,16 @@ class Lane(asyncio.Protocol):
     """One end. Nothing is read before :meth:`begin`."""
 
     def __init__(
-        self, on_first: "Callable[[Lane, bytes], None]", on_lost: "Callable[[Lane], None]" = lambda _: None
+        self,
+        on_first: "Callable[[Lane, bytes], None]",
+        on_lost: "Callable[[Lane], None]" = lambda _: None,
+        on_passed: Callable[[], None] = lambda: None,
     ) -> None:
-        """``on_first`` is called with the first frame, once; ``on_lost`` when the connection has ended."""
+        """``on_first`` is called with the first frame, once; ``on_lost`` when the connection has ended; ``on_passed``
+        whenever something was sent or has come.
+        """
         self._on_lost = on_lost
+        self._on_passed = on_passed
         self._on_first: Callable[[Lane, bytes], None] | None = on_first
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
@@ -76,6 +82,7 @@ class Lane(asyncio.Protocol):
             for message in messages:
                 parts += _LENGTH.pack(len(message)), message
             self._transport.write(b"".join(parts))
+            self._on_passed()
 
     async def wait_ended(self, seconds: float) -> None:
         """Wait, at most so long, until the other side has ended the connection and all that it sent was taken."""
@@ -120,6 +127,7 @@ class Lane(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio's."""
         self._received += data
+        self._on_passed()
         self._deliver()
 
     def _deliver(self) -> None:
@@ -190,9 +198,10 @@ class LaneOffer:
 class LaneServer:
     """Listens for the lanes of one process's streams."""
 
-    def __init__(self, path: Path) -> None:
-        """``path`` was claimed before."""
+    def __init__(self, path: Path, on_passed: Callable[[], None] = lambda: None) -> None:
+        """``path`` was claimed before; ``on_passed`` is called whenever something passed a lane."""
         self.path = path.absolute()
+        self._on_passed = on_passed
         self._offers: dict[bytes, LaneOffer] = {}
         self._strangers: dict[Lane, asyncio.TimerHandle] = {}
         self._listening: asyncio.Server | None = None
@@ -238,7 +247,7 @@ class LaneServer:
     def _admit(self) -> Lane:
         if len(self._strangers) >= STRANGERS_MAX:
             self._turn_away(next(iter(self._strangers)))
-        lane = Lane(self._meet, self._lost)
+        lane = Lane(self._meet, self._lost, self._on_passed)
         self._open.add(lane)
         self._strangers[lane] = asyncio.get_running_loop().call_later(TOKEN_S, self._turn_away, lane)
         return lane
@@ -266,10 +275,13 @@ class LaneServer:
         lane.close()
 
 
-async def connect_lane(call: Any, *, same_network: bool = False) -> Lane | None:
+async def connect_lane(
+    call: Any, *, same_network: bool = False, on_passed: Callable[[], None] = lambda: None
+) -> Lane | None:
     """The lane that the server of ``call``, a stream, offers; to be begun. None if it offers none that is reached.
 
     ``same_network``: only if the server's network is this process's too, so that a lane never goes around a network.
+    ``on_passed`` is called whenever something was sent or has come.
     """
     try:
         async with asyncio.timeout(OFFER_S):
@@ -281,7 +293,7 @@ async def connect_lane(call: Any, *, same_network: bool = False) -> Lane | None:
         return None
     path = os.fsdecode(offered[_SOCKET_KEY])
     placed = asyncio.get_running_loop().create_future()
-    lane = Lane(lambda lane, _: placed.set_result(None) if not placed.done() else lane.close())
+    lane = Lane(lambda lane, _: placed.set_result(None) if not placed.done() else lane.close(), on_passed=on_passed)
     try:
         async with asyncio.timeout(OFFER_S):
             await asyncio.get_running_loop().create_unix_connection(lambda: lane, path)

@@ -1,6 +1,7 @@
 """The link to one data plane: one long-lived stream for commands and events, re-made whenever it breaks."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -64,8 +65,12 @@ class RankLink:
     ``up`` tells whether a session is in place. Commands fail with DataPlaneLost while it is not.
     """
 
-    def __init__(self, rank: int, socket: str, listener: LinkListener) -> None:
+    def __init__(
+        self, rank: int, socket: str, listener: LinkListener, on_lane_passed: Callable[[], None] = lambda: None
+    ) -> None:
+        """``on_lane_passed`` is called whenever something passed the session's lane."""
         self.rank = rank
+        self._on_lane_passed = on_lane_passed
         self.socket = socket
         self.up = False
         self.session_count = 0
@@ -162,7 +167,7 @@ class RankLink:
         description = await self._stub.Describe(pb.DescribeRequest(), timeout=UNARY_TIMEOUT_S)
         outgoing = self._outgoing = Outgoing(OUTGOING_COMMANDS_MAX)
         call = self._stub.Session()
-        lane = await connect_lane(call)
+        lane = await connect_lane(call, on_passed=self._on_lane_passed)
         writing: asyncio.Task[None] | None = None
         if lane is None:
             writing = spawn(_write(call, outgoing))
