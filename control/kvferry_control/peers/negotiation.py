@@ -52,6 +52,10 @@ class Negotiation:
         except KvferryError as error:
             self._cancel = asyncio.get_running_loop().call_soon(self._hear, error).cancel
 
+    def ask_soon(self) -> None:
+        """Ask in the next turn of the event loop, after what is to be done in this one."""
+        self._cancel = asyncio.get_running_loop().call_soon(self.ask).cancel
+
     def cancel(self) -> None:
         """Tell nobody of the answer."""
         self._cancel()

@@ -77,7 +77,11 @@ class Sources:
             will_probe=not source.connected,
         )
         negotiation = Negotiation(source, request, deadline - DEADLINE_MARGIN_S, self._take, answered)
-        negotiation.ask()
+        if self.announced(record, handle) is None:
+            negotiation.ask()
+        else:
+            # What was told is enough to read by: that goes first.
+            negotiation.ask_soon()
         return negotiation
 
     def announced(self, record: WorkerRecord, handle: bytes) -> tuple[Source, pb.NegotiateResponse] | None:

@@ -58,7 +58,9 @@ class Asking:
         self._log = structlog.get_logger("kvferry.control.transfers")
 
     def begin(self, record: TransferRecord) -> None:
-        """Ask the source of a transfer; the question is on its way when this returns, and nothing is raised."""
+        """Ask the source of a transfer; nothing is raised. The question is on its way when this returns, or goes in the
+        next turn of the event loop where the source has told what :meth:`begin_early` needs.
+        """
         record.asked_at = time.monotonic()
         record.negotiated = record.is_early = False
         try:
