@@ -28,20 +28,25 @@ demo: $(READY) ## two workers, real reads, verified, in a minute
 
 # What only computes runs beside the tests of real processes, which wait a lot, and takes what they leave.
 COMPUTING := tests/simulation tests/unit/planning tests/unit/reference_engine
+# Runs a command; what it says is shown at its end, of one that passes only the lines that tell what was run.
+quietly = log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	$(1) >"$$log" 2>&1 || { cat "$$log"; exit 1; }; grep "^simulation: " "$$log" || true; tail -n 1 "$$log"
 
 .PHONY: test
-test: $(READY) ## run the tests, in 15 to 18 minutes on two cores
-	@$(MAKE) --jobs=2 test-computing test-others
+test: $(READY) ## run the tests, in 14 to 17 minutes on two cores
+	@$(MAKE) --jobs=2 test-units test-others
 
 .PHONY: test-computing
-test-computing: $(READY) ## of them the planner's, the model's and the simulation's; shows what they say if one fails
-	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
-	nice -n 10 $(BIN)/pytest --timeout 600 $(COMPUTING) >"$$log" 2>&1 || { cat "$$log"; exit 1; }; \
-	grep "^simulation: " "$$log"; tail -n 1 "$$log"
+test-computing: $(READY) ## of them the planner's, the model's and the simulation's
+	@$(call quietly,nice -n 10 $(BIN)/pytest --timeout 600 $(COMPUTING))
+
+.PHONY: test-units
+test-units: test-computing ## of them these, and then the other unit tests
+	@$(call quietly,$(BIN)/pytest $(addprefix --ignore ,$(COMPUTING)) tests/unit)
 
 .PHONY: test-others
-test-others: $(READY) ## of them all others; tests/style is what `make check` runs
-	@$(BIN)/pytest $(addprefix --ignore ,$(COMPUTING) tests/style)
+test-others: $(READY) ## of them those of processes and of contracts; tests/style is what `make check` runs
+	@$(BIN)/pytest --ignore tests/unit --ignore tests/simulation --ignore tests/style
 
 .PHONY: test-long
 test-long: $(READY) ## run the tests that take longer: variants of processes, and the planner's on many more layouts

@@ -11,11 +11,11 @@ from tests.process.cluster.pair import eventually, running_pair
 POLL_S = 0.1
 """The longest there is, so that it shows in the CPU time on a machine that is busy with other tests."""
 GAP_S = 0.05
-PULLS = 40
+PULLS = 20
 AWAKE_SHARE = 0.15
 """Of a core. Not polling, such pulls take less than a twentieth."""
 ASLEEP_SHARE = 0.1
-WATCHED_S = 1.0
+WATCHED_S = 0.5
 
 
 @pytest.mark.asyncio
