@@ -235,7 +235,7 @@ class ControlProcess:
         elif known != boot:
             await self._new_life(f"the data plane of rank {link.rank} was restarted", link.rank)
         else:
-            await link.adopt(self._worker.adoption(link.rank))
+            await link.adopt(partial(self._worker.adoption, link.rank))
             self._parts.publications.link_up(link, opened.leases)
         if self._established:
             self._parts.engine.pool_changed(link)

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -152,7 +153,7 @@ class LocalWorker:
         """
         for link in self.links:
             if link.up:
-                await link.adopt(self.adoption(link.rank))
+                await link.adopt(partial(self.adoption, link.rank))
 
     def take_over(self, adoptions: Sequence[dp.Adoption]) -> bool:
         """Go on with the life that all data planes remember. False if they do not agree on one.

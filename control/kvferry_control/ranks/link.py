@@ -85,6 +85,7 @@ class RankLink:
         self._answers: dict[int, asyncio.Future[pb.SessionResponse]] = {}
         self._reads: dict[int, str] = {}
         self._last_id = 0
+        self._adopting = asyncio.Lock()
         self.gone = True
         """Nobody listens at the socket, or has been heard of there yet."""
         self._log = structlog.get_logger("kvferry.control.link").bind(rank=rank, socket=socket)
@@ -108,19 +109,22 @@ class RankLink:
         finally:
             await self._channel.close()
 
-    async def adopt(self, adoption: pb.Adoption) -> None:
-        """Tell the data plane whose it is.
+    async def adopt(self, adoption: Callable[[], pb.Adoption]) -> None:
+        """Tell the data plane whose it is: what ``adoption`` says when its turn has come.
+
+        Calls may overtake one another on their way, so that one goes after the other: what was told last is what holds.
 
         Raises:
             KvferryError: it refused, or is gone.
         """
-        try:
-            await self._stub.Adopt(pb.AdoptRequest(adoption=adoption), timeout=UNARY_TIMEOUT_S)
-        except grpc.RpcError as error:
-            failure = from_rpc(error)
-            if failure.reason in (Reason.PEER_UNREACHABLE, Reason.DEADLINE_EXCEEDED):
-                raise self._lost(failure.message) from error
-            raise failure from error
+        async with self._adopting:
+            try:
+                await self._stub.Adopt(pb.AdoptRequest(adoption=adoption()), timeout=UNARY_TIMEOUT_S)
+            except grpc.RpcError as error:
+                failure = from_rpc(error)
+                if failure.reason in (Reason.PEER_UNREACHABLE, Reason.DEADLINE_EXCEEDED):
+                    raise self._lost(failure.message) from error
+                raise failure from error
 
     async def command(self, request: pb.SessionRequest, timeout_s: float = COMMAND_TIMEOUT_S) -> pb.SessionResponse:
         """Send a command and wait for its answer.
