@@ -28,9 +28,9 @@ demo: $(READY) ## two workers, real reads, verified, in a minute
 
 # What only computes runs beside the tests of real processes, which wait a lot, and takes what they leave.
 COMPUTING := tests/simulation tests/unit/planning tests/unit/reference_engine
-# Runs a command; what it says is shown at its end, of one that passes only the lines that tell what was run.
+# Runs a command; shows all that it says if it fails, otherwise its last line.
 quietly = log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
-	$(1) >"$$log" 2>&1 || { cat "$$log"; exit 1; }; grep "^simulation: " "$$log" || true; tail -n 1 "$$log"
+	$(1) >"$$log" 2>&1 || { cat "$$log"; exit 1; }; $(2) tail -n 1 "$$log"
 
 .PHONY: test
 test: $(READY) ## run the tests, in 14 to 17 minutes on two cores
@@ -38,7 +38,7 @@ test: $(READY) ## run the tests, in 14 to 17 minutes on two cores
 
 .PHONY: test-computing
 test-computing: $(READY) ## of them the planner's, the model's and the simulation's
-	@$(call quietly,nice -n 10 $(BIN)/pytest --timeout 600 $(COMPUTING))
+	@$(call quietly,nice -n 10 $(BIN)/pytest --timeout 600 $(COMPUTING),grep "^simulation: " "$$log";)
 
 .PHONY: test-units
 test-units: test-computing ## of them these, and then the other unit tests

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from kvferry.core.path_floor import PathFloor, path_floor
+from kvferry.rpc.polling import POLL_S_MAX
 
 WorkerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 PULL_TIMEOUT_S = 30.0
@@ -113,7 +114,7 @@ class LimitsSection(_Section):
     told_readers: int = Field(default=8, ge=0, le=256)
     """Readers of this worker that are told of its publications before they ask, so that they begin to read at once;
     where there are more, they ask. 0: none is told."""
-    poll_s: float = Field(default=0.0, ge=0, le=0.1)
+    poll_s: float = Field(default=0.0, ge=0, le=POLL_S_MAX)
     """Control looks for the next message for so long before it sleeps: pulls end sooner, at the cost of a core
     while they go on. 0: it sleeps at once."""
     watchers: int = Field(default=256, ge=1, le=10_000)

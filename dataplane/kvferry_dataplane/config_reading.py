@@ -17,6 +17,7 @@ from kvferry.core.backends import Backend, NixlBackend, Transport, resolve_trans
 from kvferry.core.checksums.shares import every_of
 from kvferry.core.errors import ConfigInvalid, InvalidArgument
 from kvferry.logs import FORMATS
+from kvferry.rpc.polling import POLL_S_MAX
 from kvferry_dataplane.config import POOL_BYTES_MAX, Config, Listen, has_rdma_devices
 from kvferry_dataplane.config_keys import LOG_LEVELS, PROGRAM
 from kvferry_dataplane.paths import PackWire, PathPolicy, PathRule, SameHost, WireRule
@@ -27,7 +28,6 @@ THREADS_MAX = 64
 COPY_THREADS_AUTO_MAX = 8
 SM_COUNT_MAX = 1024
 SECONDS_MAX = 86_400.0
-POLL_SECONDS_MAX = 0.1
 
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)?")
 _UNITS = {None: 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -90,7 +90,7 @@ def _config_of(settings: Settings) -> Config:
         pack_congestion=text("pack_congestion"),
         drain_seconds=_seconds("drain_timeout", text("drain_timeout")),
         stall_seconds=_seconds("stall_timeout", text("stall_timeout"), 0.5),
-        poll_seconds=_seconds("poll_time", text("poll_time"), most=POLL_SECONDS_MAX),
+        poll_seconds=_seconds("poll_time", text("poll_time"), most=POLL_S_MAX),
         checksum_every=_every(text("checksums")),
         ready_fd=settings.ready_fd,
     )

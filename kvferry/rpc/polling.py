@@ -9,6 +9,9 @@ import os
 import time
 from collections.abc import Callable
 
+POLL_S_MAX = 0.1
+"""A loop is kept awake at most so long after a message."""
+
 
 class Polling:
     """Keeps a loop awake for so long after each message. Used on that loop alone."""

@@ -70,7 +70,6 @@ class RankLink:
     ) -> None:
         """``on_lane_passed`` is called whenever something passed the session's lane."""
         self.rank = rank
-        self._on_lane_passed = on_lane_passed
         self.socket = socket
         self.up = False
         self.session_count = 0
@@ -79,6 +78,7 @@ class RankLink:
         """Whether the data plane was told to end, and waits to be let go."""
         self.description: pb.DescribeResponse | None = None
         self._listener = listener
+        self._on_lane_passed = on_lane_passed
         self._channel = aio.insecure_channel(f"unix:{socket}", options=channel_options())
         self._stub = DataPlaneServiceStub(self._channel)
         self._outgoing: Outgoing[pb.SessionRequest] = Outgoing(OUTGOING_COMMANDS_MAX)

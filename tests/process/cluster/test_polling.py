@@ -3,8 +3,6 @@
 import asyncio
 from functools import partial
 
-import pytest
-
 from kvferry.bench.processes import CpuSample
 from tests.process.cluster.pair import eventually, running_pair
 
@@ -18,7 +16,6 @@ ASLEEP_SHARE = 0.1
 WATCHED_S = 0.5
 
 
-@pytest.mark.asyncio
 async def test_polling_ends_with_the_messages() -> None:
     """Between pulls both are busy; when there are none any more, neither is. The bytes are those of any pull."""
     limits, flags = {"poll_s": POLL_S}, ("--poll-time", str(POLL_S))
@@ -36,10 +33,10 @@ async def test_polling_ends_with_the_messages() -> None:
         use = CpuSample.of(pids).since(begun)
         for name, pid in pids.items():
             assert use.share_of_core(name) > AWAKE_SHARE, f"{name} slept"
-            await eventually(partial(_is_asleep, name, pid), f"{name} sleeps")
+            await eventually(partial(_is_asleep, pid), f"{name} sleeps")
 
 
-async def _is_asleep(name: str, pid: int) -> bool:
-    before = CpuSample.of({name: pid})
+async def _is_asleep(pid: int) -> bool:
+    before = CpuSample.of({"it": pid})
     await asyncio.sleep(WATCHED_S)
-    return CpuSample.of({name: pid}).since(before).share_of_core(name) < ASLEEP_SHARE
+    return CpuSample.of({"it": pid}).since(before).share_of_core("it") < ASLEEP_SHARE

@@ -77,6 +77,7 @@ def test_an_engines_file_is_followed(
             "(from environment KVFERRY_NIXL_BACKEND)",
         ),
         (("--trtllm-config", "/nowhere.yaml"), {}, "trtllm_config=/nowhere.yaml: cannot be read"),
+        (("--poll-time", "0.2"), {}, "poll_time=0.2: must be 0 to 0.1 seconds (from flag --poll-time)"),
         (("--path", "ucx"), {}, "path=ucx: the transport is nixl/UCX"),
     ],
 )

@@ -2,8 +2,6 @@
 
 import asyncio
 
-import pytest
-
 from kvferry.rpc.polling import Polling
 
 TURNS = 20
@@ -30,7 +28,6 @@ async def turns_kept_awake(clock: Clock) -> int:
     return clock.looks - before
 
 
-@pytest.mark.asyncio
 async def test_it_polls_from_a_message_on_until_the_time_is_over() -> None:
     """A later message prolongs it, and begins it anew; the loop turns once for each of both."""
     clock = Clock()
@@ -49,7 +46,6 @@ async def test_it_polls_from_a_message_on_until_the_time_is_over() -> None:
     assert await turns_kept_awake(clock) >= TURNS - 1
 
 
-@pytest.mark.asyncio
 async def test_it_gives_way() -> None:
     """It stops when it may not poll, and does not go on before the next message."""
     clock, may = Clock(), True
@@ -64,7 +60,6 @@ async def test_it_gives_way() -> None:
     assert await turns_kept_awake(clock) >= TURNS - 1
 
 
-@pytest.mark.asyncio
 async def test_without_a_time_it_never_polls() -> None:
     """The default costs nothing, not even a look at the clock."""
     clock = Clock()
